@@ -1,0 +1,2 @@
+//! iperf3 matrix in namespaces against other overlays.
+fn main() {}

@@ -1,0 +1,12 @@
+//! Every protocol decision of skynet, sans-IO.
+//!
+//! Time, randomness and storage are arguments. Nothing in here opens a socket or a file, starts a thread, awaits,
+//! reads a clock or asks the operating system for random bytes; that is what lets a test run a thousand nodes and
+//! a day in a second.
+
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+pub mod key;
+pub mod rng;
+pub mod time;

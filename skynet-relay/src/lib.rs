@@ -1,0 +1,1 @@
+//! Rendezvous, STUN, packet relay and membership directory of a skynet network.

@@ -1,0 +1,1 @@
+//! The namespace lab and the end-to-end tests of skynet.
