@@ -6,7 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allowed_ips;
+pub mod batch;
 pub mod crypto;
+pub mod filter;
+pub mod id;
 pub mod key;
 pub mod rng;
 pub mod time;
+pub mod wire;
