@@ -8,10 +8,13 @@
 
 pub mod allowed_ips;
 pub mod batch;
+pub mod constants;
 pub mod crypto;
+pub mod drop;
 pub mod filter;
 pub mod id;
 pub mod key;
 pub mod rng;
+pub mod session;
 pub mod time;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Bytes ↔ types: one file per format, no state, no policy. `docs/PROTOCOL.md` is the norm.
 
 pub mod ip;
+pub mod wireguard;
 
 /// What a datagram is, told by its first bytes (PROTOCOL §1).
 ///
