@@ -8,5 +8,6 @@
 
 pub mod crypto;
 pub mod key;
+pub mod member;
 pub mod rng;
 pub mod time;
