@@ -6,8 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allowed_ips;
+pub mod batch;
 pub mod crypto;
+pub mod filter;
+pub mod id;
 pub mod key;
 pub mod member;
 pub mod rng;
 pub mod time;
+pub mod wire;
