@@ -14,6 +14,7 @@ pub mod drop;
 pub mod filter;
 pub mod id;
 pub mod key;
+pub mod member;
 pub mod rng;
 pub mod session;
 pub mod time;
