@@ -6,7 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod crypto;
 pub mod key;
+pub mod noise;
+pub mod relay;
 pub mod rng;
 pub mod time;
+pub mod wire;
