@@ -8,5 +8,7 @@
 
 pub mod crypto;
 pub mod key;
+pub mod path;
 pub mod rng;
 pub mod time;
+pub mod wire;
