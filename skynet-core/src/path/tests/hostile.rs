@@ -41,7 +41,7 @@ fn no_replayed_or_forged_packet_changes_anything() {
     net.send_every(0, ms(10));
     net.run(at(30_000));
     let captured = net.captured.clone();
-    assert!(captured.len() > 50);
+    assert!(captured.len() > 20);
     for (side, bytes) in captured {
         let agent = &mut net.sides[side].agent;
         let before = state(agent);
