@@ -222,7 +222,7 @@ pub struct Counters {
 /// `poll_event`, then read `poll_timeout`. `now` never goes back.
 ///
 /// Call `handle_traffic` when data leaves for the peer after more than [`PathAgent::EDGE`] of silence, and before
-/// each `handle_timeout`, so that timers judge fresh counters.
+/// each `handle_probe` and `handle_timeout`: PONGs then tell, and timers judge, fresh counters.
 #[derive(Debug)]
 pub struct PathAgent {
     config: PathConfig,
@@ -363,6 +363,7 @@ impl PathAgent {
         }
         self.local = local;
         if self.is_active() {
+            self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
         }
     }
@@ -373,6 +374,7 @@ impl PathAgent {
         self.peer_relays = relays.to_vec();
         self.peer_relays.truncate(crate::wire::probe::MAX_RELAYS);
         if self.merge(endpoints, Origin::Record) && self.is_active() {
+            self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
         }
     }
@@ -391,6 +393,7 @@ impl PathAgent {
         self.relay_link = Link::default();
         self.relay_changed();
         if relay.is_some() && self.is_active() && !self.is_direct() {
+            self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
         }
     }
@@ -507,7 +510,6 @@ impl PathAgent {
         self.pairs.retain(|p| {
             p.origin != origin
                 || p.valid
-                || p.proven
                 || selected == Some(Path::Direct { remote: p.candidate.addr })
                 || chosen.iter().any(|c| c.addr == p.candidate.addr)
         });
@@ -528,14 +530,17 @@ impl PathAgent {
         grew
     }
 
-    /// Adds a pair; if there are [`super::MAX_CANDIDATES`], in place of the least one that never answered.
+    /// Adds a pair; if there are [`super::MAX_CANDIDATES`], in place of one that does not answer. An address that
+    /// only a packet's source named pushes out none but its like.
     fn add_pair(&mut self, candidate: Candidate, origin: Origin) -> Option<usize> {
         if self.pairs.len() >= super::MAX_CANDIDATES {
-            let victim = self.pairs.iter().rposition(|p| {
-                !p.valid
-                    && self.selected != Some(Path::Direct { remote: p.candidate.addr })
-                    && (p.origin == Origin::Source || (origin != Origin::Source && !p.proven))
-            })?;
+            let (victim, _) = self
+                .pairs
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| !p.valid && self.selected != Some(Path::Direct { remote: p.candidate.addr }))
+                .filter(|(_, p)| origin != Origin::Source || p.origin == Origin::Source)
+                .min_by_key(|(_, p)| (p.origin != Origin::Source, p.link.last_pong, p.id))?;
             self.pairs.remove(victim);
         }
         let id = self.next_pair_id;
