@@ -421,7 +421,7 @@ impl Node {
                 }
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
                 // What waits for an answer that did not come is forgotten by its age.
-                MembershipEvent::NotFound(_) => {}
+                MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),
             }
         }
     }
