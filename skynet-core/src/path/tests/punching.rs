@@ -81,6 +81,26 @@ fn an_early_packet_would_have_taken_the_mapping() {
     assert!(!net.is_direct(0) && !net.is_direct(1));
 }
 
+/// The CALL takes longer than the direct path, so an initiator that fired at once would be early.
+#[test]
+fn openers_keep_a_slow_call_from_springing_the_trap() {
+    use Nat::*;
+    for nats in [[Port, PortTrap], [PortTrap, Port], [PortTrap, PortTrap]] {
+        let mut net = Net::new(nats, 1);
+        net.relay_delay = ms(150);
+        net.ways.iter_mut().for_each(|w| w.delay = ms(20));
+        let mut net = net.with_relay();
+        for i in 0..2 {
+            let peer = net.candidates(1 - i);
+            net.sides[i].agent.set_peer_endpoints(&peer, &[], wall(Instant::ZERO));
+        }
+        net.send_every(0, ms(10));
+        let when = net.run_until(at(4000), |n| n.is_direct(0) && n.is_direct(1));
+        println!("{nats:?}, CALL 150 ms, direct 20 ms: {when:?}");
+        assert!(when.is_some_and(|t| t <= at(210)), "{nats:?}: {when:?}");
+    }
+}
+
 #[test]
 fn data_flows_by_the_relay_until_direct() {
     let mut net = Net::new([Nat::Port, Nat::Port], 2).with_relay();
