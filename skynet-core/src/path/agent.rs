@@ -20,7 +20,7 @@ mod rounds;
 mod select;
 
 pub use face::{
-    Counters, From, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeTo,
+    Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeFrom, ProbeTo,
     ProbeTransmit, RelayPath, Traffic,
 };
 use liveness::{Suspect, Watch};
@@ -232,11 +232,11 @@ impl PathAgent {
     }
 
     /// An opened probe came from `from`.
-    pub fn handle_probe(&mut self, from: From, probe: Opened, now: Now) {
+    pub fn handle_probe(&mut self, from: ProbeFrom, probe: Opened, now: Now) {
         self.now = now;
         let from = match from {
-            From::Direct(addr) => From::Direct(canonical(addr)),
-            relayed @ From::Relayed { .. } => relayed,
+            ProbeFrom::Direct(addr) => ProbeFrom::Direct(canonical(addr)),
+            relayed @ ProbeFrom::Relayed { .. } => relayed,
         };
         match probe.body {
             Body::Ping(ping) => self.handle_ping(from, &ping),

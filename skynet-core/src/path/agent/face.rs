@@ -51,7 +51,7 @@ pub struct Traffic {
 
 /// Where a probe came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum From {
+pub enum ProbeFrom {
     /// From this address to lane 0's socket.
     Direct(SocketAddr),
     /// Inside a relay frame.
