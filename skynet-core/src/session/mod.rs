@@ -44,7 +44,7 @@ use std::sync::Arc;
 
 pub use activity::{Activity, Traffic};
 pub use admission::{Admission, Verdict};
-pub use cookie::PathSource;
+pub use cookie::{Mac1Check, PathSource};
 pub use handshake::{Engine, LocalKey, PendingInitiation, consume_initiation};
 pub use index::IndexAllocator;
 pub use keys::{Direction, PeerPsk, bound_psk, lane_key};
