@@ -44,8 +44,8 @@ reasons! {
     // What a peer did.
     /// Too short, too long, or a field that contradicts another.
     Malformed = "malformed", Peer;
-    /// A message type nobody has defined.
-    UnknownType = "unknown_type", Peer;
+    /// A first byte or message type nobody has defined.
+    UnknownKind = "unknown_kind", Peer;
     /// A version or critical bit this build does not know.
     UnknownVersion = "unknown_version", Peer;
     /// A receiver index that names no session of ours.
@@ -58,6 +58,8 @@ reasons! {
     NotIp = "not_ip", Peer;
     /// The inner source address is not the sender's.
     SourceNotAllowed = "source_not_allowed", Peer;
+    /// The inner destination address is not ours.
+    NotForUs = "not_for_us", Peer;
     /// Policy forbids it.
     Filtered = "filtered", Peer;
     /// Not a member of this network, or revoked.

@@ -11,9 +11,9 @@ use zeroize::Zeroize;
 
 use super::keys::SessionSecrets;
 use super::noise::{Primitives, SharedSecrets, SharedTrace};
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 use super::null;
-use super::timestamp::Tai64n;
+use super::timestamp::Tai64N;
 use super::transport::AeadKey;
 use crate::constants::{LABEL_COOKIE, LABEL_MAC1, NOISE_NAME, NOISE_PROLOGUE};
 use crate::crypto::hash;
@@ -29,7 +29,7 @@ pub enum Engine {
     #[default]
     Noise,
     /// Nothing but the messages: for simulations of thousands.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Null,
 }
 
@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn aead(self, key: &Secret) -> AeadKey {
         match self {
             Self::Noise => AeadKey::chacha20_poly1305(key),
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Self::Null => AeadKey::Null(null::NullKey::new(key)),
         }
     }
@@ -146,7 +146,7 @@ fn split(mut state: HandshakeState, trace: &SharedTrace) -> SessionSecrets {
 pub struct SentInitiation {
     peer: PublicKey,
     index: ReceiverIndex,
-    timestamp: Tai64n,
+    timestamp: Tai64N,
     /// Seed of the ephemeral key.
     seed: Secret,
 }
@@ -160,7 +160,7 @@ impl SentInitiation {
         local: &LocalKey,
         peer: PublicKey,
         index: ReceiverIndex,
-        timestamp: Tai64n,
+        timestamp: Tai64N,
         rng: &mut Rng,
     ) -> Result<(Self, [u8; INITIATION_LEN]), DropReason> {
         let this = Self { peer, index, timestamp, seed: Secret::random(rng) };
@@ -171,7 +171,7 @@ impl SentInitiation {
                 local.remember(&peer, &trace);
                 noise
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Engine::Null => null::write_initiation(&local.public, timestamp, &this.seed),
         };
         Ok((this, Initiation::encode(index, &noise)))
@@ -210,7 +210,7 @@ impl SentInitiation {
                 state.read_message(message.noise(), &mut []).map_err(|_| DropReason::BadHandshake)?;
                 Ok(split(state, &trace))
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Engine::Null => {
                 let ours = null::write_initiation(&local.public, self.timestamp, &self.seed);
                 null::read_response(&ours, message.noise(), psk)
@@ -221,7 +221,7 @@ impl SentInitiation {
 
 enum PendingState {
     Noise(Box<HandshakeState>, SharedTrace, LocalKey),
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Null(Box<[u8; 108]>, Rng),
 }
 
@@ -230,7 +230,7 @@ enum PendingState {
 /// It proves possession of the static key and is not fresh by itself: compare [`PendingInitiation::timestamp`].
 pub struct PendingInitiation {
     peer_static: PublicKey,
-    timestamp: Tai64n,
+    timestamp: Tai64N,
     sender: ReceiverIndex,
     state: PendingState,
 }
@@ -258,7 +258,7 @@ pub fn consume_initiation(
     match local.engine {
         Engine::Noise => {
             let (mut state, trace) = local.noise(None, None, Secret::random(rng));
-            let mut timestamp = Tai64n::ZERO;
+            let mut timestamp = Tai64N::ZERO;
             let read = state.read_message(message.noise(), &mut timestamp.0);
             if !matches!(read, Ok(12)) {
                 return Err(DropReason::BadHandshake);
@@ -269,7 +269,7 @@ pub fn consume_initiation(
             let state = PendingState::Noise(Box::new(state), trace, local.clone());
             Ok(PendingInitiation { peer_static, timestamp, sender, state })
         }
-        #[cfg(feature = "sim")]
+        #[cfg(any(test, feature = "sim"))]
         Engine::Null => {
             let (peer_static, timestamp) = null::read_initiation(message)?;
             let noise = message.noise().try_into().expect("an initiation's Noise part has 108 bytes");
@@ -286,7 +286,7 @@ impl PendingInitiation {
     }
 
     /// When, by the sender's clock; must be greater than any accepted from this key before.
-    pub fn timestamp(&self) -> Tai64n {
+    pub fn timestamp(&self) -> Tai64N {
         self.timestamp
     }
 
@@ -311,7 +311,7 @@ impl PendingInitiation {
                 state.write_message(&[], &mut noise).map_err(|_| DropReason::BadHandshake)?;
                 (noise, split(*state, &trace))
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             PendingState::Null(noise, mut rng) => null::write_response(&noise[..], psk, &mut rng),
         };
         Ok((Response::encode(index, self.sender, &noise), secrets))

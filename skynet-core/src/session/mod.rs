@@ -23,7 +23,7 @@ mod keypairs;
 pub mod keys;
 mod message;
 mod noise;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod null;
 pub mod replay;
 mod timers;
@@ -38,6 +38,8 @@ mod handshake_tests;
 mod model_tests;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod testing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,7 +52,7 @@ pub use index::IndexAllocator;
 pub use keys::{Direction, PeerPsk, bound_psk, lane_key};
 pub use message::HandshakeMessage;
 pub use timers::Timer;
-pub use timestamp::{Tai64n, TimestampClock};
+pub use timestamp::{Tai64N, TimestampClock};
 pub use transport::{KeypairId, OpeningKey, SealingKey, sealed_len};
 
 use cookie::Cookie;
@@ -90,8 +92,8 @@ pub struct SessionConfig {
     /// The peer runs the same rules (a certified node): when two initiations cross, the one of the smaller static
     /// key is given up by both. A stock peer does not know that, so with it both go on.
     pub certified: bool,
-    /// The greatest timestamp accepted from this key before, as persisted; [`Tai64n::ZERO`] if none.
-    pub greatest_timestamp: Tai64n,
+    /// The greatest timestamp accepted from this key before, as persisted; [`Tai64N::ZERO`] if none.
+    pub greatest_timestamp: Tai64N,
 }
 
 /// What the owner must do, in this order.
@@ -151,7 +153,7 @@ pub struct Session {
     psk: PeerPsk,
     persistent_keepalive: Option<Duration>,
     certified: bool,
-    greatest_timestamp: Tai64n,
+    greatest_timestamp: Tai64N,
     last_initiation_rx: Option<Instant>,
     last_initiation_tx: Option<Instant>,
     /// A handshake is wanted but may not begin yet.
@@ -230,7 +232,7 @@ impl Session {
     }
 
     /// The greatest timestamp accepted from the peer, to be persisted where replays matter beyond a restart.
-    pub fn greatest_timestamp(&self) -> Tai64n {
+    pub fn greatest_timestamp(&self) -> Tai64N {
         self.greatest_timestamp
     }
 

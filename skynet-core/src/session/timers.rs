@@ -93,15 +93,21 @@ impl Session {
         // Asleep first, then read: traffic that begins after the reads finds us asleep and wakes us.
         self.activity.set_awake(false);
         self.look_at = None;
-        let Some(born) = self.keys.current().map(|k| k.born) else { return };
+        let Some(born) = self.keys.current().map(|k| k.born) else {
+            if let Some(every) = self.persistent_keepalive {
+                self.look_at = Some(now.mono + every);
+                self.initiate(now, cx);
+            }
+            return;
+        };
         let keepalive = self.keepalive_due(now.mono);
         let dead = due(self.activity.unheard_since(), DEAD_PEER_TIMEOUT);
         let persistent = self.persistent_due(born);
-        let rekey = self.rekey_due(now.mono);
-
-        if [keepalive, persistent].iter().flatten().any(|&at| at <= now.mono) {
+        let sends_now = [keepalive, persistent].iter().flatten().any(|&at| at <= now.mono);
+        if sends_now {
             self.events.push_back(SessionEvent::SendKeepalive);
         }
+        let rekey = self.rekey_due(sends_now, now.mono);
         if dead.is_some_and(|at| at <= now.mono) {
             self.activity.forget_unheard();
             self.initiate(now, cx);
@@ -139,7 +145,7 @@ impl Session {
 
     /// When the current key is to be renewed: 120 s old and sending, 165 s old and receiving (initiator only), or
     /// enough messages (either end).
-    fn rekey_due(&self, now: Instant) -> Option<Instant> {
+    fn rekey_due(&self, sends_now: bool, now: Instant) -> Option<Instant> {
         let key = self.keys.current()?;
         if !key.initiator {
             return key.sealing.needs_rekey(now).then_some(now);
