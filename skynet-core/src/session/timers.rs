@@ -152,16 +152,17 @@ impl Session {
         }
         let (on_send, on_receive) = (key.born + REKEY_AFTER_TIME, key.born + REKEY_ON_RECEIVE_AFTER_TIME);
         // Traffic of the last 10 s counts as going on, so a busy key is renewed on time and not at the next look.
-        let busy =
-            |last: Option<Instant>| last.is_some_and(|at| now.saturating_since(at) <= KEEPALIVE_TIMEOUT);
+        let busy = |last: Option<Instant>, mark: Instant| {
+            last.is_some_and(|at| at >= mark || now.saturating_since(at) <= KEEPALIVE_TIMEOUT)
+        };
         if now < on_send {
             Some(on_send)
-        } else if busy(self.activity.last_any_tx()) {
+        } else if sends_now || busy(self.activity.last_any_tx(), on_send) {
             Some(now)
         } else if now < on_receive {
             Some(on_receive)
         } else {
-            busy(self.activity.last_any_rx()).then_some(now)
+            busy(self.activity.last_any_rx(), on_receive).then_some(now)
         }
     }
 }
