@@ -2,6 +2,8 @@
 //!
 //! `Tunn` reads the real clock, ours is virtual, so a rekey is forced on its side and comes by time on ours.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

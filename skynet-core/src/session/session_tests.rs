@@ -200,6 +200,22 @@ fn an_initiator_that_receives_on_a_key_of_165_seconds_renews_it() {
 }
 
 #[test]
+fn a_worn_key_is_renewed_by_either_end() {
+    for worn in 0..2 {
+        let (mut a, mut b) = established(Engine::Null, true);
+        let first = a.sealing.clone().unwrap();
+        let end = if worn == 0 { &mut a } else { &mut b };
+        let key = end.sealing.clone().unwrap();
+        key.set_next(crate::constants::REKEY_AFTER_MESSAGES);
+        assert!(key.needs_rekey(secs(20).mono));
+        end.control(|s, cx| s.handle_wake(secs(20), cx));
+        settle(secs(20), &mut a, &mut b);
+        assert_ne!(a.sealing.clone().unwrap().id(), first.id());
+        assert_eq!(a.sealing.unwrap().id(), b.sealing.unwrap().id());
+    }
+}
+
+#[test]
 fn received_data_without_an_answer_brings_one_keepalive_after_10_seconds() {
     let (mut a, mut b) = established(Engine::Null, true);
     let before = b.keepalives;

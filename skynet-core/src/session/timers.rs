@@ -64,7 +64,8 @@ impl Session {
         self.serve_wish(now, cx);
     }
 
-    /// The data plane found control asleep and noted traffic: looks at it now.
+    /// The data plane found control asleep and noted traffic, or [`SealingKey::needs_rekey`](super::SealingKey) is
+    /// true: looks at it now. Calling it too often costs time and nothing else.
     pub fn handle_wake(&mut self, now: Now, cx: &mut Context<'_>) {
         self.look(now, cx);
     }
@@ -147,8 +148,11 @@ impl Session {
     /// enough messages (either end).
     fn rekey_due(&self, sends_now: bool, now: Instant) -> Option<Instant> {
         let key = self.keys.current()?;
+        if key.sealing.is_worn() {
+            return Some(now);
+        }
         if !key.initiator {
-            return key.sealing.needs_rekey(now).then_some(now);
+            return None;
         }
         let (on_send, on_receive) = (key.born + REKEY_AFTER_TIME, key.born + REKEY_ON_RECEIVE_AFTER_TIME);
         // Traffic of the last 10 s counts as going on, so a busy key is renewed on time and not at the next look.
