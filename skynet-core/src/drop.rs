@@ -45,7 +45,7 @@ reasons! {
     /// Too short, too long, or a field that contradicts another.
     Malformed = "malformed", Peer;
     /// A first byte or message type nobody has defined.
-    UnknownKind = "unknown_kind", Peer;
+    UnknownType = "unknown_type", Peer;
     /// A version or critical bit this build does not know.
     UnknownVersion = "unknown_version", Peer;
     /// A receiver index that names no session of ours.

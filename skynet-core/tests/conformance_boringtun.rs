@@ -16,7 +16,7 @@ use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::rng::Rng;
 use skynet_core::session::{
     Admission, Context, Engine, IndexAllocator, LocalKey, OpeningKey, PathSource, PeerPsk, Role, SealingKey,
-    Session, SessionConfig, SessionEvent, Tai64N, TimestampClock, Verdict, consume_initiation, sealed_len,
+    Session, SessionConfig, SessionEvent, Tai64n, TimestampClock, Verdict, consume_initiation, sealed_len,
 };
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::wireguard::Message;
@@ -45,7 +45,7 @@ impl Us {
             psk: PeerPsk::stock(psk.map(Secret::from_bytes).as_ref()),
             persistent_keepalive: None,
             certified: false,
-            greatest_timestamp: Tai64N::ZERO,
+            greatest_timestamp: Tai64n::ZERO,
         };
         Self {
             local: LocalKey::new(StaticSecret::from_bytes(OURS), Engine::Noise),

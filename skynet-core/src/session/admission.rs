@@ -130,7 +130,7 @@ impl Admission {
             Err(reason) => return Verdict::Drop(reason),
         };
         if matches!(parsed, Message::CookieReply(_) | Message::Transport(_)) {
-            return Verdict::Drop(DropReason::UnknownKind);
+            return Verdict::Drop(DropReason::UnknownType);
         }
         if !self.checker.mac1_is_valid(message) {
             return Verdict::Drop(DropReason::BadMac1);

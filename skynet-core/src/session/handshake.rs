@@ -13,7 +13,7 @@ use super::keys::SessionSecrets;
 use super::noise::{Primitives, SharedSecrets, SharedTrace};
 #[cfg(any(test, feature = "sim"))]
 use super::null;
-use super::timestamp::Tai64N;
+use super::timestamp::Tai64n;
 use super::transport::AeadKey;
 use crate::constants::{LABEL_COOKIE, LABEL_MAC1, NOISE_NAME, NOISE_PROLOGUE};
 use crate::crypto::hash;
@@ -146,7 +146,7 @@ fn split(mut state: HandshakeState, trace: &SharedTrace) -> SessionSecrets {
 pub struct SentInitiation {
     peer: PublicKey,
     index: ReceiverIndex,
-    timestamp: Tai64N,
+    timestamp: Tai64n,
     /// Seed of the ephemeral key.
     seed: Secret,
 }
@@ -160,7 +160,7 @@ impl SentInitiation {
         local: &LocalKey,
         peer: PublicKey,
         index: ReceiverIndex,
-        timestamp: Tai64N,
+        timestamp: Tai64n,
         rng: &mut Rng,
     ) -> Result<(Self, [u8; INITIATION_LEN]), DropReason> {
         let this = Self { peer, index, timestamp, seed: Secret::random(rng) };
@@ -230,7 +230,7 @@ enum PendingState {
 /// It proves possession of the static key and is not fresh by itself: compare [`PendingInitiation::timestamp`].
 pub struct PendingInitiation {
     peer_static: PublicKey,
-    timestamp: Tai64N,
+    timestamp: Tai64n,
     sender: ReceiverIndex,
     state: PendingState,
 }
@@ -258,7 +258,7 @@ pub fn consume_initiation(
     match local.engine {
         Engine::Noise => {
             let (mut state, trace) = local.noise(None, None, Secret::random(rng));
-            let mut timestamp = Tai64N::ZERO;
+            let mut timestamp = Tai64n::ZERO;
             let read = state.read_message(message.noise(), &mut timestamp.0);
             if !matches!(read, Ok(12)) {
                 return Err(DropReason::BadHandshake);
@@ -286,7 +286,7 @@ impl PendingInitiation {
     }
 
     /// When, by the sender's clock; must be greater than any accepted from this key before.
-    pub fn timestamp(&self) -> Tai64N {
+    pub fn timestamp(&self) -> Tai64n {
         self.timestamp
     }
 

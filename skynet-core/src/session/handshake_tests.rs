@@ -91,7 +91,7 @@ fn a_point_of_small_order_ends_the_handshake() {
     let (a, b) = (local(3, Engine::Noise), local(4, Engine::Noise));
     let mut rng = Rng::from_seed([1; 32]);
     for point in [[0; 32], one, minus_one] {
-        let created = SentInitiation::create(&a, PublicKey(point), ReceiverIndex(1), Tai64N::ZERO, &mut rng);
+        let created = SentInitiation::create(&a, PublicKey(point), ReceiverIndex(1), Tai64n::ZERO, &mut rng);
         assert_eq!(created.err(), Some(DropReason::BadHandshake), "as static key");
         let (sent, mut message) = create(&a, &b, &mut rng);
         let pending = consume_initiation(&b, &initiation(&message), &mut rng).unwrap();

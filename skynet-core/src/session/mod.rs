@@ -52,7 +52,7 @@ pub use index::IndexAllocator;
 pub use keys::{Direction, PeerPsk, bound_psk, lane_key};
 pub use message::HandshakeMessage;
 pub use timers::Timer;
-pub use timestamp::{Tai64N, TimestampClock};
+pub use timestamp::{Tai64n, TimestampClock};
 pub use transport::{KeypairId, OpeningKey, SealingKey, sealed_len};
 
 use cookie::Cookie;
@@ -92,8 +92,8 @@ pub struct SessionConfig {
     /// The peer runs the same rules (a certified node): when two initiations cross, the one of the smaller static
     /// key is given up by both. A stock peer does not know that, so with it both go on.
     pub certified: bool,
-    /// The greatest timestamp accepted from this key before, as persisted; [`Tai64N::ZERO`] if none.
-    pub greatest_timestamp: Tai64N,
+    /// The greatest timestamp accepted from this key before, as persisted; [`Tai64n::ZERO`] if none.
+    pub greatest_timestamp: Tai64n,
 }
 
 /// What the owner must do, in this order.
@@ -153,7 +153,7 @@ pub struct Session {
     psk: PeerPsk,
     persistent_keepalive: Option<Duration>,
     certified: bool,
-    greatest_timestamp: Tai64N,
+    greatest_timestamp: Tai64n,
     last_initiation_rx: Option<Instant>,
     last_initiation_tx: Option<Instant>,
     /// A handshake is wanted but may not begin yet.
@@ -232,7 +232,7 @@ impl Session {
     }
 
     /// The greatest timestamp accepted from the peer, to be persisted where replays matter beyond a restart.
-    pub fn greatest_timestamp(&self) -> Tai64N {
+    pub fn greatest_timestamp(&self) -> Tai64n {
         self.greatest_timestamp
     }
 

@@ -11,7 +11,7 @@ use crate::rng::Rng;
 use crate::wire::wireguard::{Initiation, TAG_LEN};
 
 use super::keys::SessionSecrets;
-use super::timestamp::Tai64N;
+use super::timestamp::Tai64n;
 
 /// A key that names itself in every tag.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl NullKey {
 }
 
 /// The Noise part of an initiation: random bytes as ephemeral, then static key and timestamp in clear.
-pub(super) fn write_initiation(ours: &PublicKey, timestamp: Tai64N, seed: &Secret) -> [u8; 108] {
+pub(super) fn write_initiation(ours: &PublicKey, timestamp: Tai64n, seed: &Secret) -> [u8; 108] {
     let mut noise = [0; 108];
     noise[..32].copy_from_slice(&ephemeral(seed));
     noise[32..64].copy_from_slice(ours.as_bytes());
@@ -42,11 +42,11 @@ pub(super) fn write_initiation(ours: &PublicKey, timestamp: Tai64N, seed: &Secre
     noise
 }
 
-pub(super) fn read_initiation(message: &Initiation<'_>) -> Result<(PublicKey, Tai64N), DropReason> {
+pub(super) fn read_initiation(message: &Initiation<'_>) -> Result<(PublicKey, Tai64n), DropReason> {
     let noise: &[u8; 108] = message.noise().try_into().map_err(|_| DropReason::Malformed)?;
     let mut key = PublicKey([0; 32]);
     key.0.copy_from_slice(&noise[32..64]);
-    let mut timestamp = Tai64N::ZERO;
+    let mut timestamp = Tai64n::ZERO;
     timestamp.0.copy_from_slice(&noise[80..92]);
     let mut clear = *noise;
     clear[64..80].fill(0);

@@ -100,7 +100,7 @@ fn a_replayed_initiation_is_refused() {
 fn a_peer_whose_clock_went_back_is_accepted_with_its_persisted_mark() {
     let (mut a, mut b) = established(Engine::Noise, true);
     let floor = a.timestamps.floor();
-    for (floor, accepted) in [(Tai64N::ZERO, false), (floor, true)] {
+    for (floor, accepted) in [(Tai64n::ZERO, false), (floor, true)] {
         let (mut again, _) = End::pair(Engine::Noise, true);
         again.timestamps = TimestampClock::new(floor);
         again.rng = Rng::from_seed([77; 32]);

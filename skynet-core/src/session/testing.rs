@@ -59,7 +59,7 @@ impl End {
             psk: PeerPsk::stock(None),
             persistent_keepalive: None,
             certified,
-            greatest_timestamp: Tai64N::ZERO,
+            greatest_timestamp: Tai64n::ZERO,
         };
         Self {
             local,

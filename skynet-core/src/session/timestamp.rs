@@ -10,9 +10,9 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 /// A TAI64N label: eight bytes of seconds and four of nanoseconds, big-endian, so byte order is time order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Tai64N(pub [u8; 12]);
+pub struct Tai64n(pub [u8; 12]);
 
-impl Tai64N {
+impl Tai64n {
     /// Before every timestamp.
     pub const ZERO: Self = Self([0; 12]);
 
@@ -46,27 +46,27 @@ impl Tai64N {
 /// Makes our own timestamps: each greater than all before, even if the wall clock goes back.
 ///
 /// `floor` is the greatest ever used. A node persists it, so that peers still accept it after a restart with a
-/// clock that went back; writing `floor` plus some seconds ahead of use, as [`Tai64N::plus`] allows, keeps the
+/// clock that went back; writing `floor` plus some seconds ahead of use, as [`Tai64n::plus`] allows, keeps the
 /// number of writes small.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TimestampClock {
-    floor: Tai64N,
+    floor: Tai64n,
 }
 
 impl TimestampClock {
-    /// A clock that yields nothing at or below `floor`; [`Tai64N::ZERO`] for a fresh key.
-    pub const fn new(floor: Tai64N) -> Self {
+    /// A clock that yields nothing at or below `floor`; [`Tai64n::ZERO`] for a fresh key.
+    pub const fn new(floor: Tai64n) -> Self {
         Self { floor }
     }
 
     /// The greatest timestamp ever given out, to be persisted.
-    pub const fn floor(&self) -> Tai64N {
+    pub const fn floor(&self) -> Tai64n {
         self.floor
     }
 
     /// The next timestamp: now, or just above the last one.
-    pub fn next(&mut self, now: Now) -> Tai64N {
-        self.floor = Tai64N::from_now(now).max(self.floor.plus(Duration::from_nanos(1)));
+    pub fn next(&mut self, now: Now) -> Tai64n {
+        self.floor = Tai64n::from_now(now).max(self.floor.plus(Duration::from_nanos(1)));
         self.floor
     }
 }
@@ -82,19 +82,19 @@ mod tests {
 
     #[test]
     fn our_timestamps_rise_although_the_clock_went_back() {
-        let mut clock = TimestampClock::new(Tai64N::ZERO);
+        let mut clock = TimestampClock::new(Tai64n::ZERO);
         let mut last = clock.next(at(1_800_000_000, 5));
         for now in [at(1_800_000_000, 5), at(1_799_900_000, 0), at(0, 0), at(1_800_000_001, 0)] {
             let next = clock.next(now);
             assert!(next > last, "{now:?}");
             last = next;
         }
-        assert_eq!(last, Tai64N::from_now(at(1_800_000_001, 0)));
+        assert_eq!(last, Tai64n::from_now(at(1_800_000_001, 0)));
     }
 
     #[test]
     fn a_persisted_floor_survives_a_restart_with_an_older_clock() {
-        let mut before = TimestampClock::new(Tai64N::ZERO);
+        let mut before = TimestampClock::new(Tai64n::ZERO);
         let last = before.next(at(1_800_000_000, 0));
         let mut after = TimestampClock::new(before.floor());
         assert!(after.next(at(1_799_913_600, 0)) > last);
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn nanoseconds_carry_into_seconds() {
-        let t = Tai64N::new(7, 999_999_999);
-        assert_eq!(t.plus(Duration::from_nanos(1)), Tai64N::new(8, 0));
+        let t = Tai64n::new(7, 999_999_999);
+        assert_eq!(t.plus(Duration::from_nanos(1)), Tai64n::new(8, 0));
         assert!(t.plus(Duration::from_nanos(1)) > t);
     }
 }

@@ -90,12 +90,12 @@ impl<'a> Message<'a> {
     /// Parses a datagram.
     ///
     /// # Errors
-    /// [`DropReason::UnknownKind`] for another first byte, [`DropReason::Malformed`] for a wrong length or reserved
+    /// [`DropReason::UnknownType`] for another first byte, [`DropReason::Malformed`] for a wrong length or reserved
     /// bytes that are not zero.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, DropReason> {
         let Some((&kind, rest)) = datagram.split_first() else { return Err(DropReason::Malformed) };
         if !(TYPE_INITIATION..=TYPE_TRANSPORT).contains(&kind) {
-            return Err(DropReason::UnknownKind);
+            return Err(DropReason::UnknownType);
         }
         if rest.get(..3) != Some(&[0, 0, 0]) {
             return Err(DropReason::Malformed);
@@ -301,7 +301,7 @@ mod tests {
         for kind in (0..=255u8).filter(|k| !(1..=4).contains(k)) {
             let mut datagram = [0; 148];
             datagram[0] = kind;
-            assert_eq!(Message::parse(&datagram).err(), Some(DropReason::UnknownKind));
+            assert_eq!(Message::parse(&datagram).err(), Some(DropReason::UnknownType));
         }
     }
 }
