@@ -23,7 +23,7 @@ mod keypairs;
 pub mod keys;
 mod message;
 mod noise;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod null;
 pub mod replay;
 mod timers;
@@ -38,6 +38,8 @@ mod handshake_tests;
 mod model_tests;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod testing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
