@@ -6,9 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allowed_ips;
+pub mod batch;
 pub mod control;
 pub mod crypto;
+pub mod filter;
+pub mod id;
 pub mod key;
+pub mod member;
 pub mod noise;
 pub mod relay;
 pub mod rng;
