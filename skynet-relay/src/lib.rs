@@ -1,1 +1,4 @@
 //! Rendezvous, STUN, packet relay and membership directory of a skynet network.
+
+pub mod registrar;
+pub mod store;
