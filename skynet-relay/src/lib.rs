@@ -1,4 +1,5 @@
 //! Rendezvous, STUN, packet relay and membership directory of a skynet network.
 
+pub mod network;
 pub mod registrar;
 pub mod store;
