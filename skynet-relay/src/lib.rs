@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod io;
+pub mod network;
 pub mod registrar;
 pub mod server;
 pub mod store;

@@ -2,7 +2,10 @@
 
 pub mod address;
 pub mod ip;
+pub mod probe;
+pub mod record;
 pub mod relay;
+pub mod wireguard;
 
 /// What a datagram is, told by its first bytes (PROTOCOL §1).
 ///
