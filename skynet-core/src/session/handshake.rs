@@ -10,7 +10,6 @@ use snow::HandshakeState;
 use zeroize::Zeroize;
 
 use super::keys::SessionSecrets;
-use super::noise::{Primitives, SharedSecrets, SharedTrace};
 #[cfg(any(test, feature = "sim"))]
 use super::null;
 use super::timestamp::Tai64n;
@@ -19,6 +18,7 @@ use crate::constants::{LABEL_COOKIE, LABEL_MAC1, NOISE_NAME, NOISE_PROLOGUE};
 use crate::crypto::hash;
 use crate::drop::DropReason;
 use crate::key::{PublicKey, Secret, StaticSecret};
+use crate::noise::{Primitives, SharedSecrets, SharedTrace};
 use crate::rng::Rng;
 use crate::wire::wireguard::{INITIATION_LEN, Initiation, RESPONSE_LEN, ReceiverIndex, Response};
 

@@ -26,7 +26,6 @@ pub mod index;
 mod keypairs;
 pub mod keys;
 mod message;
-mod noise;
 #[cfg(any(test, feature = "sim"))]
 pub mod null;
 pub mod replay;
