@@ -15,9 +15,9 @@ use snow::{HandshakeState, TransportState};
 use zeroize::Zeroize;
 
 use crate::crypto;
-use crate::key::{PublicKey, StaticSecret};
-use crate::noise::Resolver;
+use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::rng::Rng;
+use crate::session::noise::Primitives;
 use crate::time::{Duration, Instant};
 
 /// Longest frame after its length field, bytes.
@@ -237,9 +237,12 @@ fn mac1_key(relay: &PublicKey) -> [u8; 32] {
     crypto::hash(&[b"skynet control mac1", relay.as_bytes()])
 }
 
-fn builder(rng: Rng) -> Result<snow::Builder<'static>, snow::Error> {
+fn builder<'a>(local: &'a StaticSecret, rng: &mut Rng) -> Result<snow::Builder<'a>, snow::Error> {
     let params = PATTERN.parse().expect("the pattern is a constant");
-    snow::Builder::with_resolver(params, Box::new(Resolver::new(rng))).prologue(PROLOGUE)
+    let primitives = Primitives::new(local, Secret::random(rng));
+    snow::Builder::with_resolver(params, Box::new(primitives))
+        .prologue(PROLOGUE)?
+        .local_private_key(local.expose())
 }
 
 fn begin(
@@ -247,10 +250,7 @@ fn begin(
     relay: &PublicKey,
     rng: &mut Rng,
 ) -> Result<(HandshakeState, Vec<u8>), snow::Error> {
-    let mut handshake = builder(rng.fork())?
-        .local_private_key(local.expose())?
-        .remote_public_key(relay.as_bytes())?
-        .build_initiator()?;
+    let mut handshake = builder(local, rng)?.remote_public_key(relay.as_bytes())?.build_initiator()?;
     let mut frame = vec![0; 2 + MESSAGE_1 + MAC_LEN];
     handshake.write_message(&[], &mut frame[2..2 + MESSAGE_1])?;
     let mac = crypto::mac16(&mac1_key(relay), &[&frame[2..2 + MESSAGE_1]]);
@@ -268,16 +268,15 @@ fn respond(
     if !crypto::mac_eq(&crypto::mac16(&key, &[message]), mac) {
         return Err(ChannelError::Mac1);
     }
-    let run = || -> Result<_, snow::Error> {
-        let mut handshake =
-            builder(responder.rng.fork())?.local_private_key(responder.local.expose())?.build_responder()?;
+    let Responder { local, rng } = responder;
+    let mut run = || -> Result<_, snow::Error> {
+        let mut handshake = builder(local, rng)?.build_responder()?;
         handshake.read_message(message, &mut [0; MESSAGE_1])?;
         let remote = handshake.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey);
         let mut answer = vec![0; 2 + MESSAGE_2];
         handshake.write_message(&[], &mut answer[2..])?;
         Ok((handshake.into_transport_mode()?, remote, answer))
     };
-    let mut run = run;
     let (transport, remote, answer) = run().map_err(|_| ChannelError::Handshake)?;
     Ok((transport, remote.ok_or(ChannelError::Handshake)?, answer))
 }

@@ -22,7 +22,7 @@ pub mod index;
 mod keypairs;
 pub mod keys;
 mod message;
-mod noise;
+pub(crate) mod noise;
 #[cfg(feature = "sim")]
 pub mod null;
 pub mod replay;

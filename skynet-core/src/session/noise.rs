@@ -73,12 +73,26 @@ impl SharedTrace {
 }
 
 /// Everything snow asks for, for one handshake.
-pub(super) struct Primitives {
+pub(crate) struct Primitives {
     pub(super) secret: StaticSecret,
     pub(super) public: PublicKey,
     pub(super) shared: Arc<SharedSecrets>,
     pub(super) seed: Secret,
     pub(super) trace: SharedTrace,
+}
+
+impl Primitives {
+    /// For a handshake of its own, without results of earlier ones: the control channel's. `seed` is used once; a
+    /// second handshake with it would draw the same ephemeral key.
+    pub(crate) fn new(secret: &StaticSecret, seed: Secret) -> Self {
+        Self {
+            secret: secret.clone(),
+            public: secret.public(),
+            shared: Arc::default(),
+            seed,
+            trace: SharedTrace::default(),
+        }
+    }
 }
 
 impl CryptoResolver for Primitives {
