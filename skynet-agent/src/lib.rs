@@ -1,1 +1,8 @@
 //! The skynet agent: joins a VM to the overlay and forwards its packets.
+//!
+//! The shell around `skynet_core`: sockets, the TUN device, netlink, threads, files and the command line. It makes
+//! no protocol decision.
+
+pub mod clock;
+pub mod entropy;
+pub mod udp;
