@@ -5,7 +5,8 @@ use std::io;
 /// 32 bytes of the kernel's generator; blocks early at boot until it is seeded, as key generation must.
 pub fn seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|e| io::Error::other(format!("no randomness from the kernel: {e}")))?;
+    getrandom::fill(&mut seed)
+        .map_err(|e| io::Error::other(format!("no randomness from the kernel: {e}")))?;
     Ok(seed)
 }
 

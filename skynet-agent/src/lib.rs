@@ -5,4 +5,8 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod netcfg;
+pub mod state;
+pub mod tun;
 pub mod udp;
+pub mod wake;

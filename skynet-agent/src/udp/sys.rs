@@ -23,7 +23,12 @@ pub(super) struct SendOptions {
 }
 
 /// One `sendmsg` of `bytes` to `to`, which must be in the socket's own family.
-pub(super) fn send(fd: BorrowedFd<'_>, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<usize> {
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    to: SocketAddr,
+    bytes: &[u8],
+    options: SendOptions,
+) -> io::Result<usize> {
     let address = SockAddr::from(to);
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut control = ControlBuffer([0; 64]);
