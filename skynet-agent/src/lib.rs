@@ -3,9 +3,13 @@
 //! The shell around `skynet_core`: sockets, the TUN device, netlink, threads, files and the command line. It makes
 //! no protocol decision.
 
+pub mod api;
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod netcfg;
+pub mod privileges;
+pub mod secret;
 pub mod state;
 pub mod tun;
 pub mod udp;
