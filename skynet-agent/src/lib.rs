@@ -4,11 +4,14 @@
 //! no protocol decision.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod entropy;
+pub mod icmp;
 pub mod netcfg;
 pub mod privileges;
+pub mod runtime;
 pub mod secret;
 pub mod state;
 pub mod tun;

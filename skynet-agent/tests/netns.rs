@@ -1,6 +1,8 @@
 //! The TUN device and the network configuration against the real kernel, each test in a network namespace of its
 //! own that vanishes with its thread. Needs root (or CAP_SYS_ADMIN); without it the tests say so and pass.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::future::Future;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
