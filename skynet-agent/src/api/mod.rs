@@ -37,7 +37,7 @@ pub enum Request {
     Join {
         /// The join token itself.
         token: String,
-        /// The name to join under.
+        /// The name to join under, instead of the one the agent was started with.
         name: Option<String>,
     },
     /// Stop the agent; its identity stays. Answered before it stops.

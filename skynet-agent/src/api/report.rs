@@ -1,5 +1,7 @@
 //! What the agent tells about itself: `status/1`. Field names carry their unit; stable within version 1.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the agent is on its way.
@@ -34,6 +36,8 @@ pub struct StatusReport {
     pub relays: Vec<RelayReport>,
     /// The peers it knows, by name.
     pub peers: Vec<PeerReport>,
+    /// Packets dropped since the start, by cause; causes that did not occur are left out.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// This node.
@@ -41,6 +45,10 @@ pub struct StatusReport {
 pub struct SelfReport {
     /// Its name in the network.
     pub name: Option<String>,
+    /// The network's name.
+    pub network: Option<String>,
+    /// The network's id, hexadecimal.
+    pub network_id: Option<String>,
     /// Its overlay address.
     pub ipv4: Option<String>,
     /// Length of the overlay's IPv4 prefix.
@@ -70,6 +78,8 @@ pub struct RelayReport {
     pub bound: bool,
     /// Round-trip time, microseconds.
     pub rtt_us: Option<u64>,
+    /// Our address as it sees it.
+    pub observed: Option<String>,
 }
 
 /// One peer.
@@ -83,6 +93,8 @@ pub struct PeerReport {
     pub ipv6: Option<String>,
     /// Its X25519 public key in base64.
     pub public_key: String,
+    /// Whether the relay says it is there; `null` for a stock peer.
+    pub online: Option<bool>,
     /// `direct`, `relay` or `none`.
     pub path: String,
     /// Where its packets go: `ip:port` or `relay N`.

@@ -10,7 +10,6 @@ mod status;
 mod up;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -78,9 +77,6 @@ struct AgentArgs {
     /// UDP port, 0 for any [default: 41820].
     #[arg(long, env = "SKYNET_PORT")]
     port: Option<u16>,
-    /// Reach the relay at this address instead of the token's.
-    #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
-    relay: Option<SocketAddr>,
 }
 
 impl AgentArgs {
@@ -93,7 +89,6 @@ impl AgentArgs {
             name: self.name.clone(),
             interface: self.interface.clone(),
             port: self.port,
-            relay: self.relay,
         };
         Ok(Config::load(overrides)?)
     }
@@ -110,7 +105,6 @@ impl AgentArgs {
         push("--name", self.name.clone().map(Into::into));
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
-        push("--relay", self.relay.map(|r| r.to_string().into()));
         flags
     }
 }
@@ -172,24 +166,13 @@ mod tests {
 
     #[test]
     fn flags_survive_the_way_to_the_background_process_and_the_token_does_not() {
-        let line = [
-            "skynet-agent",
-            "up",
-            "--token",
-            "skj1.x",
-            "--port",
-            "7",
-            "--relay",
-            "192.0.2.1:3478",
-            "--name",
-            "a",
-        ];
+        let line = ["skynet-agent", "up", "--token", "skj1.x", "--port", "7", "--name", "a"];
         let Verb::Up(args) = Cli::try_parse_from(line).unwrap().verb else { panic!("not up") };
         let flags: Vec<_> = args.agent.to_flags().into_iter().map(|f| f.into_string().unwrap()).collect();
         assert!(!flags.iter().any(|f| f.contains("skj1")));
         let again = ["skynet-agent".to_owned(), "run".to_owned()].into_iter().chain(flags);
         let Verb::Run(run) = Cli::try_parse_from(again).unwrap().verb else { panic!("not run") };
-        assert_eq!((run.agent.port, run.agent.relay), (args.agent.port, args.agent.relay));
+        assert_eq!(run.agent.port, args.agent.port);
         assert_eq!(run.agent.name.as_deref(), Some("a"));
     }
 }

@@ -114,6 +114,7 @@ mod tests {
             ipv4: Some("10.7.0.9".to_owned()),
             ipv6: None,
             public_key: "k".to_owned(),
+            online: None,
             path: path.to_owned(),
             via: via.map(str::to_owned),
             rtt_us: via.map(|_| 12_345),
@@ -140,12 +141,14 @@ mod tests {
                 control: true,
                 bound: true,
                 rtt_us: Some(900),
+                observed: None,
             }],
             peers: vec![
                 peer("b1", "direct", Some("198.51.100.7:41820")),
                 peer("c1", "relay", Some("relay 1")),
                 peer("d1", "none", None),
             ],
+            drops: std::collections::BTreeMap::new(),
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820

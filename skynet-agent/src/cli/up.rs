@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use skynet_core::member::JoinToken;
+use skynet_core::member::{JoinToken, TokenError};
 use skynet_core::time::Instant;
 use zeroize::Zeroizing;
 
@@ -35,9 +35,9 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
     let config = args.agent.load()?;
     let deadline = clock::monotonic() + args.timeout;
     let token = config.token.as_ref().map(|t| t.resolve()).transpose()?;
-    // Checked before anything starts or changes.
+    // Checked before anything starts or changes. A member's token may have expired long ago.
     if let Some(token) = &token {
-        check_token(token)?;
+        check_token(token, has_credentials(&config.state_dir))?;
     }
     let progress = progress_line(args.json);
     let (mut client, mut background) = reach(&config, args, token.is_some(), deadline, &progress)?;
@@ -58,9 +58,10 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn check_token(token: &str) -> Result<(), Failure> {
-    let parsed = JoinToken::parse(token).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
-    parsed.check_expiry(clock::now().unix).map_err(|e| Failure::new(Exit::Failed, e.to_string()))
+fn check_token(token: &str, is_member: bool) -> Result<(), Failure> {
+    let failed = |e: TokenError| Failure::new(Exit::Failed, e.to_string());
+    let parsed = JoinToken::parse(token).map_err(failed)?;
+    if is_member { Ok(()) } else { parsed.check_expiry(clock::now().unix).map_err(failed) }
 }
 
 /// The running agent, or one started now.
@@ -109,7 +110,7 @@ fn not_joined() -> Failure {
     )
 }
 
-/// Sends the token if it is needed, then waits until the agent has its address.
+/// Sends the token, which changes nothing on a member, then waits until the agent has its address.
 fn join(
     client: &mut Client,
     config: &Config,
@@ -118,35 +119,31 @@ fn join(
     deadline: Instant,
     progress: &ProgressBar,
 ) -> Result<StatusReport, Failure> {
-    let mut token = token;
+    let mut ask = |client: &mut Client, request: &Request| {
+        let answer: Result<serde_json::Value, ClientError> = client.ask(request);
+        answer.map_err(|e| match background.as_mut().and_then(Background::ended) {
+            Some(sentence) => Failure::new(Exit::Failed, sentence),
+            None => e.into(),
+        })
+    };
+    if let Some(token) = token {
+        let name = Some(config.name.to_string());
+        ask(client, &Request::Join { token: token.to_string(), name })?;
+    }
     loop {
-        let status: StatusReport = match client.ask(&Request::Status) {
-            Ok(status) => status,
-            Err(e) => {
-                return Err(background
-                    .as_mut()
-                    .and_then(Background::ended)
-                    .map_or_else(|| e.into(), |sentence| Failure::new(Exit::Failed, sentence)));
-            }
-        };
+        let answer = ask(client, &Request::Status)?;
+        let status: StatusReport =
+            serde_json::from_value(answer).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
         progress.set_message(status.message.clone().unwrap_or_else(|| "joining".to_owned()));
-        match status.state {
+        let waiting = match status.state {
             AgentState::Up => return Ok(status),
-            AgentState::NotJoined | AgentState::Failed => match token.take() {
-                Some(token) => {
-                    let request = Request::Join { token: token.to_string(), name: config.name.clone() };
-                    client.ask::<serde_json::Value>(&request)?;
-                }
-                None if status.state == AgentState::NotJoined => return Err(not_joined()),
-                None => {
-                    let message =
-                        status.message.unwrap_or_else(|| "the network refused this machine".to_owned());
-                    return Err(Failure::new(Exit::Failed, message));
-                }
-            },
-            AgentState::Joining => {}
-        }
-        let waiting = status.message.unwrap_or_else(|| "no answer from a relay".to_owned());
+            AgentState::NotJoined => return Err(not_joined()),
+            AgentState::Failed => {
+                let refused = || "the network refused this machine".to_owned();
+                return Err(Failure::new(Exit::Failed, status.message.unwrap_or_else(refused)));
+            }
+            AgentState::Joining => status.message.unwrap_or_else(|| "no answer from a relay".to_owned()),
+        };
         wait(deadline, &format!("not joined in time; the agent goes on trying ({waiting})"))?;
     }
 }

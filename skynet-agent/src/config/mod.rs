@@ -28,9 +28,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
+use skynet_core::member::Name;
 
 use crate::netcfg::Prefix;
-use crate::secret::{SecretError, SecretText};
+use crate::secret::SecretText;
 
 pub use units::parse_duration;
 
@@ -64,8 +65,6 @@ pub struct Overrides {
     pub interface: Option<String>,
     /// The UDP port; 0: any.
     pub port: Option<u16>,
-    /// A relay's address to use instead of those in the token and the manifest.
-    pub relay: Option<SocketAddr>,
 }
 
 /// What the agent runs with.
@@ -77,14 +76,12 @@ pub struct Config {
     pub socket: PathBuf,
     /// The join token, if one was given.
     pub token: Option<SecretText>,
-    /// The name to join under; `None`: the host name.
-    pub name: Option<String>,
+    /// The name to join under; the host name unless one is given.
+    pub name: Name,
     /// The TUN device's name.
     pub interface: String,
     /// The UDP port; 0: any.
     pub port: u16,
-    /// A relay's address to use instead of those in the token and the manifest.
-    pub relay: Option<SocketAddr>,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -175,10 +172,10 @@ impl Config {
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
         let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
-        let name = overrides.name.or(file.name);
-        if let Some(name) = &name {
-            check_name(name).map_err(|what| at("name", what))?;
-        }
+        let name = match overrides.name.or(file.name) {
+            Some(name) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
+            None => Name::from_hostname(&host_name()),
+        };
         Ok(Self {
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
@@ -189,39 +186,14 @@ impl Config {
                 .or(file.interface.name)
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
-            relay: overrides.relay.or(file.relay),
             wireguard,
             peers,
         })
     }
 }
 
-/// An LDH label of 1 to 63 characters, lower case, as node certificates hold it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let ldh = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if name.is_empty() || name.len() > 63 || !ldh || name.starts_with('-') || name.ends_with('-') {
-        return Err(format!("{name:?} is no host name: 1 to 63 of a-z 0-9 and, inside, -"));
-    }
-    Ok(())
-}
-
-/// The machine's host name made into a node name: first label, lower case, other characters become `-`.
-pub fn host_name() -> String {
-    let full = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let label = full.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let clean: String =
-        label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
-    let clean = clean.trim_matches('-');
-    if clean.is_empty() { "node".to_owned() } else { clean.to_owned() }
-}
-
-impl From<SecretError> for String {
-    fn from(error: SecretError) -> Self {
-        error.to_string()
-    }
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]
