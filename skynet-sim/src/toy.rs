@@ -1,0 +1,1 @@
+//! Small hosts that prove the world before production machines enter it.
