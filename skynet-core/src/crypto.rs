@@ -1,7 +1,7 @@
 //! The few hash constructions everything is made of: BLAKE2s, keyed and plain, and HKDF over it.
 
 use blake2::digest::consts::{U16, U32};
-use blake2::digest::{Digest, FixedOutput, KeyInit, Mac, Update};
+use blake2::digest::{Digest, FixedOutput, KeyInit, Update};
 use blake2::{Blake2s256, Blake2sMac};
 use subtle::ConstantTimeEq;
 

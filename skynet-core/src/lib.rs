@@ -6,7 +6,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allowed_ips;
+pub mod batch;
+pub mod constants;
+pub mod control;
 pub mod crypto;
+pub mod drop;
+pub mod filter;
+pub mod id;
 pub mod key;
+pub mod member;
+pub mod noise;
+pub mod relay;
 pub mod rng;
+pub mod session;
 pub mod time;
+pub mod wire;
