@@ -1,6 +1,8 @@
 //! The NATs are what their names say: an observer on two addresses finds out, as RFC 5780 does, and the result is
 //! the table that was measured between real NATs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::net::SocketAddr;
 
 use skynet_core::time::Duration;

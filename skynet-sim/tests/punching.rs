@@ -1,5 +1,7 @@
 //! The oracle is right about the simulated NATs: toy punchers behind every pair of kinds.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::net::SocketAddr;
 
 use skynet_core::time::Duration;
@@ -55,9 +57,8 @@ fn every_pair_of_kinds_does_what_the_oracle_demands() {
             }
         }
     }
-    // Of 121 ordered pairs: 66 sure, 25 a matter of luck or timing, 30 hopeless.
-    assert_eq!(seen.iter().sum::<i32>(), 121);
-    println!("{table}{seen:?}");
+    // Of 121 ordered pairs: sure, a matter of luck or timing, hopeless.
+    assert_eq!(seen, [58, 33, 30], "{table}");
 }
 
 #[test]

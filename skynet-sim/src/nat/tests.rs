@@ -35,7 +35,7 @@ fn req_1_mapping_depends_on_what_it_says() {
     ] {
         let mut n = nat(NatConfig { mapping, allocation: PortAllocation::Random, ..NatConfig::default() });
         let first = out(&mut n, A, S1, 0);
-        assert_eq!(first == out(&mut n, A, S1, 0), true, "{mapping:?} same endpoint");
+        assert_eq!(first, out(&mut n, A, S1, 0), "{mapping:?} same endpoint");
         assert_eq!(first == out(&mut n, A, S1_OTHER_PORT, 0), other_port_same, "{mapping:?} other port");
         assert_eq!(first == out(&mut n, A, S2, 0), other_address_same, "{mapping:?} other address");
     }
