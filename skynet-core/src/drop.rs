@@ -58,6 +58,8 @@ reasons! {
     NotIp = "not_ip", Peer;
     /// The inner source address is not the sender's.
     SourceNotAllowed = "source_not_allowed", Peer;
+    /// The inner destination address is not ours.
+    NotForUs = "not_for_us", Peer;
     /// Policy forbids it.
     Filtered = "filtered", Peer;
     /// Not a member of this network, or revoked.

@@ -45,19 +45,25 @@ pub struct ControlConfig {
 }
 
 /// Why the channel is not there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DownCause {
     /// The connection attempt took too long.
+    #[error("no answer to the connection attempt")]
     ConnectTimeout,
     /// Refused, reset or closed by the other side or the shell.
+    #[error("the connection was refused or closed")]
     Closed,
     /// Connected, but no handshake within its deadline.
+    #[error("connected, but no relay with the expected key answers there")]
     HandshakeTimeout,
     /// PINGs unanswered.
+    #[error("it does not answer any more")]
     Unresponsive,
     /// The channel broke: wrong key or altered bytes.
+    #[error("the channel broke: {0}")]
     Channel(ChannelError),
     /// The relay said what is no message.
+    #[error("it does not speak this protocol: {0}")]
     Message(MessageError),
 }
 
@@ -253,6 +259,10 @@ impl ControlClient {
         if self.is_ready() {
             self.send_join(now);
         }
+    }
+    /// Joins with `bundle` after the next reconnect.
+    pub fn set_bundle(&mut self, bundle: Vec<u8>) {
+        self.bundle = Some(bundle);
     }
     /// Asks for a member. `None` if not ready or [`MAX_PENDING`] requests wait.
     pub fn get(&mut self, lookup: Lookup, now: Instant) -> Option<RequestId> {

@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod ip;
+pub mod probe;
+pub mod record;
 pub mod relay;
 pub mod wireguard;
 
