@@ -1,1 +1,3 @@
 //! Rendezvous, STUN, packet relay and membership directory of a skynet network.
+
+pub mod server;
