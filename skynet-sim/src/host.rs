@@ -1,9 +1,19 @@
 //! What a host is: a program with sockets, driven only through this face.
 
+mod agent;
+mod application;
+mod network;
+mod relay;
+
 use std::any::Any;
 use std::net::SocketAddr;
 
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
+
+pub use agent::{AgentConfig, AgentHost, Persisted, SharedBatch};
+pub use application::{Application, Flow, MARKER, Received};
+pub use network::MemberNetwork;
+pub use relay::{CONTROL_PORT, RelayHost};
 
 /// A host's place in its world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -23,6 +23,7 @@ pub mod link;
 pub mod nat;
 pub mod network;
 pub mod oracle;
+pub mod overlay;
 mod seed;
 pub mod stream;
 pub mod topology;
@@ -31,5 +32,6 @@ pub mod trace;
 pub mod world;
 
 pub use host::{Host, HostId, StreamCommand, Transmit};
+pub use overlay::Overlay;
 pub use trace::Trace;
 pub use world::{RunError, World};
