@@ -32,7 +32,7 @@ fn report(o: &Overlay) -> String {
         for (at, note) in host.notes() {
             text += &format!("    {at:?} {note}\n");
         }
-        for (reason, count) in host.drops() {
+        for (reason, count) in host.drops().into_iter().filter(|(_, count)| *count > 0) {
             text += &format!("    dropped {count} {reason}\n");
         }
         for peer in host.status().into_iter().flat_map(|s| s.peers) {
