@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
-use crate::key::{PublicKey, StaticSecret};
+use crate::key::StaticSecret;
 use crate::member::{
     Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
 };
@@ -174,11 +174,6 @@ impl MembershipAgent {
     /// Whether the relay's control channel is open and we are joined on it.
     pub(super) fn is_connected(&self) -> bool {
         self.control.is_joined()
-    }
-
-    /// The relay's key.
-    pub(super) fn relay_key(&self) -> PublicKey {
-        self.control.relay()
     }
 
     pub(super) fn handle_stream(&mut self, event: ControlStreamEvent, now: Now) {

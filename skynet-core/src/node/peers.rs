@@ -143,9 +143,6 @@ impl Peers {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().flatten()
     }
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.slots.iter_mut().flatten()
-    }
     pub(super) fn slots(&self) -> Vec<PeerSlot> {
         self.iter().map(|p| p.slot).collect()
     }

@@ -26,7 +26,7 @@ pub use lookup::{GetBy, MAX_LIST, Page, find, list};
 use skynet_core::key::{Identity, PublicKey, SigningKey};
 use skynet_core::member::chain::ChainError;
 use skynet_core::member::document::DocumentError;
-use skynet_core::member::{Bundle, Member, NetworkTrust, Record, Signed};
+use skynet_core::member::{Bundle, Manifest, Member, NetworkTrust, Record, Signed};
 use skynet_core::time::UnixTime;
 
 use crate::store::{Store, StoreError, Transaction, Versioned, View};
@@ -34,6 +34,9 @@ use crate::store::{Store, StoreError, Transaction, Versioned, View};
 /// Lost compare races after which a request is told to come again: each loss is somebody else's success, so this
 /// many in a row need a storm.
 const MAX_RACES: u32 = 16;
+
+const GENESIS_KEY: &str = "doc/1";
+const MANIFEST_KEY: &str = "doc/2";
 
 /// Codes of DENIED (docs/PROTOCOL.md §4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +143,22 @@ impl Registrar {
     /// The network, for a newer manifest.
     pub fn trust_mut(&mut self) -> &mut NetworkTrust {
         &mut self.trust
+    }
+
+    /// Puts genesis and manifest into the directory, for relays that share it. A manifest of the same or a higher
+    /// epoch stays.
+    pub fn publish(&self, store: &dyn Store) -> Result<(), Refusal> {
+        retry(store, || {
+            let mut transaction = Transaction::default();
+            let stored = store.get(MANIFEST_KEY)?;
+            let known = stored.as_ref().and_then(|s| Signed::<Manifest>::parse(&s.value).ok());
+            if known.is_none_or(|known| known.unverified().epoch < self.trust.manifest().epoch) {
+                transaction.unchanged(MANIFEST_KEY, stored.as_ref());
+                transaction.put(GENESIS_KEY, self.trust.genesis().bytes());
+                transaction.put(MANIFEST_KEY, self.trust.manifest().bytes());
+            }
+            Ok((transaction, ()))
+        })
     }
 
     /// JOIN: decides, commits, and decides again when somebody else was faster.

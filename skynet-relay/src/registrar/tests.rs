@@ -328,6 +328,19 @@ fn malformed_foreign_and_forged_bundles_have_their_codes() {
 }
 
 #[test]
+fn a_published_manifest_is_never_replaced_by_an_older_one() {
+    let mut world = World::new();
+    let old = world.registrar.clone();
+    let newer = Manifest { epoch: 2, ..Manifest::clone(&world.manifest) }.sign(&world.root).unwrap();
+    world.registrar.trust_mut().update_manifest(newer.bytes()).unwrap();
+    for registrar in [&old, &world.registrar, &old] {
+        registrar.publish(&world.store).unwrap();
+    }
+    assert_eq!(world.store.get("doc/2").unwrap().unwrap().value, newer.bytes());
+    assert_eq!(world.store.get("doc/1").unwrap().unwrap().value, world.genesis.bytes());
+}
+
+#[test]
 fn a_list_goes_on_where_it_ended() {
     let mut world = World::new();
     let token = world.token(|_| ());

@@ -82,6 +82,8 @@ pub enum StoreOp {
         network_id: [u8; 8],
         /// Who asks; the record must be its own.
         identity: Identity,
+        /// Its proven session key.
+        key: PublicKey,
         /// The record.
         record: Vec<u8>,
     },
@@ -107,6 +109,8 @@ pub enum StoreOp {
         network_id: [u8; 8],
         /// Who leaves.
         identity: Identity,
+        /// Its proven session key.
+        key: PublicKey,
     },
 }
 
@@ -364,13 +368,14 @@ impl ControlServer {
             return connection.send(request, &Message::denied(DeniedCode::NotJoined, "join first"));
         };
         let MemberKey { network_id, identity } = member;
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
         let op = match message {
-            Message::Update(record) => StoreOp::Update { network_id, identity, record },
+            Message::Update(record) => StoreOp::Update { network_id, identity, key, record },
             Message::Get(lookup) => StoreOp::Get { network_id, lookup },
             Message::List { after, limit } => {
                 StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
             }
-            Message::Leave => StoreOp::Leave { network_id, identity },
+            Message::Leave => StoreOp::Leave { network_id, identity, key },
             _ => {
                 let text = "this message is not a request";
                 return connection.send(request, &Message::denied(DeniedCode::Malformed, text));

@@ -147,7 +147,8 @@ fn nothing_is_acknowledged_before_the_store_has_answered() {
     let id = node.client.update(vec![9; 40], w.now.mono).unwrap();
     w.exchange(&mut node);
     let request = w.server.poll_store_request().unwrap();
-    let op = StoreOp::Update { network_id: NET, identity: Identity([7; 32]), record: vec![9; 40] };
+    let key = w.server.connections[&node.conn].channel.remote().unwrap();
+    let op = StoreOp::Update { network_id: NET, identity: Identity([7; 32]), key, record: vec![9; 40] };
     assert_eq!(request.op, op);
     assert!(!node.events.iter().any(|e| matches!(e, ControlEvent::Acknowledged(..))));
     w.reply(&mut node, request.id, StoreReply::Done(4));

@@ -196,6 +196,9 @@ impl PathAgent {
                 return;
             };
             if !over {
+                if self.suspect.as_ref().is_some_and(|s| s.next == 1) {
+                    self.check_others(i);
+                }
                 self.ping_pair(i, Purpose::Watch);
                 continue;
             }

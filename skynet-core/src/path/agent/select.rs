@@ -2,6 +2,7 @@
 
 use super::{PathAgent, PathEvent};
 use crate::path::history::{HistoryEntry, Path, Reason};
+use crate::path::link::Link;
 use crate::path::score::Score;
 use crate::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::time::Duration;
 const SAMPLES: u32 = 3;
 /// and the last change this long ago.
 const SETTLED: Duration = Duration::from_secs(10);
+/// An answer so recent speaks for a path.
+const FRESH: Duration = Duration::from_secs(1);
 
 impl PathAgent {
     pub(super) fn select(&mut self, path: Option<Path>, reason: Reason) {
@@ -87,10 +90,13 @@ impl PathAgent {
         }
     }
 
-    /// Data must leave the selected direct path. True if another direct path took it; else it goes to the relay,
-    /// or stays if there is none.
+    /// Data must leave the selected direct path. True if another direct path took it, which must have answered in
+    /// the last second: what failed one path may have failed all. Else data goes to the relay, or stays if there
+    /// is none.
     pub(super) fn leave_direct(&mut self, reason: Reason) -> bool {
-        if let Some(i) = self.best_usable() {
+        let now = self.now.mono;
+        let fresh = |l: &Link| l.last_pong.is_some_and(|at| now - at <= FRESH);
+        if let Some(i) = self.best_usable().filter(|i| fresh(&self.pairs[*i].link)) {
             self.go_direct(i, reason);
             return true;
         }

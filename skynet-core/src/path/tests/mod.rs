@@ -1,1 +1,7 @@
-//! Stories in virtual time.
+//! Stories in virtual time: two agents, a relay pipe, two routers.
+
+mod choice;
+mod hostile;
+mod liveness;
+mod net;
+mod punching;
