@@ -50,6 +50,8 @@ pub enum DropCause {
     NoRoute,
     /// The time to live ran out (low-TTL openers die like this).
     TtlExpired,
+    /// By a middlebox of the test.
+    Middlebox,
     /// The host is stopped.
     HostDown,
     /// The host has no such local address.
@@ -66,6 +68,7 @@ impl DropCause {
             Self::TtlExpired => 2,
             Self::HostDown => 3,
             Self::NoLocalAddress => 4,
+            Self::Middlebox => 5,
         }
     }
 }
@@ -88,12 +91,16 @@ struct Attachment {
     down: Link,
 }
 
-#[derive(Debug, Default)]
+/// Decides whether a datagram in the middle of a segment goes on.
+pub type Middlebox = Box<dyn Fn(&Datagram) -> bool>;
+
+#[derive(Default)]
 struct Segment {
     addresses: BTreeMap<IpAddr, AttachmentId>,
     default_route: Option<AttachmentId>,
     /// Routers a datagram passes on its way through the segment.
     hops: u8,
+    middlebox: Option<Middlebox>,
 }
 
 #[derive(Debug)]
@@ -150,7 +157,6 @@ pub(crate) struct StreamPath {
 const MAX_GATEWAYS_ON_PATH: usize = 16;
 
 /// Everything between hosts.
-#[derive(Debug)]
 pub struct Network {
     seed: u64,
     segments: Vec<Segment>,
@@ -167,6 +173,12 @@ impl Network {
     pub fn add_segment(&mut self, hops: u8) -> SegmentId {
         self.segments.push(Segment { hops, ..Segment::default() });
         SegmentId(self.segments.len() - 1)
+    }
+
+    /// Puts a middlebox into a segment, or takes it away: an outage between two addresses, a scrubber that eats one
+    /// kind of datagram. It must decide by the datagram alone.
+    pub fn set_middlebox(&mut self, segment: SegmentId, middlebox: Option<Middlebox>) {
+        self.segments[segment.0].middlebox = middlebox;
     }
 
     /// Joins `inner` to `outer`: everything unknown in `inner` leaves through this NAT. `up` and `down` are the
@@ -331,6 +343,9 @@ impl Network {
             return Err((DropCause::TtlExpired, datagram));
         }
         datagram.ttl -= segment.hops;
+        if segment.middlebox.as_ref().is_some_and(|passes| !passes(&datagram)) {
+            return Err((DropCause::Middlebox, datagram));
+        }
         match segment.addresses.get(&datagram.to.ip()).copied().or(segment.default_route) {
             Some(next) => Ok((next, datagram)),
             None => Err((DropCause::NoRoute, datagram)),

@@ -233,6 +233,31 @@ impl Overlay {
         self.world().host_seed((1 << 32) + usize::try_from(self.starts).expect("few restarts"))
     }
 
+    /// Everything worth reading after a failure.
+    pub fn report(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("at {:?}: {:?}\n", self.elapsed(), self.world().stats());
+        let mut line =
+            |l: std::fmt::Arguments<'_>| writeln!(text, "{l}").expect("writing to a string succeeds");
+        for &agent in &self.agents {
+            let host = self.agent(agent);
+            line(format_args!("{agent:?} {} {:?}", self.topology.kind_of(agent).name(), host.addresses()));
+            for (at, note) in host.notes() {
+                line(format_args!("    {at:?} {note}"));
+            }
+            for (reason, count) in host.drops().into_iter().filter(|(_, count)| *count > 0) {
+                line(format_args!("    dropped {count} {reason}"));
+            }
+            for peer in host.status().into_iter().flat_map(|s| s.peers).filter(|p| p.path.is_some()) {
+                line(format_args!("    peer {} {:?} established {}", peer.name, peer.path, peer.established));
+                for h in &peer.history {
+                    line(format_args!("        {:?} {:?} -> {:?}: {:?}", h.when, h.from, h.to, h.reason));
+                }
+            }
+        }
+        text
+    }
+
     /// Time since the start of the world.
     pub fn elapsed(&self) -> Duration {
         self.world().now().saturating_since(Instant::ZERO)

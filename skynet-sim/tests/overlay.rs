@@ -19,30 +19,8 @@ fn pair(seed: u64, kinds: [NatKind; 2]) -> (Overlay, HostId, HostId) {
         o.add_agent(cloud)
     });
     let joined = o.join_all(10 * S).unwrap();
-    assert!(joined, "{}", report(&o));
+    assert!(joined, "{}", o.report());
     (o, a, b)
-}
-
-/// Everything worth reading after a failure.
-fn report(o: &Overlay) -> String {
-    let mut text = format!("at {:?}\n", o.elapsed());
-    for &agent in o.agents() {
-        let host = o.agent(agent);
-        text += &format!("{agent:?} {:?} {:?}\n", o.topology.kind_of(agent), host.addresses());
-        for (at, note) in host.notes() {
-            text += &format!("    {at:?} {note}\n");
-        }
-        for (reason, count) in host.drops().into_iter().filter(|(_, count)| *count > 0) {
-            text += &format!("    dropped {count} {reason}\n");
-        }
-        for peer in host.status().into_iter().flat_map(|s| s.peers) {
-            text += &format!("    peer {} {:?} established {}\n", peer.name, peer.path, peer.established);
-            for h in &peer.history {
-                text += &format!("        {:?} {:?} -> {:?}: {:?}\n", h.when, h.from, h.to, h.reason);
-            }
-        }
-    }
-    text + &format!("{:?}\n", o.world().stats())
 }
 
 #[test]
@@ -53,8 +31,8 @@ fn two_nodes_join_through_the_relay_and_exchange_packets() {
     o.flow(b, a, 100 * MS, 50).unwrap();
     o.world_mut().run_for(10 * S).unwrap();
     for (from, to) in [(a, b), (b, a)] {
-        let book = o.received(from, to).unwrap_or_else(|| panic!("nothing arrived\n{}", report(&o)));
-        assert!(book.is_complete(50), "missing {:?}\n{}", book.missing(50), report(&o));
+        let book = o.received(from, to).unwrap_or_else(|| panic!("nothing arrived\n{}", o.report()));
+        assert!(book.is_complete(50), "missing {:?}\n{}", book.missing(50), o.report());
     }
     assert_eq!(o.agent(a).application().foreign() + o.agent(b).application().foreign(), 0);
 }
@@ -70,13 +48,13 @@ fn pairs_go_direct_or_stay_relayed_as_the_oracle_demands() {
         o.flow(a, b, 100 * MS, 300).unwrap();
         o.world_mut().run_for(20 * S).unwrap();
         match o.expected(a, b) {
-            Direct::Must => assert!(o.is_direct(a, b), "{kinds:?}\n{}", report(&o)),
-            Direct::MustNot => assert!(!o.claims_direct(a, b), "{kinds:?}\n{}", report(&o)),
+            Direct::Must => assert!(o.is_direct(a, b), "{kinds:?}\n{}", o.report()),
+            Direct::MustNot => assert!(!o.claims_direct(a, b), "{kinds:?}\n{}", o.report()),
             Direct::May => {}
         }
         o.world_mut().run_for(20 * S).unwrap();
         let book = o.received(a, b).unwrap();
-        assert!(book.is_complete(300), "{kinds:?} missing {:?}\n{}", book.missing(300), report(&o));
+        assert!(book.is_complete(300), "{kinds:?} missing {:?}\n{}", book.missing(300), o.report());
     }
 }
 
@@ -86,12 +64,12 @@ fn direct_pair_loses_nothing_when_the_relay_dies() {
         let (mut o, a, b) = pair(3, [NatKind::PortRestricted; 2]);
         o.flow(a, b, 50 * MS, 4_000).unwrap();
         o.world_mut().run_for(10 * S).unwrap();
-        assert!(o.is_direct(a, b), "{}", report(&o));
+        assert!(o.is_direct(a, b), "{}", o.report());
         o.stop_relay(how);
         o.world_mut().run_for(200 * S).unwrap();
         let book = o.received(a, b).unwrap();
-        assert!(book.is_complete(4_000), "{how:?} missing {:?}\n{}", book.missing(4_000), report(&o));
-        assert!(o.is_direct(a, b), "{}", report(&o));
+        assert!(book.is_complete(4_000), "{how:?} missing {:?}\n{}", book.missing(4_000), o.report());
+        assert!(o.is_direct(a, b), "{}", o.report());
     }
 }
 
@@ -107,7 +85,7 @@ fn relayed_pair_recovers_when_the_relay_comes_back() {
     let missing = o.received(a, b).unwrap().missing(1_200);
     let last = missing.last().copied().unwrap_or(0);
     assert!(!missing.is_empty(), "nothing can pass a dead relay");
-    assert!(last < 350, "last lost packet {last}: recovery took too long\n{}", report(&o));
+    assert!(last < 350, "last lost packet {last}: recovery took too long\n{}", o.report());
 }
 
 #[test]
@@ -119,9 +97,9 @@ fn restarted_agent_keeps_its_address_and_traffic_resumes() {
     o.restart_agent(b, Stop::Kill);
     o.world_mut().run_for(55 * S).unwrap();
     assert_eq!(o.address(b), before);
-    let book = o.received(a, b).unwrap_or_else(|| panic!("nothing after the restart\n{}", report(&o)));
+    let book = o.received(a, b).unwrap_or_else(|| panic!("nothing after the restart\n{}", o.report()));
     let first = (0..600).find(|n| !book.missing(600).contains(n)).unwrap();
-    assert!((90..300).contains(&first), "resumed at packet {first}\n{}", report(&o));
+    assert!((90..300).contains(&first), "resumed at packet {first}\n{}", o.report());
 }
 
 #[test]
@@ -133,7 +111,7 @@ fn same_seed_same_trace_with_production_machines() {
             o.add_agent(cloud);
             o.add_agent(cloud);
         }
-        assert!(o.join_all(10 * S).unwrap(), "{}", report(&o));
+        assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
         let agents = o.agents().to_vec();
         for (i, &from) in agents.iter().enumerate() {
             o.flow(from, agents[(i + 1) % agents.len()], 200 * MS, 20).unwrap();

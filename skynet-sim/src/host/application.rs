@@ -49,7 +49,9 @@ pub struct Received {
     pub first: Option<Instant>,
     /// When the last arrived.
     pub last: Option<Instant>,
-    /// The longest and the latest way of a packet.
+    /// The longest silence between two arrivals.
+    pub longest_gap: Duration,
+    /// The longest way of a packet.
     pub slowest: Duration,
     /// The way of the last packet.
     pub latest: Duration,
@@ -83,6 +85,11 @@ pub struct Application {
 }
 
 impl Application {
+    /// Forgets what arrived, to begin a new measurement.
+    pub fn forget(&mut self) {
+        self.received.clear();
+    }
+
     pub(super) const fn set_address(&mut self, address: Ipv4Addr) {
         self.address = Some(address);
     }
@@ -137,6 +144,8 @@ impl Application {
         let book = self.received.entry(from).or_default();
         book.packets += 1;
         book.first = book.first.or(Some(now.mono));
+        let gap = book.last.map_or(Duration::ZERO, |last| now.mono.saturating_since(last));
+        book.longest_gap = book.longest_gap.max(gap);
         book.last = Some(now.mono);
         book.latest = Duration::from_nanos(nanos(now).saturating_sub(sent));
         book.slowest = book.slowest.max(book.latest);

@@ -80,14 +80,6 @@ impl MemberNetwork {
         &self.token
     }
 
-    pub(super) fn genesis(&self) -> &[u8] {
-        self.genesis.bytes()
-    }
-
-    pub(super) fn manifest(&self) -> &[u8] {
-        self.manifest.bytes()
-    }
-
     pub(super) fn registrar(&self) -> Registrar {
         let trust = NetworkTrust::new(self.genesis.root_pin(), self.genesis.bytes(), self.manifest.bytes());
         Registrar::new(self.registrar.clone(), trust.expect("signed by the root a moment ago"))

@@ -1,21 +1,18 @@
-//! The production relay as a host: `Server`, registrar and the store of a single relay in memory.
+//! The production relay as a host: `Server`, registrar and directory, with a store in memory.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use skynet_core::control::DeniedCode;
-use skynet_core::control::message::{ConflictWhat, Lookup};
-use skynet_core::key::{Identity, PublicKey};
-use skynet_core::member::Bundle;
 use skynet_core::rng::Rng;
 use skynet_core::time::{Instant, Now, earliest};
-use skynet_relay::registrar::{GetBy, Refusal, Registrar, find, list};
+use skynet_relay::io::control::Directory as _;
+use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Joined,
-    Listed, Server, StoreOp, StoreReply, StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Server,
+    StreamOutput,
 };
-use skynet_relay::store::{MemoryStore, StoreError};
+use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
 
 use super::{Host, MemberNetwork, Queue, StreamCommand, StreamEvent, StreamId, Transmit};
 
@@ -24,9 +21,6 @@ pub const CONTROL_PORT: u16 = 3478;
 
 /// Bytes given to the control server at once, as its contract asks.
 const MAX_FEED: usize = 16 * 1024;
-
-/// Bytes of members in one answer to LIST; more do not fit a control message.
-const MAX_LIST_BYTES: usize = 15 * 1024;
 
 /// What a relay may hold back before its turn counts as stuck.
 const MAX_OUT: usize = 65_536;
@@ -37,8 +31,7 @@ pub struct RelayHost {
     local: SocketAddr,
     seed: [u8; 32],
     limits: ForwardConfig,
-    registrar: Registrar,
-    store: Arc<MemoryStore>,
+    directory: LocalDirectory<SharedStore>,
     server: Option<Server>,
     out: VecDeque<Transmit>,
     commands: VecDeque<(StreamId, StreamCommand)>,
@@ -47,14 +40,13 @@ pub struct RelayHost {
 impl RelayHost {
     /// A relay at `local` that has not started.
     pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let registrar = network.registrar();
+        let directory = LocalDirectory::new(network.registrar(), SharedStore(store));
         Self {
             network,
             local,
             seed,
             limits: ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() },
-            registrar,
-            store,
+            directory,
             server: None,
             out: VecDeque::new(),
             commands: VecDeque::new(),
@@ -76,7 +68,7 @@ impl RelayHost {
         let Some(mut server) = self.server.take() else { return };
         loop {
             if let Some(request) = server.control.poll_store_request() {
-                let reply = self.serve(request.op, now);
+                let reply = self.directory.execute(request.op, now.unix);
                 server.control.handle_store_reply(request.id, reply, now);
             } else if let Some(output) = server.control.poll_stream_write() {
                 match output {
@@ -94,70 +86,31 @@ impl RelayHost {
         }
         self.server = Some(server);
     }
+}
 
-    fn serve(&self, op: StoreOp, now: Now) -> StoreReply {
-        let done = match op {
-            StoreOp::Join { bundle, key } => {
-                self.registrar.join(&bundle, &key, &*self.store, now.unix).map(|plan| {
-                    StoreReply::Joined(Box::new(Joined {
-                        network_id: self.registrar.trust().network_id().0,
-                        identity: plan.identity,
-                        node_no: plan.node_no,
-                        receipt: plan.receipt,
-                        genesis: self.network.genesis().to_vec(),
-                        manifest: self.network.manifest().to_vec(),
-                    }))
-                })
-            }
-            StoreOp::Update { identity, record, .. } => self
-                .key_of(identity)
-                .and_then(|key| self.registrar.update(&record, &key, &*self.store).map(StoreReply::Done)),
-            StoreOp::Leave { identity, .. } => self
-                .key_of(identity)
-                .and_then(|key| self.registrar.leave(&key, &*self.store).map(|()| StoreReply::Done(0))),
-            StoreOp::Get { lookup, .. } => self.get(lookup).map_err(Refusal::from),
-            StoreOp::List { after, limit, .. } => self.list(after, limit).map_err(Refusal::from),
-        };
-        done.unwrap_or_else(|refusal| match refusal {
-            Refusal::AddressTaken => StoreReply::Conflict(ConflictWhat::Ipv4),
-            Refusal::NameTaken => StoreReply::Conflict(ConflictWhat::Name),
-            Refusal::Denied { code, text } => {
-                let code = DeniedCode::from_u16(code as u16).unwrap_or(DeniedCode::TryAgain);
-                StoreReply::Denied(code, text)
-            }
-        })
+/// A store that outlives the relay, as a file does.
+#[derive(Clone, Debug)]
+struct SharedStore(Arc<MemoryStore>);
+
+impl View for SharedStore {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        self.0.get(key)
     }
 
-    /// The session key the directory holds for a joined member.
-    fn key_of(&self, identity: Identity) -> Result<PublicKey, Refusal> {
-        let found = find(&*self.store, &GetBy::Identity(identity))?;
-        let bundle = Bundle::parse(&found.unwrap_or_default())?;
-        Ok(bundle.binding.unverified().x25519)
-    }
-
-    fn get(&self, lookup: Lookup) -> Result<StoreReply, StoreError> {
-        let by = match lookup {
-            Lookup::Key(key) => GetBy::Key(key),
-            Lookup::Identity(identity) => GetBy::Identity(identity),
-            Lookup::Ipv4(address) => GetBy::V4(address),
-            Lookup::Ipv6(address) => GetBy::V6(address),
-            Lookup::Name(name) => match name.parse() {
-                Ok(name) => GetBy::Name(name),
-                Err(_) => return Ok(StoreReply::NotFound),
-            },
-        };
-        Ok(find(&*self.store, &by)?.and_then(listed).map_or(StoreReply::NotFound, StoreReply::Found))
-    }
-
-    fn list(&self, after: u32, limit: u16) -> Result<StoreReply, StoreError> {
-        let (page, more) = list(&*self.store, after, usize::from(limit), MAX_LIST_BYTES)?;
-        Ok(StoreReply::Listed(more, page.into_iter().filter_map(|(_, bundle)| listed(bundle)).collect()))
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Versioned)>, StoreError> {
+        self.0.range(prefix, after, limit)
     }
 }
 
-fn listed(bundle: Vec<u8>) -> Option<Listed> {
-    let identity = Bundle::parse(&bundle).ok()?.certificate.unverified().identity;
-    Some(Listed { identity, bundle })
+impl Store for SharedStore {
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        self.0.commit(transaction)
+    }
 }
 
 impl Host for RelayHost {
