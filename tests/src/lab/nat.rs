@@ -1,0 +1,213 @@
+//! NATs made of nftables, in the words of RFC 4787.
+//!
+//! Linux keeps the source port of a flow while the translated tuple is free and gives all flows of one internal socket
+//! the same mapping, so plain source NAT is endpoint-independent in practice. What it lacks, filtering weaker than
+//! address-and-port-dependent, is added by learning each mapping *after* translation in a set with a timeout.
+//!
+//! The router never answers nor accepts an unsolicited packet: an early packet of a peer that is accepted would occupy
+//! the tuple, and the inside host's own packet would then get another port.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::plan::CloudPlan;
+
+/// What stands between a cloud's hosts and the internet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NatKind {
+    /// No translation, no filtering. A cloud built with this kind gives its hosts public addresses; a private cloud
+    /// switched to it translates one to one and admits everything (endpoint-independent filtering).
+    Public,
+    /// One public address per host (a cloud's 1:1 NAT), port preserved, and a security group that admits replies only:
+    /// endpoint-independent mapping, address-and-port-dependent filtering.
+    SecurityGroup,
+    /// Endpoint-independent mapping, endpoint-independent filtering, port preserved.
+    FullCone,
+    /// Endpoint-independent mapping, address-dependent filtering, port preserved.
+    AddressRestricted,
+    /// Endpoint-independent mapping, address-and-port-dependent filtering, port preserved.
+    PortRestricted,
+    /// As [`NatKind::PortRestricted`], but the external port never equals the internal one.
+    PortRestrictedNotPreserving,
+    /// Address-and-port-dependent mapping with random ports, address-and-port-dependent filtering.
+    Symmetric,
+    /// As [`NatKind::Symmetric`], but each new mapping takes the next port.
+    SymmetricSequential,
+    /// As [`NatKind::PortRestricted`] for TCP; UDP is dropped in both directions.
+    UdpBlocked,
+}
+
+/// All kinds, in the order of declaration.
+pub const NAT_KINDS: [NatKind; 9] = [
+    NatKind::Public,
+    NatKind::SecurityGroup,
+    NatKind::FullCone,
+    NatKind::AddressRestricted,
+    NatKind::PortRestricted,
+    NatKind::PortRestrictedNotPreserving,
+    NatKind::Symmetric,
+    NatKind::SymmetricSequential,
+    NatKind::UdpBlocked,
+];
+
+/// External ports of [`NatKind::PortRestrictedNotPreserving`]: below Linux's ephemeral range, whose ports would be kept.
+const SHIFTED_PORTS: &str = "10000-29999";
+/// External ports of [`NatKind::SymmetricSequential`]; enough that no test wraps around.
+const SEQUENTIAL_PORTS: std::ops::Range<u16> = 20_000..24_000;
+/// How long a learnt mapping admits strangers, unless the mapping timeouts are set: RFC 4787 REQ-5's recommendation.
+pub(crate) const MAPPING_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The tables of a cloud's router, replacing those of the former kind in one transaction; other tables stay.
+pub(crate) fn ruleset(
+    cloud: &CloudPlan,
+    kind: NatKind,
+    second_set: bool,
+    mapping_timeout: Duration,
+) -> String {
+    let translation = if cloud.has_public_hosts() {
+        String::new()
+    } else {
+        translation(cloud, kind, second_set, mapping_timeout)
+    };
+    let first = if kind == NatKind::UdpBlocked { "meta l4proto udp drop" } else { "" };
+    // What a destination rule has let through may pass; on a public cloud there is no such rule to let it through.
+    let last = match kind {
+        NatKind::Public if cloud.has_public_hosts() => "accept",
+        NatKind::Public | NatKind::FullCone | NatKind::AddressRestricted => "ct status dnat accept",
+        _ => "",
+    };
+    format!(
+        r#"table ip nat
+delete table ip nat
+table inet firewall
+delete table inet firewall
+{translation}
+table inet firewall {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        iifname != "wan" accept
+        ct state established,related accept
+        meta l4proto {{ icmp, ipv6-icmp }} accept
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        {first}
+        ct state established,related accept
+        iifname "lan" accept
+        {last}
+    }}
+}}
+"#
+    )
+}
+
+fn translation(cloud: &CloudPlan, kind: NatKind, second_set: bool, mapping_timeout: Duration) -> String {
+    let wan = cloud.uplink_address(second_set, 0);
+    match kind {
+        NatKind::Public => one_to_one(cloud, second_set, true),
+        NatKind::SecurityGroup => one_to_one(cloud, second_set, false),
+        NatKind::FullCone => learning(wan, "", mapping_timeout),
+        NatKind::AddressRestricted => learning(wan, "udp dport . ip saddr @contacted", mapping_timeout),
+        NatKind::PortRestricted | NatKind::UdpBlocked => source_nat(&format!("snat ip to {wan}")),
+        NatKind::PortRestrictedNotPreserving => source_nat(&format!(
+            "meta l4proto {{ tcp, udp }} snat ip to {wan}:{SHIFTED_PORTS}\n        oifname \"wan\" snat ip to {wan}"
+        )),
+        NatKind::Symmetric => source_nat(&format!("snat ip to {wan} fully-random")),
+        NatKind::SymmetricSequential => source_nat(&format!(
+            "meta l4proto {{ tcp, udp }} snat ip to {wan} : {}\n        oifname \"wan\" snat ip to {wan}",
+            next_port()
+        )),
+    }
+}
+
+/// A counter as port. Through a map, because a bare `numgen` is host-endian where a port is big-endian: ports would
+/// step by 256.
+fn next_port() -> String {
+    let mut map = format!("numgen inc mod {} map {{ ", SEQUENTIAL_PORTS.len());
+    for (i, port) in SEQUENTIAL_PORTS.enumerate() {
+        write!(map, "{i} : {port}, ").expect("writing to a string");
+    }
+    map + "}"
+}
+
+fn source_nat(statement: &str) -> String {
+    format!(
+        r#"table ip nat {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan" {statement}
+    }}
+}}"#
+    )
+}
+
+fn one_to_one(cloud: &CloudPlan, second_set: bool, admit: bool) -> String {
+    let pairs = |swap: bool| {
+        (0..cloud.hosts)
+            .map(|k| (cloud.host_address(k), cloud.uplink_address(second_set, k)))
+            .map(|(inside, outside)| if swap { (outside, inside) } else { (inside, outside) })
+            .map(|(key, value)| format!("{key} : {value}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let admission = if admit {
+        format!(
+            r#"chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        iifname "wan" dnat ip to ip daddr map {{ {} }}
+    }}"#,
+            pairs(true)
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        r#"table ip nat {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan" snat ip to ip saddr map {{ {} }}
+    }}
+    {admission}
+}}"#,
+        pairs(false)
+    )
+}
+
+/// Source NAT that remembers, after translation, which external port belongs to which internal socket and whom it has
+/// contacted. `ct direction` matters: without it the answers of the inside host would overwrite the mapping.
+fn learning(wan: Ipv4Addr, admission: &str, timeout: Duration) -> String {
+    let timeout = timeout.as_secs().max(1);
+    format!(
+        r#"table ip nat {{
+    map mappings {{
+        type inet_service : ipv4_addr . inet_service
+        flags dynamic,timeout
+        timeout {timeout}s
+        size 65535
+    }}
+    set contacted {{
+        type inet_service . ipv4_addr
+        flags dynamic,timeout
+        timeout {timeout}s
+        size 65535
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan" snat ip to {wan}
+    }}
+    chain learn {{
+        type filter hook postrouting priority srcnat + 10;
+        oifname != "wan" return
+        meta l4proto != udp return
+        ct direction original update @mappings {{ udp sport : ct original ip saddr . ct original proto-src }}
+        ct direction reply update @mappings {{ udp sport : ct reply ip saddr . ct reply proto-src }}
+        update @contacted {{ udp sport . ip daddr }}
+    }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        iifname "wan" {admission} dnat ip to udp dport map @mappings
+    }}
+}}"#
+    )
+}

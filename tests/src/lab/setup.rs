@@ -1,0 +1,183 @@
+//! The steps that turn a plan into namespaces: one `ip` process for all names, then one per namespace.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::netns::{Netns, run_to_end};
+use super::plan::{CloudPlan, RELAY_ADDRESSES, RELAY_GATEWAY};
+use super::{Lab, faults, nat};
+
+/// Generous for a busy machine; it takes milliseconds.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In every namespace before its first interface exists, so that interfaces inherit them. Strict reverse-path
+/// filtering would drop what takes different ways in and out; duplicate address detection would hold an IPv6 address
+/// back for a second.
+const SYSCTLS: [(&str, &str); 8] = [
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+    ("net/ipv4/neigh/default/gc_thresh1", "1024"),
+];
+/// In routers. The bridge's own netfilter hook would translate bridged frames; the key exists only if it is loaded.
+const ROUTER_SYSCTLS: [(&str, &str); 4] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+];
+
+/// The namespaces a plan consists of, by role; none exists yet.
+pub(super) fn namespaces(
+    prefix: &str,
+    clouds: &[CloudPlan],
+    has_relay: bool,
+    logs: &Arc<Path>,
+) -> BTreeMap<String, Netns> {
+    let mut all = vec![Netns::new(prefix, "inet", &[RELAY_GATEWAY], logs)];
+    if has_relay {
+        all.push(Netns::new(prefix, "relay", &RELAY_ADDRESSES, logs));
+    }
+    for cloud in clouds {
+        let router = [cloud.uplink_address(false, 0), cloud.lan_gateway()];
+        all.push(Netns::new(prefix, &format!("nat-{}", cloud.name), &router, logs));
+        for k in 0..cloud.hosts {
+            all.push(Netns::new(prefix, &cloud.host_name(k), &[cloud.host_address(k)], logs));
+        }
+    }
+    all.into_iter().map(|namespace| (namespace.role().to_owned(), namespace)).collect()
+}
+
+impl Lab {
+    pub(super) fn set_up(&self) -> anyhow::Result<()> {
+        self.add_namespaces()?;
+        in_parallel(self.all().map(|namespace| move || set_sysctls(namespace)))?;
+        self.internet().ip_batch(&self.internet_links())?;
+        self.internet().nft(faults::RULESET)?;
+        if let Some(relay) = self.namespaces.get("relay") {
+            relay.ip_batch(&relay_links())?;
+        }
+        in_parallel(self.clouds.iter().map(|cloud| move || self.set_up_cloud(cloud)))
+    }
+
+    fn add_namespaces(&self) -> anyhow::Result<()> {
+        let lines: String = self.all().map(|namespace| format!("netns add {}\n", namespace.name())).collect();
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]);
+        run_to_end(command, STEP_TIMEOUT, &lines)?.ok()?;
+        Ok(())
+    }
+
+    fn internet_links(&self) -> String {
+        let mut lines = "link set lo up\n".to_owned();
+        if let Some(relay) = self.namespaces.get("relay") {
+            lines += &veth("to-relay", "eth0", relay);
+            lines += &format!("addr add {RELAY_GATEWAY}/24 dev to-relay\nlink set to-relay up\n");
+        }
+        for cloud in &self.clouds {
+            lines += &veth(&cloud.internet_interface(), "wan", self.router(&cloud.name));
+            lines += &internet_side(cloud);
+        }
+        lines
+    }
+
+    fn set_up_cloud(&self, cloud: &CloudPlan) -> anyhow::Result<()> {
+        let router = self.router(&cloud.name);
+        let mut lines = format!(
+            "link set lo up\n\
+             link add lan type bridge mcast_snooping 0\n\
+             addr add {}/{} dev lan\n\
+             link set lan up\n",
+            cloud.lan_gateway(),
+            cloud.lan_prefix_length()
+        );
+        for k in 0..cloud.hosts {
+            let port = port_name(k);
+            lines += &veth(&port, "eth0", self.host(&cloud.host_name(k)));
+            lines += &format!("link set {port} master lan up\n");
+        }
+        lines += &router_side(cloud, false);
+        router.ip_batch(&lines)?;
+        router.nft(&nat::ruleset(cloud, cloud.kind, false, nat::MAPPING_TIMEOUT))?;
+        for k in 0..cloud.hosts {
+            let address = cloud.host_address(k);
+            self.host(&cloud.host_name(k)).ip_batch(&format!(
+                "link set lo up\naddr add {address}/{} dev eth0\nlink set eth0 up\nroute add default via {}\n",
+                cloud.lan_prefix_length(),
+                cloud.lan_gateway()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// The bridge port of host `k` in its cloud's router.
+pub(super) fn port_name(k: u8) -> String {
+    format!("port{}", k + 1)
+}
+
+/// The line that adds a veth pair from here into `namespace`.
+pub(super) fn veth(here: &str, there: &str, namespace: &Netns) -> String {
+    format!("link add {here} type veth peer name {there} netns {}\n", namespace.name())
+}
+
+/// Address and routes of a cloud's uplink at the internet's end, once the interface exists.
+pub(super) fn internet_side(cloud: &CloudPlan) -> String {
+    let interface = cloud.internet_interface();
+    let mut lines =
+        format!("addr add {}/27 dev {interface}\nlink set {interface} up\n", cloud.uplink_gateway());
+    if cloud.has_public_hosts() {
+        let router = cloud.uplink_address(false, 0);
+        writeln!(lines, "route add {} via {router}", cloud.public_network()).expect("writing to a string");
+    }
+    lines
+}
+
+/// Addresses and default route of a cloud's uplink at the router's end, once the interface exists.
+pub(super) fn router_side(cloud: &CloudPlan, second_set: bool) -> String {
+    let mut lines = "addr flush dev wan\n".to_owned();
+    // One per host: what a 1:1 NAT answers ARP for.
+    for k in 0..cloud.hosts {
+        writeln!(lines, "addr add {}/27 dev wan", cloud.uplink_address(second_set, k))
+            .expect("writing to a string");
+    }
+    lines + &format!("link set wan up\nroute replace default via {}\n", cloud.uplink_gateway())
+}
+
+fn relay_links() -> String {
+    let addresses: String =
+        RELAY_ADDRESSES.iter().map(|address| format!("addr add {address}/24 dev eth0\n")).collect();
+    format!("link set lo up\n{addresses}link set eth0 up\nroute add default via {RELAY_GATEWAY}\n")
+}
+
+fn set_sysctls(namespace: &Netns) -> anyhow::Result<()> {
+    let is_router = namespace.role() == "inet" || namespace.role().starts_with("nat-");
+    namespace.run(|| {
+        let router = if is_router { &ROUTER_SYSCTLS[..] } else { &[] };
+        for (key, value) in SYSCTLS.iter().chain(router) {
+            let path = Path::new("/proc/sys").join(key);
+            // Kernels without IPv6 or without the bridge's netfilter hook lack some keys, and then need none of them.
+            if path.exists() {
+                let _ = std::fs::write(path, value);
+            }
+        }
+    })
+}
+
+/// Runs the steps in a thread each; the first error wins.
+fn in_parallel<F: FnOnce() -> anyhow::Result<()> + Send>(
+    steps: impl Iterator<Item = F>,
+) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = steps.map(|step| scope.spawn(step)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a step does not panic"))
+    })
+}

@@ -1,0 +1,68 @@
+//! The system calls no safe crate wraps; the only `unsafe` code of this crate.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+/// Opens a TAP device called `name` in the network namespace of the calling thread: whole Ethernet frames, no
+/// offloads, non-blocking. It vanishes with the returned file.
+pub(crate) fn open_tap(name: &str) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?;
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the descriptor is open and TUNSETIFF reads and writes one `ifreq`, which lives through the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// Where `needle` first occurs in `haystack`; libc's search, fast also in a build without optimisation.
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    // SAFETY: both pointers are valid for the lengths given, and memmem only reads.
+    let found = unsafe {
+        libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len())
+    };
+    if found.is_null() { None } else { Some(found.addr() - haystack.as_ptr().addr()) }
+}
+
+/// How many packets a packet socket has missed since the last call, for want of buffer.
+pub(crate) fn packets_missed(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: `tpacket_stats` is plain old data, for which all zeroes is a valid value.
+    let mut stats: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the option writes at most `length` bytes into `stats`, which is that large.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut stats).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stats.tp_drops) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find;
+
+    #[test]
+    fn finds_a_needle_at_both_ends_and_nowhere_else() {
+        assert_eq!(find(b"abcdef", b"abc"), Some(0));
+        assert_eq!(find(b"abcdef", b"def"), Some(3));
+        assert_eq!(find(b"abcdef", b"deg"), None);
+        assert_eq!(find(b"", b"a"), None);
+    }
+}
