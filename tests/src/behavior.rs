@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::lab::{Lab, Netns, RELAY_ADDRESSES};
 
 /// Long against a round trip inside one machine, also a busy one.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A probe that must not arrive is followed, this much later, by one that must: when that is there, the former is lost.
 const FENCE_DELAY: Duration = Duration::from_millis(30);
 
@@ -158,7 +158,7 @@ impl Observers {
     }
 }
 
-/// A UDP socket inside a namespace, with a receive timeout of 0.4 s; usable from any thread.
+/// A UDP socket inside a namespace, with a receive timeout of 1 s; usable from any thread.
 ///
 /// # Errors
 /// If the address or port is taken or foreign.

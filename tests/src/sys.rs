@@ -2,8 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::io::PipeReader;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, IntoRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Opens a TAP device called `name` in the network namespace of the calling thread: whole Ethernet frames, no
 /// offloads, non-blocking. It vanishes with the returned file.
@@ -52,6 +54,36 @@ pub(crate) fn packets_missed(socket: BorrowedFd<'_>) -> io::Result<u32> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stats.tp_drops) }
+}
+
+/// Where [`report`] writes; -1 until [`signals`] was called.
+static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
+
+/// Turns SIGINT and SIGTERM into bytes, the signals' numbers, readable from the returned pipe. Of each, only the first:
+/// the second has its default action, so an impatient user is obeyed. Unlike blocked signals, handlers are not inherited
+/// by the processes a lab starts.
+pub(crate) fn signals() -> io::Result<PipeReader> {
+    let (reader, writer) = io::pipe()?;
+    // Stays open until the process ends: a handler may run at any time.
+    SIGNAL_PIPE.store(writer.into_raw_fd(), Ordering::SeqCst);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: `sigaction` is plain old data, for which all zeroes (an empty mask, no flags) is a valid value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = report as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+        // SAFETY: `action` is a complete description, and its handler only calls what is allowed in one.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(reader)
+}
+
+/// The signal handler: an atomic load and one `write`, which is async-signal-safe.
+extern "C" fn report(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: the pipe is never closed, and one byte is read from a live variable.
+    unsafe { libc::write(SIGNAL_PIPE.load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
 }
 
 #[cfg(test)]

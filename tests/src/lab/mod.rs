@@ -28,6 +28,7 @@ mod setup;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -41,7 +42,8 @@ pub use plan::RELAY_ADDRESSES;
 pub use process::Process;
 pub use reaper::{cleanup_all_stale, cleanup_own, namespaces_of, remove_lab};
 
-use crate::{clock, tools, wan::WanLink};
+use crate::wan::WanLink;
+use crate::{clock, sys, tools};
 use plan::CloudPlan;
 
 /// A running topology; see the module's drawing.
@@ -286,21 +288,17 @@ impl Drop for Lab {
     }
 }
 
-/// Removes this process's labs on SIGINT or SIGTERM and exits with 128 + the signal. Call it first in `main`, before any
-/// other thread exists: threads inherit the blocked signals from the one that calls.
+/// Removes this process's labs on SIGINT or SIGTERM and exits with 128 + the signal; a second signal ends it at once.
 ///
 /// # Errors
-/// If the signals cannot be blocked or no thread can be started.
+/// If the handlers cannot be installed or no thread can be started.
 pub fn remove_labs_on_signals() -> anyhow::Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+    let mut signals = sys::signals()?;
     std::thread::Builder::new().name("lab-signals".to_owned()).spawn(move || {
-        if let Ok(signal) = signals.wait() {
+        let mut signal = [0];
+        if signals.read_exact(&mut signal).is_ok() {
             cleanup_own();
-            std::process::exit(128 + signal as i32);
+            std::process::exit(128 + i32::from(signal[0]));
         }
     })?;
     Ok(())
