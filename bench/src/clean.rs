@@ -2,7 +2,7 @@
 
 /// Removes it and says what it was.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let removed = skynet_tests::lab::cleanup_all_stale();
+    let removed = skynet_tests::fleet::remove_all_stale()?;
     println!("removed {} labs {}", removed.len(), removed.join(" "));
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use skynet_tests::lab;
+use skynet_tests::fleet;
 
 use crate::link::Link;
 use crate::measure::{self, Sample};
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 /// If the link cannot be made, a peer that was asked for by name is missing, or any measurement failed; the report is
 /// printed all the same.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    lab::remove_labs_on_signals()?;
+    fleet::remove_labs_on_signals_and_panics()?;
     let peers = choose(arguments)?;
     let link = Link::new()?;
     let bar = progress_bar(u64::from(arguments.rounds) * (peers.len() * measure::STEPS.len()) as u64);

@@ -6,6 +6,7 @@
 mod agent;
 mod binaries;
 mod relay;
+mod stale;
 mod status;
 pub mod stock;
 pub mod traffic;
@@ -18,6 +19,7 @@ use anyhow::Context as _;
 pub use agent::{Agent, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
+pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
 pub use status::{AgentState, PathKind, PeerStatus, RelayStatus, Status};
 
 use crate::lab::Lab;

@@ -32,6 +32,17 @@ pub enum PathKind {
     None,
 }
 
+impl PathKind {
+    /// Its name in the agent's own words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::None => "none",
+        }
+    }
+}
+
 /// The whole answer.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
