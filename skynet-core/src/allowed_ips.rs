@@ -50,6 +50,11 @@ impl Prefix {
         Self { bits: mapped(address), len: 128 }
     }
 
+    /// The address, if it is the only one inside.
+    pub fn as_host(&self) -> Option<IpAddr> {
+        (self.len == 128).then(|| IpAddr::V6(Ipv6Addr::from_bits(self.bits)).to_canonical())
+    }
+
     /// Whether `address` lies inside. `::/0` holds no IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         family_allows(address, self.len) && mapped(address) & mask(self.len) == self.bits

@@ -8,10 +8,23 @@
 
 pub mod allowed_ips;
 pub mod batch;
+pub mod constants;
+pub mod control;
 pub mod crypto;
+pub mod drop;
 pub mod filter;
+pub mod forwarding;
 pub mod id;
 pub mod key;
+pub mod member;
+pub mod node;
+pub mod noise;
+pub mod path;
+pub mod receive;
+pub mod relay;
 pub mod rng;
+pub mod send;
+pub mod session;
 pub mod time;
 pub mod wire;
+pub mod worker;

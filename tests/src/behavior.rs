@@ -74,7 +74,7 @@ impl Observers {
         drain(observer)?;
         host.send_to(b"observe", observer.local_addr()?)?;
         let mut buffer = [0; 64];
-        match observer.recv_from(&mut buffer) {
+        match receive(observer, &mut buffer) {
             Ok((_, SocketAddr::V4(source))) => Ok(Some(source)),
             Ok((_, SocketAddr::V6(_))) => unreachable!("an IPv4 socket"),
             Err(error) if is_timeout(&error) => Ok(None),
@@ -98,7 +98,7 @@ impl Observers {
         drain(host)?;
         self.sockets[0][0].send_to(b"reach", mapped)?;
         let mut buffer = [0; 64];
-        match host.recv_from(&mut buffer) {
+        match receive(host, &mut buffer) {
             Ok(_) => Ok(true),
             Err(error) if is_timeout(&error) => Ok(false),
             Err(error) => Err(error.into()),
@@ -114,8 +114,8 @@ impl Observers {
         let (mut address, mut port) = (false, false);
         let mut buffer = [0; 64];
         loop {
-            let length =
-                host.recv(&mut buffer).context("an answer of the contacted socket must always pass")?;
+            let (length, _) =
+                receive(host, &mut buffer).context("an answer of the contacted socket must always pass")?;
             match &buffer[..length] {
                 b"other address" => address = true,
                 b"other port" => port = true,
@@ -168,6 +168,20 @@ pub fn udp_socket(namespace: &Netns, address: Ipv4Addr, port: u16) -> anyhow::Re
         .with_context(|| format!("UDP {address}:{port} in {}", namespace.name()))?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(socket)
+}
+
+/// Receives one datagram. A receive with a timeout is not resumed by the kernel after the process was stopped and
+/// continued, unlike other calls, so an interruption is not an answer.
+///
+/// # Errors
+/// `WouldBlock` after the timeout; others if the socket fails.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Throws away what has arrived so far.

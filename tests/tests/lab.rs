@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use skynet_tests::behavior::{Behavior, Filtering, Mapping, Observers, udp_socket};
+use skynet_tests::behavior::{Behavior, Filtering, Mapping, Observers, receive, udp_socket};
 use skynet_tests::lab::{NAT_KINDS, namespaces_of, remove_lab};
 use skynet_tests::wan::{Direction, Profile};
 use skynet_tests::{Lab, NatKind, Sniffer, iperf, ping, wait_until};
@@ -163,6 +163,16 @@ fn a_command_that_hangs_is_killed_and_a_process_stops_with_its_guard() {
 }
 
 #[test]
+fn an_impossible_plan_is_refused_with_a_reason() {
+    let twice = Lab::builder("t").cloud("a", NatKind::Public, 1).cloud("a", NatKind::Public, 1).build();
+    assert!(format!("{:#}", twice.unwrap_err()).contains("two clouds are called \"a\""));
+    let lab = Lab::builder("public").cloud("a", NatKind::Public, 1).build().unwrap();
+    assert!(lab.set_nat("a", NatKind::Symmetric).unwrap_err().to_string().contains("has public hosts"));
+    assert!(lab.set_nat("b", NatKind::Symmetric).unwrap_err().to_string().contains("no cloud b"));
+    assert!(lab.change_public_address("a").is_err() && lab.cut("relay").is_err() && lab.cut("inet").is_err());
+}
+
+#[test]
 fn a_nat_forgets_by_reboot_timeout_and_change_of_address() {
     let lab = Lab::builder("forget").relay().cloud("a", NatKind::Symmetric, 1).build().unwrap();
     let observers = Observers::new(&lab).unwrap();
@@ -225,10 +235,15 @@ fn faults_hit_what_they_name_and_nothing_else() {
     assert!(!passes("a1", "b1") && udp_passes() && passes("a2", "b1"));
     lab.unblock_packets(b1.address(), a1.address()).unwrap();
 
-    lab.add_rule("udp dport 4000 drop").unwrap();
-    assert!(!udp_passes() && passes("a1", "b1"));
+    // WireGuard's transport data by its first four bytes, and nothing else.
+    lab.add_rule("meta l4proto udp @th,64,32 0x04000000 drop").unwrap();
+    let transport_data_passes = || {
+        sender.send_to(&[4, 0, 0, 0, 1, 2, 3, 4], receiver.local_addr().unwrap()).unwrap();
+        receive(&receiver, &mut [0; 16]).is_ok()
+    };
+    assert!(!transport_data_passes() && udp_passes());
     lab.clear_rules().unwrap();
-    assert!(udp_passes());
+    assert!(transport_data_passes());
 }
 
 #[test]
@@ -274,7 +289,7 @@ fn a_wan_link_corrupts_so_that_the_application_sees_it() {
     let receiver = udp_socket(lab.relay(), lab.relay().address(), 0).unwrap();
     sender.send_to(&[0x55; 100], receiver.local_addr().unwrap()).unwrap();
     let mut buffer = [0; 200];
-    let length = receiver.recv(&mut buffer).unwrap();
+    let (length, _) = receive(&receiver, &mut buffer).unwrap();
     assert_eq!(length, 100);
     let flipped: u32 = buffer[..100].iter().map(|byte| (byte ^ 0x55).count_ones()).sum();
     assert_eq!(flipped, 1);
@@ -314,7 +329,7 @@ fn the_sniffer_sees_a_marker_in_clear_and_only_that() {
     let receiver = udp_socket(relay, relay.address(), 0).unwrap();
     let send = |payload: &[u8]| {
         sender.send_to(payload, receiver.local_addr().unwrap()).unwrap();
-        receiver.recv(&mut [0; 100]).unwrap();
+        receive(&receiver, &mut [0; 100]).unwrap();
     };
 
     let masked: Vec<u8> = MARKER.iter().map(|byte| !byte).collect();
@@ -322,7 +337,7 @@ fn the_sniffer_sees_a_marker_in_clear_and_only_that() {
     // What never leaves a host is nobody's secret.
     let inside = udp_socket(a1, Ipv4Addr::LOCALHOST, 0).unwrap();
     sender.send_to(MARKER, inside.local_addr().unwrap()).unwrap();
-    inside.recv(&mut [0; 100]).unwrap();
+    receive(&inside, &mut [0; 100]).unwrap();
     sniffer.assert_clean();
     let seen = sniffer.traffic("relay", lab.public_address("a1"), relay.address());
     assert_eq!((seen.packets, seen.bytes), (1, 32 + 28));
@@ -396,7 +411,7 @@ fn mbit(report: &iperf::Report) -> f64 {
 /// Whether a datagram arrives; both sockets stay empty.
 fn send_and_receive(sender: &UdpSocket, receiver: &UdpSocket) -> bool {
     sender.send_to(b"datagram", receiver.local_addr().unwrap()).unwrap();
-    receiver.recv(&mut [0; 16]).is_ok()
+    receive(receiver, &mut [0; 16]).is_ok()
 }
 
 fn three_by_two(title: &str) -> Lab {

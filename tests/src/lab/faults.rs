@@ -255,12 +255,14 @@ impl Lab {
         ensure!(link.is_some(), "cloud {cloud} has no WAN link");
         drop(link);
         let plan = &self.clouds[index];
-        self.internet().ip_batch(&setup::veth(&plan.internet_interface(), "wan", self.router(cloud)))?;
+        self.internet().ip_batch(&setup::uplink(plan, self.router(cloud)))?;
         self.configure_uplink(plan, self.state(index).second_set)
     }
 
     fn configure_uplink(&self, plan: &CloudPlan, second_set: bool) -> anyhow::Result<()> {
         self.router(&plan.name).ip_batch(&setup::router_side(plan, second_set))?;
-        self.internet().ip_batch(&setup::internet_side(plan))
+        self.internet().ip_batch(&setup::internet_side(plan))?;
+        setup::wait_for_carriers(self.router(&plan.name))?;
+        setup::wait_for_carriers(self.internet())
     }
 }

@@ -96,7 +96,7 @@ impl LabBuilder {
         self
     }
 
-    /// Puts the hosts of the last cloud into `10.octet.0.0/24` instead of a range of their own; several clouds may use
+    /// Puts the hosts of the last cloud, unless it is public, into `10.octet.0.0/24` instead of a range of their own; several clouds may use
     /// the same.
     pub fn lan(mut self, octet: u8) -> Self {
         if let Ok(cloud) = &mut self.clouds

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -135,7 +136,8 @@ impl Netns {
         fs::create_dir_all(&self.logs)?;
         let log = self.logs.join(format!("{}-{program}-{serial}.log", self.role));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        // A group of its own: Ctrl-C in a terminal reaches the lab's owner, who stops its processes in order.
+        command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child =
             self.run(|| command.spawn())?.with_context(|| format!("starting {program} in {}", self.name))?;
         Ok(Process::new(child, log))

@@ -10,9 +10,15 @@ use std::time::Duration;
 use super::netns::{Netns, run_to_end};
 use super::plan::{CloudPlan, RELAY_ADDRESSES, RELAY_GATEWAY};
 use super::{Lab, faults, nat};
+use crate::wait;
 
 /// Generous for a busy machine; it takes milliseconds.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Interface indices, see [`veth`].
+const RELAY_INDEX: u8 = 100;
+const FIRST_UPLINK_INDEX: u8 = 101;
+const FIRST_PORT_INDEX: u8 = 100;
 
 /// In every namespace before its first interface exists, so that interfaces inherit them. Strict reverse-path
 /// filtering would drop what takes different ways in and out; duplicate address detection would hold an IPv6 address
@@ -65,7 +71,8 @@ impl Lab {
         if let Some(relay) = self.namespaces.get("relay") {
             relay.ip_batch(&relay_links())?;
         }
-        in_parallel(self.clouds.iter().map(|cloud| move || self.set_up_cloud(cloud)))
+        in_parallel(self.clouds.iter().map(|cloud| move || self.set_up_cloud(cloud)))?;
+        in_parallel(self.all().map(|namespace| move || wait_for_carriers(namespace)))
     }
 
     fn add_namespaces(&self) -> anyhow::Result<()> {
@@ -79,11 +86,11 @@ impl Lab {
     fn internet_links(&self) -> String {
         let mut lines = "link set lo up\n".to_owned();
         if let Some(relay) = self.namespaces.get("relay") {
-            lines += &veth("to-relay", "eth0", relay);
+            lines += &veth("to-relay", RELAY_INDEX, "eth0", relay);
             lines += &format!("addr add {RELAY_GATEWAY}/24 dev to-relay\nlink set to-relay up\n");
         }
         for cloud in &self.clouds {
-            lines += &veth(&cloud.internet_interface(), "wan", self.router(&cloud.name));
+            lines += &uplink(cloud, self.router(&cloud.name));
             lines += &internet_side(cloud);
         }
         lines
@@ -101,7 +108,7 @@ impl Lab {
         );
         for k in 0..cloud.hosts {
             let port = port_name(k);
-            lines += &veth(&port, "eth0", self.host(&cloud.host_name(k)));
+            lines += &veth(&port, FIRST_PORT_INDEX + k, "eth0", self.host(&cloud.host_name(k)));
             lines += &format!("link set {port} master lan up\n");
         }
         lines += &router_side(cloud, false);
@@ -124,9 +131,15 @@ pub(super) fn port_name(k: u8) -> String {
     format!("port{}", k + 1)
 }
 
-/// The line that adds a veth pair from here into `namespace`.
-pub(super) fn veth(here: &str, there: &str, namespace: &Netns) -> String {
-    format!("link add {here} type veth peer name {there} netns {}\n", namespace.name())
+/// The line that adds the plain uplink of a cloud, in the internet's namespace.
+pub(super) fn uplink(cloud: &CloudPlan, router: &Netns) -> String {
+    veth(&cloud.internet_interface(), FIRST_UPLINK_INDEX + cloud.index, "wan", router)
+}
+
+/// The line that adds a veth pair from here into `namespace`. Our end gets `index`: where both ends have the same one,
+/// by default 2, the kernel sees no link to another namespace and takes a second to act upon the carrier.
+fn veth(here: &str, index: u8, there: &str, namespace: &Netns) -> String {
+    format!("link add {here} index {index} type veth peer name {there} netns {}\n", namespace.name())
 }
 
 /// Address and routes of a cloud's uplink at the internet's end, once the interface exists.
@@ -156,6 +169,22 @@ fn relay_links() -> String {
     let addresses: String =
         RELAY_ADDRESSES.iter().map(|address| format!("addr add {address}/24 dev eth0\n")).collect();
     format!("link set lo up\n{addresses}link set eth0 up\nroute add default via {RELAY_GATEWAY}\n")
+}
+
+/// Waits until every interface has acted upon its carrier. The kernel does so in the background; before, a bridge port
+/// does not forward and a queue drops, and the first ARP request would be repeated only a second later.
+pub(super) fn wait_for_carriers(namespace: &Netns) -> anyhow::Result<()> {
+    let what = format!("the interfaces of {} to be up", namespace.name());
+    wait::wait_for(STEP_TIMEOUT, &what, || {
+        let links = namespace.exec(&["ip", "-br", "link"])?.ok()?;
+        // Loopback and TUN/TAP devices have no carrier of their own: UNKNOWN.
+        let down =
+            links.lines().find(|line| !matches!(line.split_whitespace().nth(1), Some("UP" | "UNKNOWN")));
+        match down {
+            None => Ok(()),
+            Some(line) => Err(anyhow::anyhow!("{line}")),
+        }
+    })
 }
 
 fn set_sysctls(namespace: &Netns) -> anyhow::Result<()> {

@@ -1,0 +1,148 @@
+//! What the workers know: an immutable snapshot, published by `Node` after every change and swapped in whole.
+//!
+//! A worker looks a packet's peer up here and finds all it needs behind one reference: the sealing key, the path and
+//! the counters. Nothing in it is ever changed in place but atomics.
+
+use core::net::{IpAddr, SocketAddr};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use crate::allowed_ips::{AllowedIps, Prefix};
+use crate::id::{Generation, NodeNo, PeerSlot, RelayNo};
+use crate::session::{Activity, PathSource, SealingKey};
+use crate::time::{Duration, Instant};
+use crate::wire::relay::DATA_HEADER_LEN;
+
+/// Silence after which the next packet sent wakes control.
+pub const EDGE: Duration = Duration::from_secs(10);
+
+/// The snapshot.
+#[derive(Default, Debug)]
+pub struct ForwardingTable {
+    /// Rises with every snapshot; a worker that holds an older one is at most one batch behind.
+    pub version: u64,
+    /// Which peer an overlay address belongs to; the same table checks sources.
+    pub allowed_ips: AllowedIps,
+    /// By [`PeerSlot`].
+    pub peers: Vec<Option<Arc<PeerEntry>>>,
+    /// Our own overlay addresses: the only destinations handed to the TUN device.
+    pub own: Vec<IpAddr>,
+    /// Prefixes whose members may be asked of the directory. Elsewhere, no route means a drop.
+    pub overlay: Vec<Prefix>,
+    /// Where relay frames may come from, and the number of the relay there. At most four.
+    pub relays: Vec<(SocketAddr, RelayNo)>,
+}
+
+/// One peer as a worker sees it.
+#[derive(Debug)]
+pub struct PeerEntry {
+    /// Its place in the table.
+    pub slot: PeerSlot,
+    /// Which use of the slot: an opening key of another generation is refused.
+    pub generation: Generation,
+    /// Its number at relays; `None` for stock WireGuard peers.
+    pub node_no: Option<NodeNo>,
+    /// What to seal with; none before the first handshake and after the last key has expired.
+    pub sealing: Option<Arc<SealingKey>>,
+    /// Where to send; none while no path is known.
+    pub path: Option<DataPath>,
+    /// Counters and time stamps shared with the session's timers.
+    pub activity: Arc<Activity>,
+    /// Counters of what goes direct, shared with the path agent.
+    pub direct: Arc<PathActivity>,
+    /// Counters of what goes through relays, shared with the path agent.
+    pub relayed: Arc<PathActivity>,
+}
+
+/// How a sealed message leaves.
+#[derive(Clone, Debug)]
+pub struct DataPath {
+    /// The peer's endpoint, or the relay's.
+    pub to: SocketAddr,
+    /// The DATA header in front, if `to` is a relay.
+    pub relay_header: Option<[u8; DATA_HEADER_LEN]>,
+    /// What is counted for this path.
+    pub activity: Arc<PathActivity>,
+}
+
+/// Transport data on one path, counted by the workers and read by the path agent: "probes pass, data does not" is
+/// seen by comparing these with what the peer reports in its PONGs.
+#[derive(Default, Debug)]
+pub struct PathActivity {
+    tx: AtomicU32,
+    rx: AtomicU32,
+    last_tx: AtomicU64,
+    last_rx: AtomicU64,
+}
+
+impl PathActivity {
+    /// One message was sent. True if it ends a silence of at least [`EDGE`]: the path agent wants to know.
+    pub fn note_tx(&self, now: Instant) -> bool {
+        self.tx.fetch_add(1, Relaxed);
+        let before = self.last_tx.swap(now.as_nanos(), Relaxed);
+        now.saturating_since(Instant::from_nanos(before)) >= EDGE
+    }
+    /// One message was received and authentic.
+    pub fn note_rx(&self, now: Instant) {
+        self.rx.fetch_add(1, Relaxed);
+        self.last_rx.store(now.as_nanos(), Relaxed);
+    }
+    /// Messages sent, modulo 2^32.
+    pub fn tx(&self) -> u32 {
+        self.tx.load(Relaxed)
+    }
+    /// Messages received, modulo 2^32.
+    pub fn rx(&self) -> u32 {
+        self.rx.load(Relaxed)
+    }
+    /// When the last message was received.
+    pub fn last_rx(&self) -> Option<Instant> {
+        match self.last_rx.load(Relaxed) {
+            0 => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        }
+    }
+}
+
+impl ForwardingTable {
+    /// The peer at `slot`.
+    pub fn peer(&self, slot: PeerSlot) -> Option<&Arc<PeerEntry>> {
+        self.peers.get(usize::try_from(slot.0).ok()?)?.as_ref()
+    }
+
+    /// The peer at `slot` if it is still the one of `generation`.
+    pub fn admitted(&self, slot: PeerSlot, generation: Generation) -> Option<&Arc<PeerEntry>> {
+        self.peer(slot).filter(|p| p.generation == generation)
+    }
+
+    /// The relay at `address`, if it is one of ours.
+    pub fn relay_at(&self, address: SocketAddr) -> Option<RelayNo> {
+        self.relays.iter().find(|(a, _)| *a == address).map(|(_, no)| *no)
+    }
+
+    /// Whether the directory may know who owns `address`.
+    pub fn in_overlay(&self, address: IpAddr) -> bool {
+        self.overlay.iter().any(|p| p.contains(address))
+    }
+}
+
+impl PeerEntry {
+    /// The counters of the tier a datagram came by.
+    pub fn path_activity(&self, source: PathSource) -> &PathActivity {
+        match source {
+            PathSource::Direct(_) => &self.direct,
+            PathSource::Relayed { .. } => &self.relayed,
+        }
+    }
+
+    /// Whether an authentic message from `source` moves this peer's endpoint: a stock peer roams, a member's path
+    /// moves only after a challenge.
+    pub fn roams_to(&self, source: PathSource) -> Option<SocketAddr> {
+        match (source, &self.path) {
+            (PathSource::Direct(from), path) if self.node_no.is_none() => {
+                path.as_ref().is_none_or(|p| p.to != from).then_some(from)
+            }
+            _ => None,
+        }
+    }
+}

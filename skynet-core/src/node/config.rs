@@ -1,0 +1,69 @@
+//! What `Node` is told at its start.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::allowed_ips::Prefix;
+use crate::key::{PublicKey, Secret, StaticSecret};
+use crate::member::{Credentials, JoinToken, Name};
+use crate::node::event::Floors;
+use crate::session::Engine;
+use crate::time::Duration;
+
+/// All of it. Memory: about 1 KiB per idle peer, see the caps of each part.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// How this node comes to be a member, if it does.
+    pub membership: Membership,
+    /// Stock WireGuard peers, if any.
+    pub stock: Option<StockConfig>,
+    /// What was persisted last; default on the first start.
+    pub floors: Floors,
+    /// What handshakes and transport data are made of: always `Engine::Noise` outside simulations.
+    pub engine: Engine,
+    /// The UDP port of lane 0, for our own candidates.
+    pub port: u16,
+}
+
+/// How this node comes to be a member.
+#[derive(Debug)]
+pub enum Membership {
+    /// It does not: stock peers only.
+    None,
+    /// For the first time.
+    Token {
+        /// The token.
+        token: Box<JoinToken>,
+        /// The wish for a name; a number is appended if it is taken.
+        name: Name,
+        /// Of the machine, see `Certificate`.
+        fingerprint: [u8; 16],
+    },
+    /// It is one.
+    Joined(Box<Credentials>),
+}
+
+/// A node that speaks plain WireGuard to configured peers.
+#[derive(Debug)]
+pub struct StockConfig {
+    /// Our static key. Ignored if this node is a member: it then has one key for all.
+    pub secret: StaticSecret,
+    /// Our own addresses towards these peers.
+    pub addresses: Vec<IpAddr>,
+    /// The peers, at most 1,024.
+    pub peers: Vec<StockPeer>,
+}
+
+/// A peer that speaks plain WireGuard: one lane, one path, roaming as in the paper's §2.1.
+#[derive(Debug)]
+pub struct StockPeer {
+    /// Its static key.
+    pub public_key: PublicKey,
+    /// The pre-shared key, if one is configured.
+    pub preshared_key: Option<Secret>,
+    /// Where to find it, until it is heard from elsewhere.
+    pub endpoint: Option<SocketAddr>,
+    /// Its inner addresses.
+    pub allowed_ips: Vec<Prefix>,
+    /// Send something at least this often.
+    pub persistent_keepalive: Option<Duration>,
+}

@@ -1,0 +1,108 @@
+//! Everything that enters and leaves `Node`.
+
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::forwarding::ForwardingTable;
+use crate::session::Tai64n;
+use crate::worker::InboundCommand;
+
+/// A datagram to send from lane 0's UDP port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Hop limit, if not the socket's own: openers that must die before they reach the peer's NAT.
+    pub ttl: Option<u8>,
+    /// The datagram.
+    pub bytes: Vec<u8>,
+}
+
+/// What the shell has to do, in order.
+#[derive(Debug)]
+pub enum NodeEvent {
+    /// Give this snapshot to all workers.
+    Publish(Arc<ForwardingTable>),
+    /// Give this to the inbound half.
+    Inbound(InboundCommand),
+    /// Open the control stream (TCP) to this address, closing the one that is open.
+    ConnectControl(SocketAddr),
+    /// Write these bytes to the control stream.
+    SendControl(Vec<u8>),
+    /// Close the control stream.
+    CloseControl,
+    /// Keep these credentials, durably, in place of the ones kept before.
+    Persist(Vec<u8>),
+    /// Keep these high-water marks, durably.
+    PersistFloors(Floors),
+    /// This node is a member: it has these addresses until told otherwise.
+    Joined(Addresses),
+    /// Joining failed. If `fatal`, trying again will not help.
+    JoinFailed {
+        /// A sentence for the person who asked.
+        reason: String,
+        /// Whether only a person can help.
+        fatal: bool,
+    },
+    /// The relay showed documents that do not hold: worth a warning, nothing changed.
+    Alarm(String),
+    /// The path to a peer changed.
+    PathChanged {
+        /// Its name, or its key if it has none.
+        peer: String,
+        /// The new path in words.
+        path: String,
+    },
+}
+
+/// Our place in the overlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    /// Our name.
+    pub name: String,
+    /// Our IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// Length of the network's IPv4 prefix: on-link as a whole.
+    pub ipv4_prefix_len: u8,
+    /// Our IPv6 address, in a /48.
+    pub ipv6: Ipv6Addr,
+}
+
+/// What the shell tells about the control stream it was asked to open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlStreamEvent {
+    /// It is open.
+    Connected,
+    /// Bytes arrived.
+    Bytes(Vec<u8>),
+    /// It could not be opened, or is gone.
+    Closed,
+}
+
+/// High-water marks that must rise over restarts even if the clock goes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Floors {
+    /// No handshake was ever stamped later than this.
+    pub handshake_timestamp: Tai64n,
+    /// The start second our probes carried last.
+    pub probe_start: u32,
+}
+
+/// Why `Node` wants to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum NodeTimer {
+    /// Something is queued: drain it now.
+    Output,
+    /// The control channel.
+    Control,
+    /// The relay session.
+    Relay,
+    /// A peer's session.
+    Session,
+    /// A peer's path.
+    Path,
+    /// Packets that wait for the directory.
+    Unresolved,
+    /// The members are to be listed again.
+    Roster,
+}

@@ -1,0 +1,512 @@
+//! `Node`: the control plane of one agent, sans-IO.
+//!
+//! It owns the parts and composes them; the rules are theirs. Who may talk to us: `session::admission`. Whose packets
+//! these are: `session`. Which way they go: `path`. Who is a member: `member`, by way of [`membership`]. What the
+//! workers know of all that: [`publish`].
+//!
+//! Methods are of four kinds. *Getters*: [`Node::status`], [`Node::drops`]. *Handlers*: `handle_*`, something
+//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::reset_sessions`]. *Polls*: after any of the others drain
+//! [`Node::poll_transmit`], then [`Node::poll_event`], in that order, then read [`Node::poll_timeout`]. `now` never goes
+//! back.
+
+mod config;
+pub mod directory;
+mod event;
+mod membership;
+mod paths;
+mod peers;
+mod publish;
+mod sessions;
+pub mod staging;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
+pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
+pub use peers::MAX_PEERS;
+pub use status::{PeerStatus, RelayStatus, Status};
+
+use crate::drop::{DropCounters, DropReason};
+use crate::id::PeerSlot;
+use crate::key::PublicKey;
+use crate::node::directory::Inserted;
+use crate::node::membership::{MembershipAgent, MembershipEvent, lookup_for};
+use crate::node::paths::RelayBinding;
+use crate::node::peers::{HelloState, Kind, Peer, Peers};
+use crate::node::sessions::PendingInitiations;
+use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
+use crate::path::{ProbeTags, StockPath};
+use crate::rng::Rng;
+use crate::session::{
+    Admission, IndexAllocator, LocalKey, PathSource, PeerPsk, Session, SessionConfig, Tai64n, TimestampClock,
+};
+use crate::time::{Duration, Instant, Now, earliest};
+use crate::wire::Kind as Wire;
+use crate::wire::ip::IpPacket;
+use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
+use crate::wire::wireguard::ReceiverIndex;
+use crate::worker::ToControl;
+
+/// Handshake timestamps are leased this far ahead, so that the floor is written once per lease and not per handshake.
+const TIMESTAMP_LEASE: Duration = Duration::from_secs(300);
+
+/// The control plane of one agent.
+pub struct Node {
+    local: LocalKey,
+    rng: Rng,
+    indices: IndexAllocator,
+    timestamps: TimestampClock,
+    admission: Admission,
+    pending: PendingInitiations,
+    peers: Peers,
+    tags: ProbeTags,
+    probe_start: u32,
+    membership: Option<MembershipAgent>,
+    relay: Option<RelayBinding>,
+    control_address: Option<SocketAddr>,
+    local_addresses: Vec<SocketAddr>,
+    stock_addresses: Vec<IpAddr>,
+    unresolved: Unresolved,
+    drops: Arc<DropCounters>,
+    leased_timestamp: Tai64n,
+    table_version: u64,
+    dirty: bool,
+    /// Opening keys to take away once the snapshot without them is out.
+    removals: Vec<ReceiverIndex>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<NodeEvent>,
+    last_now: Instant,
+}
+
+impl Node {
+    /// A node that has its keys and, if it is to be a member, wants to reach its relay at once.
+    ///
+    /// # Errors
+    /// A sentence for the person who configured it: a token that has expired, documents that do not hold, no key.
+    pub fn new(config: NodeConfig, seed: [u8; 32], now: Now) -> Result<Self, String> {
+        let mut rng = Rng::from_seed(seed);
+        let membership = match config.membership {
+            Membership::None => None,
+            Membership::Token { token, name, fingerprint } => {
+                Some(MembershipAgent::enrol(*token, name, fingerprint, &mut rng, now)?)
+            }
+            Membership::Joined(credentials) => Some(MembershipAgent::resume(*credentials, &mut rng, now)?),
+        };
+        let configured = config.stock.as_ref().map(|s| s.secret.clone());
+        let secret = membership.as_ref().and_then(|m| m.static_secret().cloned()).or(configured).ok_or(
+            "nothing to do: neither a join token, nor credentials, nor an [interface] with a private key",
+        )?;
+        let local = LocalKey::new(secret, config.engine);
+        let probe_start =
+            u32::try_from(now.unix.0).unwrap_or(u32::MAX).max(config.floors.probe_start.saturating_add(1));
+        let mut node = Self {
+            admission: Admission::new(&local.public(), &mut rng, now.mono),
+            local,
+            indices: IndexAllocator::new(),
+            timestamps: TimestampClock::new(config.floors.handshake_timestamp),
+            pending: PendingInitiations::default(),
+            peers: Peers::default(),
+            tags: ProbeTags::new(now.unix),
+            probe_start,
+            membership,
+            relay: None,
+            control_address: None,
+            local_addresses: Vec::new(),
+            stock_addresses: Vec::new(),
+            unresolved: Unresolved::default(),
+            drops: Arc::default(),
+            leased_timestamp: config.floors.handshake_timestamp,
+            table_version: 0,
+            dirty: true,
+            removals: Vec::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            last_now: now.mono,
+            rng,
+        };
+        if let Some(stock) = config.stock {
+            node.stock_addresses = stock.addresses;
+            stock.peers.into_iter().for_each(|peer| node.add_stock(peer));
+        }
+        if let Some(addresses) = node.membership.as_ref().and_then(|m| m.addresses()) {
+            node.events.push_back(NodeEvent::Joined(addresses));
+        }
+        node.lease_timestamps(now);
+        node.settle(now);
+        Ok(node)
+    }
+
+    // ── Getters ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Drops by reason; shared with the workers.
+    pub fn drops(&self) -> &Arc<DropCounters> {
+        &self.drops
+    }
+
+    /// Our static public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.local.public()
+    }
+
+    // ── What happened ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A datagram that is not bare transport data.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) {
+        if let Err(reason) = self.on_datagram(from, datagram, now) {
+            self.drops.count(reason);
+        }
+        self.settle(now);
+    }
+
+    /// A message from a worker.
+    pub fn handle_worker(&mut self, message: ToControl, now: Now) {
+        let done = match message {
+            ToControl::Datagram { from, mut bytes, .. } => self.on_datagram(from, &mut bytes, now),
+            ToControl::Stage { slot, packet } => self.on_stage(slot, packet, now),
+            ToControl::Unresolved { packet } => self.on_unresolved(packet, now),
+            ToControl::Awake { slot } => {
+                self.on_awake(slot, now);
+                Ok(())
+            }
+            ToControl::Installed(index) => self.on_installed(index, now),
+            ToControl::Confirmed { index, slot } => {
+                let confirmed = self.with_session(slot, now, |peer, cx| {
+                    peer.session.handle_authenticated(index, now.mono, cx);
+                    Ok(())
+                });
+                self.drain_session(slot, now);
+                confirmed
+            }
+            ToControl::Roamed { slot, from } => {
+                self.on_roamed(slot, from);
+                Ok(())
+            }
+            ToControl::Record { slot, bytes, .. } => self.on_record(slot, &bytes, now),
+        };
+        if let Err(reason) = done {
+            self.drops.count(reason);
+        }
+        self.settle(now);
+    }
+
+    /// The control stream opened, brought bytes or went away.
+    pub fn handle_control(&mut self, event: ControlStreamEvent, now: Now) {
+        if let Some(membership) = &mut self.membership {
+            membership.handle_stream(event, now);
+        }
+        self.settle(now);
+    }
+
+    /// Time has passed. Every part whose deadline has come is asked; the others are not touched.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.tags.roll_over(now.unix);
+        for _ in 0..self.unresolved.expire(now.mono) {
+            self.drops.count(DropReason::NoPeer);
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.handle_timeout(now);
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.client.handle_timeout(now.mono);
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
+        for slot in self.peers.slots() {
+            let Some(peer) = self.peers.get_mut(slot) else { continue };
+            if due(peer.session.poll_timeout().map(|(at, _)| at)) {
+                let _done = self.with_session(slot, now, |peer, cx| {
+                    peer.session.handle_timeout(now, cx);
+                    Ok(())
+                });
+                self.drain_session(slot, now);
+            }
+            let path_due = self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_timeout());
+            if due(path_due.map(|(at, _)| at)) {
+                self.tell_traffic(slot, now);
+                if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                    path.handle_timeout(now);
+                }
+                self.drain_path(slot, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The addresses of this host's interfaces with lane 0's port, at start and after every change.
+    pub fn set_local_addresses(&mut self, addresses: &[SocketAddr], now: Now) {
+        if self.local_addresses != addresses {
+            self.local_addresses = addresses.to_vec();
+            self.local_addresses.truncate(crate::path::MAX_CANDIDATES);
+            let local = self.local_candidates();
+            for slot in self.peers.slots() {
+                if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                    path.set_local_candidates(&local, now);
+                }
+                self.drain_path(slot, now);
+            }
+            if let Some(relay) = &mut self.relay {
+                relay.client.rebind(now.mono);
+            }
+            self.publish_record(now);
+        }
+        self.settle(now);
+    }
+
+    /// Forgets every session at once: after a suspend, or when this machine may be a copy. Nothing is sent with an old
+    /// key afterwards. Randomness starts anew from `seed`.
+    pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
+        self.rng = Rng::from_seed(seed);
+        for slot in self.peers.slots() {
+            let _done = self.with_session(slot, now, |peer, cx| {
+                peer.session.close(cx);
+                Ok(())
+            });
+            self.drain_session(slot, now);
+        }
+        self.settle(now);
+    }
+
+    // ── What now? ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The next datagram to send from lane 0's port.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing for the shell to do.
+    pub fn poll_event(&mut self) -> Option<NodeEvent> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Node::handle_timeout`], and why. Queued output is due now. Looks at every peer: microseconds for
+    /// the few a node talks to.
+    pub fn poll_timeout(&self) -> Option<(Instant, NodeTimer)> {
+        if !self.transmits.is_empty() || !self.events.is_empty() {
+            return Some((self.last_now, NodeTimer::Output));
+        }
+        let tagged = |at: Option<Instant>, timer| at.map(|at| (at, timer));
+        let mut first = tagged(self.unresolved.poll_timeout(), NodeTimer::Unresolved);
+        if let Some(membership) = &self.membership {
+            first = earliest(first, tagged(membership.poll_timeout(), NodeTimer::Control));
+        }
+        if let Some(relay) = &self.relay {
+            first = earliest(first, tagged(relay.client.poll_timeout().map(|(at, _)| at), NodeTimer::Relay));
+        }
+        for peer in self.peers.iter() {
+            first =
+                earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));
+            if let Kind::Member { path, .. } = &peer.kind {
+                first = earliest(first, tagged(path.poll_timeout().map(|(at, _)| at), NodeTimer::Path));
+            }
+        }
+        first
+    }
+
+    // ── Composition ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Ends every handler: what the parts have to say is passed on, the snapshot is published.
+    fn settle(&mut self, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        self.drain_relay(now);
+        self.drain_membership(now);
+        self.lease_timestamps(now);
+        self.publish();
+    }
+
+    fn on_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) -> Result<(), DropReason> {
+        match Wire::of(datagram) {
+            Wire::RelayUpkeep => {
+                let relay =
+                    self.relay.as_mut().filter(|r| r.address == from).ok_or(DropReason::BadRelayHeader)?;
+                relay.client.handle_datagram(datagram, now.mono);
+                Ok(())
+            }
+            Wire::RelayData => {
+                let relay =
+                    self.relay.as_mut().filter(|r| r.address == from).ok_or(DropReason::BadRelayHeader)?;
+                let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
+                relay.client.note_data_received(now.mono);
+                let source = PathSource::Relayed { relay: relay.no.0, sender: header.node_no };
+                self.on_payload(source, &mut datagram[DATA_HEADER_LEN..], now)
+            }
+            _ => self.on_payload(PathSource::Direct(from), datagram, now),
+        }
+    }
+
+    fn on_payload(&mut self, source: PathSource, payload: &mut [u8], now: Now) -> Result<(), DropReason> {
+        match Wire::of(payload) {
+            Wire::Handshake => self.on_handshake(source, payload, now),
+            Wire::Probe => self.on_probe(source, payload, now),
+            _ => Err(DropReason::UnknownType),
+        }
+    }
+
+    /// A packet for a known peer that has no key or no path.
+    fn on_stage(&mut self, slot: PeerSlot, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
+        if peer.staged.push(packet, MAX_STAGED_PER_PEER, now.mono) {
+            self.drops.count(DropReason::NoSession);
+        }
+        self.tell_traffic(slot, now);
+        self.drain_path(slot, now);
+        self.flush_staged(slot, now);
+        self.want_session(slot, now);
+        Ok(())
+    }
+
+    /// A packet for an overlay address that is no peer's: a member we know, or one to ask for.
+    fn on_unresolved(&mut self, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
+        let destination = IpPacket::parse(&packet).map_err(|_| DropReason::NotIp)?.destination();
+        let membership = self.membership.as_mut().ok_or(DropReason::NoPeer)?;
+        if let Some(member) = membership.directory.by_address(destination).map(|e| Arc::clone(&e.member)) {
+            let slot = self.add_member(&member, now).ok_or(DropReason::QueueFull)?;
+            return self.on_stage(slot, packet, now);
+        }
+        if self.unresolved.push(destination, packet, now.mono).ok_or(DropReason::QueueFull)? {
+            membership.look_up(lookup_for(destination), now);
+        }
+        Ok(())
+    }
+
+    /// Traffic began after a pause, or a session's timers must look.
+    fn on_awake(&mut self, slot: PeerSlot, now: Now) {
+        let _done = self.with_session(slot, now, |peer, cx| {
+            peer.session.handle_wake(now, cx);
+            Ok(())
+        });
+        self.drain_session(slot, now);
+        self.tell_traffic(slot, now);
+        self.drain_path(slot, now);
+    }
+
+    /// The inbound half opens with this key: the handshake may go on.
+    fn on_installed(&mut self, index: ReceiverIndex, now: Now) -> Result<(), DropReason> {
+        let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
+        let slot = self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)?;
+        self.with_session(slot, now, |peer, cx| {
+            peer.session.opening_installed(index, now.mono, cx);
+            Ok(())
+        })?;
+        self.drain_session(slot, now);
+        Ok(())
+    }
+
+    fn drain_membership(&mut self, now: Now) {
+        while let Some(event) = self.membership.as_mut().and_then(|m| m.poll_event()) {
+            match event {
+                MembershipEvent::Connect(address) => {
+                    self.control_address = Some(address);
+                    self.events.push_back(NodeEvent::ConnectControl(address));
+                }
+                MembershipEvent::Send(bytes) => self.events.push_back(NodeEvent::SendControl(bytes)),
+                MembershipEvent::Close => self.events.push_back(NodeEvent::CloseControl),
+                MembershipEvent::Persist(blob) => self.events.push_back(NodeEvent::Persist(blob)),
+                MembershipEvent::JoinFailed { reason, fatal } => {
+                    self.events.push_back(NodeEvent::JoinFailed { reason, fatal });
+                }
+                MembershipEvent::Alarm(reason) => self.events.push_back(NodeEvent::Alarm(reason)),
+                MembershipEvent::Joined(welcome) => {
+                    if let Some(addresses) = self.membership.as_ref().and_then(|m| m.addresses()) {
+                        self.events.push_back(NodeEvent::Joined(addresses));
+                    }
+                    self.dirty = true;
+                    self.on_ticket(&welcome, now);
+                    self.publish_record(now);
+                }
+                MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
+                // What waits for an answer that did not come is forgotten by its age.
+                MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),
+            }
+        }
+    }
+
+    /// The directory holds something new: peers follow, and what waited goes on.
+    fn on_learned(&mut self, member: crate::member::Member, inserted: Inserted, now: Now) {
+        let member = Arc::new(member);
+        if let Inserted::Newer { old_key: Some(old_key) } = inserted
+            && let Some(slot) = self.peers.by_key(&old_key)
+        {
+            self.remove_peer(slot, now);
+        }
+        if let (Some(slot), Inserted::Newer { old_key: None }) =
+            (self.peers.by_key(&member.x25519()), inserted)
+        {
+            self.refresh_member(slot, &member, now);
+        }
+        if inserted == Inserted::Refused {
+            return;
+        }
+        for address in [IpAddr::V4(member.v4()), IpAddr::V6(member.v6())] {
+            if let Some(mut staged) = self.unresolved.take(address)
+                && let Some(slot) = self.add_member(&member, now)
+            {
+                for packet in staged.drain(now.mono) {
+                    let _counted = self.on_stage(slot, packet, now);
+                }
+            }
+        }
+        self.resume_initiation(&member.x25519(), now);
+    }
+
+    /// Takes a peer away: its keys stop sealing, the snapshot loses it, then its opening keys go.
+    fn remove_peer(&mut self, slot: PeerSlot, now: Now) {
+        let _closed = self.with_session(slot, now, |peer, cx| {
+            peer.session.close(cx);
+            Ok(())
+        });
+        self.drain_session(slot, now);
+        self.tags.remove(slot.0);
+        self.peers.remove(slot);
+        self.dirty = true;
+    }
+
+    fn add_stock(&mut self, configured: StockPeer) {
+        let config = SessionConfig {
+            peer: configured.public_key,
+            psk: PeerPsk::stock(configured.preshared_key.as_ref()),
+            persistent_keepalive: configured.persistent_keepalive,
+            certified: false,
+            greatest_timestamp: Tai64n::ZERO,
+        };
+        let kind = Kind::Stock {
+            name: configured.public_key.to_string(),
+            path: StockPath::new(configured.endpoint),
+            addresses: configured
+                .allowed_ips
+                .iter()
+                .filter_map(crate::allowed_ips::Prefix::as_host)
+                .collect(),
+            allowed_ips: configured.allowed_ips,
+        };
+        self.peers.insert(|slot, generation| Peer {
+            slot,
+            generation,
+            key: configured.public_key,
+            kind,
+            session: Session::new(config),
+            sealing: None,
+            staged: Default::default(),
+            heard_from: None,
+            relayed: Arc::default(),
+            direct: Arc::default(),
+            hello: HelloState::default(),
+        });
+        self.dirty = true;
+    }
+
+    /// Keeps the persisted floor ahead of every timestamp that may go out.
+    fn lease_timestamps(&mut self, now: Now) {
+        let next = self.timestamps.floor().max(Tai64n::from_now(now));
+        if next >= self.leased_timestamp || self.table_version == 0 {
+            self.leased_timestamp = next.plus(TIMESTAMP_LEASE);
+            let floors = Floors { handshake_timestamp: self.leased_timestamp, probe_start: self.probe_start };
+            self.events.push_back(NodeEvent::PersistFloors(floors));
+        }
+    }
+}

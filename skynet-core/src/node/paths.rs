@@ -1,0 +1,367 @@
+//! Paths and the relay session: probes in and out, and which way data goes.
+
+use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::control::message::Welcome;
+use crate::drop::DropReason;
+use crate::forwarding::DataPath;
+use crate::id::{PeerSlot, RelayNo};
+use crate::member::{Endpoint, Member, RelayRtt};
+use crate::node::peers::{HelloState, Kind, Peer};
+use crate::node::{Node, NodeEvent, Transmit};
+use crate::path::{
+    Candidate, CandidateKind, From, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeTo,
+    RelayPath, Traffic,
+};
+use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
+use crate::session::{PathSource, PeerPsk, Session, SessionConfig, Tai64n};
+use crate::time::Now;
+use crate::wire::probe::Head;
+use crate::wire::relay::Class;
+
+/// Our session at a relay.
+pub(super) struct RelayBinding {
+    pub(super) client: RelayClient,
+    pub(super) address: SocketAddr,
+    pub(super) no: RelayNo,
+}
+
+impl Node {
+    /// A member becomes a peer: a session and a path agent of its own.
+    pub(super) fn add_member(&mut self, member: &Arc<Member>, now: Now) -> Option<PeerSlot> {
+        let key = member.x25519();
+        if let Some(slot) = self.peers.by_key(&key) {
+            return Some(slot);
+        }
+        let membership = self.membership.as_ref()?;
+        let (me, credentials) = (membership.me()?, membership.credentials()?);
+        let root_pin = credentials.trust().root_pin().0;
+        let keys = PairKeys::new(&root_pin, &credentials.node().static_secret, &key)?;
+        let psk = PeerPsk::bound(&root_pin, &me.identity(), &member.identity(), None);
+        let config = SessionConfig {
+            peer: key,
+            psk,
+            persistent_keepalive: None,
+            certified: true,
+            greatest_timestamp: Tai64n::ZERO,
+        };
+        let path_config = PathConfig { overlay: self.overlay() };
+        let tags = PairKeys::new(&root_pin, &credentials.node().static_secret, &key)?;
+        let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
+        path.set_local_candidates(&self.local_candidates(), now);
+        path.set_peer_endpoints(&candidates_of(member), &[], now);
+        path.set_relay(self.relay_path(member), now);
+        let slot = self.peers.insert(|slot, generation| Peer {
+            slot,
+            generation,
+            key,
+            kind: Kind::Member { member: Arc::clone(member), path: Box::new(path) },
+            session: Session::new(config),
+            sealing: None,
+            staged: Default::default(),
+            heard_from: None,
+            relayed: Arc::default(),
+            direct: Arc::default(),
+            hello: HelloState::default(),
+        })?;
+        // There is room for a tag where there was room for a peer: both caps are the same.
+        let _room = self.tags.add(slot.0, &tags);
+        self.dirty = true;
+        self.drain_path(slot, now);
+        Some(slot)
+    }
+
+    /// Newer documents of a member: its endpoints, its relay.
+    pub(super) fn refresh_member(&mut self, slot: PeerSlot, newer: &Arc<Member>, now: Now) {
+        let relay = self.relay_path(newer);
+        let Some(Kind::Member { member, path }) = self.peers.get_mut(slot).map(|p| &mut p.kind) else {
+            return;
+        };
+        *member = Arc::clone(newer);
+        path.set_peer_endpoints(&candidates_of(newer), &[], now);
+        path.set_relay(relay, now);
+        self.drain_path(slot, now);
+    }
+
+    /// A probe, out of its relay frame if it was in one.
+    pub(super) fn on_probe(
+        &mut self,
+        source: PathSource,
+        datagram: &mut [u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let head = Head::parse(datagram).map_err(|_| DropReason::Malformed)?;
+        let slot = match self.tags.lookup(&head.tag) {
+            Some(slot) => PeerSlot(slot),
+            None => self.peer_named_by_relay(source, now).ok_or(DropReason::UnknownProbeTag)?,
+        };
+        let path = self.peers.get_mut(slot).and_then(Peer::path_mut).ok_or(DropReason::UnknownProbeTag)?;
+        let opened = path.open(datagram).map_err(|e| match e {
+            crate::wire::probe::ProbeError::Replayed | crate::wire::probe::ProbeError::OldStart => {
+                DropReason::Replayed
+            }
+            _ => DropReason::BadTag,
+        })?;
+        let from = match source {
+            PathSource::Direct(address) => From::Direct(address),
+            PathSource::Relayed { relay, sender } => From::Relayed { relay, node_no: sender },
+        };
+        self.tell_traffic(slot, now);
+        if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+            path.handle_probe(from, opened, now);
+        }
+        self.drain_path(slot, now);
+        Ok(())
+    }
+
+    /// The relay says which member a probe is from. That is a hint; the probe itself is the proof, tried with the keys
+    /// of the member so named.
+    fn peer_named_by_relay(&mut self, source: PathSource, now: Now) -> Option<PeerSlot> {
+        let PathSource::Relayed { sender, .. } = source else { return None };
+        let membership = self.membership.as_mut()?;
+        let node_no = crate::id::NodeNo(sender);
+        match membership.directory.by_node_no(node_no).map(|e| Arc::clone(&e.member)) {
+            Some(member) => self.add_member(&member, now),
+            None => {
+                membership.look_up(crate::control::message::Lookup::Ipv4(sender.into()), now);
+                None
+            }
+        }
+    }
+
+    /// Sends a peer's probes and takes its choice of path.
+    pub(super) fn drain_path(&mut self, slot: PeerSlot, now: Now) {
+        while let Some(probe) =
+            self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_transmit())
+        {
+            match probe.to {
+                ProbeTo::Direct { addr, ttl } => {
+                    self.transmits.push_back(Transmit { to: addr, ttl, bytes: probe.bytes });
+                }
+                ProbeTo::Relayed { node_no, .. } => {
+                    self.send_by_relay_as(Class::Control, node_no, &probe.bytes)
+                }
+            }
+        }
+        while let Some(event) = self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_event())
+        {
+            match event {
+                PathEvent::Selected { path, reason } => self.on_selected(slot, path, reason, now),
+                PathEvent::RefreshCandidates => {
+                    if let Some(relay) = &mut self.relay {
+                        relay.client.rebind(now.mono);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_selected(&mut self, slot: PeerSlot, path: Option<Path>, reason: crate::path::Reason, now: Now) {
+        self.dirty = true;
+        let Some(peer) = self.peers.get(slot) else { return };
+        let path = path.map_or_else(|| "none".into(), |p| describe(&p));
+        let path = format!("{path} ({reason:?})");
+        self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
+        self.flush_staged(slot, now);
+        self.want_session(slot, now);
+    }
+
+    /// A handshake, if packets wait for one and there is a way for it.
+    pub(super) fn want_session(&mut self, slot: PeerSlot, now: Now) {
+        let ready = self.data_path(slot).is_some();
+        let wanted = |p: &Peer| !p.staged.is_empty() && p.sealing.is_none();
+        if ready && self.peers.get(slot).is_some_and(wanted) {
+            let _begun = self.with_session(slot, now, |peer, cx| {
+                peer.session.initiate(now, cx);
+                Ok(())
+            });
+            self.drain_session(slot, now);
+        }
+    }
+
+    /// Fresh counters for the path agent, which judges by them.
+    pub(super) fn tell_traffic(&mut self, slot: PeerSlot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        let read = |a: &crate::forwarding::PathActivity| PathCounters {
+            tx: a.tx(),
+            rx: a.rx(),
+            last_rx: a.last_rx(),
+        };
+        let traffic = Traffic {
+            // A packet that waits for its key is traffic: it is what a path is wanted for.
+            last_tx: if peer.staged.is_empty() {
+                peer.session.activity().last_data_tx()
+            } else {
+                Some(now.mono)
+            },
+            direct: read(&peer.direct),
+            relayed: read(&peer.relayed),
+        };
+        if let Some(path) = peer.path_mut() {
+            path.handle_traffic(traffic, now);
+        }
+    }
+
+    /// The way to a peer now, as the workers need it.
+    pub(super) fn data_path(&self, slot: PeerSlot) -> Option<DataPath> {
+        let peer = self.peers.get(slot)?;
+        match &peer.kind {
+            Kind::Stock { path, .. } => {
+                let to = path.endpoint()?;
+                Some(DataPath { to, relay_header: None, activity: Arc::clone(&peer.direct) })
+            }
+            Kind::Member { path, .. } => match path.selected()? {
+                Path::Direct { remote } => {
+                    Some(DataPath { to: remote, relay_header: None, activity: Arc::clone(&peer.direct) })
+                }
+                Path::Relayed { node_no, .. } => {
+                    let relay = self.relay.as_ref()?;
+                    let header = relay.client.data_header(node_no, Class::Normal, 0)?;
+                    let activity = Arc::clone(&peer.relayed);
+                    Some(DataPath { to: relay.address, relay_header: Some(header), activity })
+                }
+            },
+        }
+    }
+
+    pub(super) fn send_by_relay(&mut self, node_no: u32, message: &[u8]) {
+        self.send_by_relay_as(Class::Control, node_no, message);
+    }
+
+    fn send_by_relay_as(&mut self, class: Class, node_no: u32, message: &[u8]) {
+        let Some(relay) = &self.relay else { return };
+        let Some(header) = relay.client.data_header(node_no, class, 0) else { return };
+        let bytes = header.iter().chain(message).copied().collect();
+        self.transmits.push_back(Transmit { to: relay.address, ttl: None, bytes });
+    }
+
+    // ── The relay session ──────────────────────────────────────────────────────────────────────────────────────
+
+    /// WELCOME brought a ticket: bind, or go on with the new one.
+    pub(super) fn on_ticket(&mut self, welcome: &Welcome, now: Now) {
+        let no = RelayNo(welcome.relay_no);
+        let manifest_address = self
+            .membership
+            .as_ref()
+            .and_then(|m| m.credentials())
+            .and_then(|c| c.trust().manifest().relay(no.0)?.addresses.first().copied());
+        let Some(address) = manifest_address.or(self.control_address) else { return };
+        let clock = RelayClock::new(welcome.relay_unix_ms, now.mono);
+        match &mut self.relay {
+            Some(relay) if relay.no == no && relay.address == address => {
+                relay.client.set_ticket(welcome.ticket, welcome.bind_key.clone(), clock);
+                if !relay.client.is_up() {
+                    relay.client.rebind(now.mono);
+                }
+            }
+            _ => {
+                let config = RelayClientConfig {
+                    relay_no: no.0,
+                    lane: 0,
+                    ticket: welcome.ticket,
+                    bind_key: welcome.bind_key.clone(),
+                    clock,
+                };
+                let client = RelayClient::new(config, self.rng.fork(), now.mono);
+                self.relay = Some(RelayBinding { client, address, no });
+                self.dirty = true;
+            }
+        }
+        self.drain_relay(now);
+    }
+
+    pub(super) fn drain_relay(&mut self, now: Now) {
+        let Some(relay) = &mut self.relay else { return };
+        while let Some(bytes) = relay.client.poll_transmit() {
+            self.transmits.push_back(Transmit { to: relay.address, ttl: None, bytes });
+        }
+        let mut changed = false;
+        while let Some(event) = relay.client.poll_event() {
+            changed |=
+                matches!(event, RelayEvent::Up { .. } | RelayEvent::Down | RelayEvent::ObservedChanged(_));
+        }
+        if changed {
+            self.dirty = true;
+            self.on_relay_changed(now);
+        }
+    }
+
+    /// Up, down, or our address as the relay sees it changed: every path agent has to know.
+    fn on_relay_changed(&mut self, now: Now) {
+        let local = self.local_candidates();
+        for slot in self.peers.slots() {
+            let Some(member) = self.peers.get(slot).and_then(Peer::member).cloned() else { continue };
+            let relay = self.relay_path(&member);
+            if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                path.set_local_candidates(&local, now);
+                path.set_relay(relay, now);
+            }
+            self.drain_path(slot, now);
+        }
+        self.publish_record(now);
+    }
+
+    /// The relay both ends use, if ours is up.
+    fn relay_path(&self, member: &Member) -> Option<RelayPath> {
+        let relay = self.relay.as_ref().filter(|r| r.client.is_up())?;
+        let theirs = member.relays().iter().find(|r| r.relay_no == relay.no.0);
+        Some(RelayPath {
+            relay_no: relay.no.0,
+            node_no: member.node_no(),
+            rtt: relay.client.rtt().unwrap_or_default(),
+            peer_rtt: theirs.map(|r| core::time::Duration::from_millis(r.rtt_ms.into())),
+        })
+    }
+
+    /// Tells the directory where we can be reached.
+    pub(super) fn publish_record(&mut self, now: Now) {
+        let endpoints = self
+            .local_candidates()
+            .iter()
+            .map(|c| Endpoint { kind: c.kind as u8, address: c.addr })
+            .collect();
+        let relays = self
+            .relay
+            .iter()
+            .filter_map(|r| {
+                let rtt_ms = u16::try_from(r.client.rtt()?.as_millis()).unwrap_or(u16::MAX);
+                Some(RelayRtt { relay_no: r.no.0, rtt_ms })
+            })
+            .collect();
+        if let Some(membership) = &mut self.membership {
+            membership.publish(endpoints, relays, now);
+        }
+    }
+
+    /// Our own candidates: interface addresses, and the one the relay sees.
+    pub(super) fn local_candidates(&self) -> Vec<Candidate> {
+        let host = |a: &SocketAddr| {
+            let kind = match a.ip() {
+                IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => CandidateKind::GlobalV6,
+                _ => CandidateKind::Host,
+            };
+            Candidate::new(kind, *a)
+        };
+        let mut candidates: Vec<Candidate> = self.local_addresses.iter().map(host).collect();
+        if let Some(observed) = self.relay.as_ref().and_then(|r| r.client.observed())
+            && !self.local_addresses.contains(&observed)
+        {
+            candidates.push(Candidate::new(CandidateKind::ServerReflexive, observed));
+        }
+        crate::path::select_candidates(&candidates, &self.overlay())
+    }
+}
+
+fn candidates_of(member: &Member) -> Vec<Candidate> {
+    let known = |e: &Endpoint| Some(Candidate::new(CandidateKind::from_wire(e.kind)?, e.address));
+    member.endpoints().iter().filter_map(known).collect()
+}
+
+/// A path in words.
+pub(super) fn describe(path: &Path) -> String {
+    match path {
+        Path::Direct { remote } => format!("direct {remote}"),
+        Path::Relayed { relay, .. } => format!("relay {relay}"),
+    }
+}

@@ -1,0 +1,156 @@
+//! The peers this node talks to: the only place one is added or removed.
+
+use core::net::IpAddr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::allowed_ips::{AllowedIps, Prefix};
+use crate::forwarding::PathActivity;
+use crate::id::{Generation, NodeNo, PeerSlot};
+use crate::key::PublicKey;
+use crate::member::Member;
+use crate::node::staging::Staged;
+use crate::path::{PathAgent, StockPath};
+use crate::session::{KeypairId, PathSource, SealingKey, Session};
+use crate::wire::record::Hello;
+
+/// Peers at most; as many as the directory caches.
+pub const MAX_PEERS: usize = 4096;
+
+/// One peer: a session, a path, and what waits for them.
+pub(super) struct Peer {
+    pub(super) slot: PeerSlot,
+    pub(super) generation: Generation,
+    pub(super) key: PublicKey,
+    pub(super) kind: Kind,
+    pub(super) session: Session,
+    pub(super) sealing: Option<Arc<SealingKey>>,
+    pub(super) staged: Staged,
+    /// Where its last authentic handshake message came from: where to answer while no path is selected.
+    pub(super) heard_from: Option<PathSource>,
+    pub(super) relayed: Arc<PathActivity>,
+    pub(super) direct: Arc<PathActivity>,
+    pub(super) hello: HelloState,
+}
+
+/// What the peer is to us.
+pub(super) enum Kind {
+    /// A certified member of the network: its paths are found and watched.
+    Member { member: Arc<Member>, path: Box<PathAgent> },
+    /// A stock WireGuard peer from the configuration.
+    Stock { name: String, path: StockPath, allowed_ips: Vec<Prefix>, addresses: Vec<IpAddr> },
+}
+
+/// HELLO, once per session and direction.
+#[derive(Default)]
+pub(super) struct HelloState {
+    pub(super) sent_under: Option<KeypairId>,
+    pub(super) theirs: Option<Hello>,
+}
+
+impl Peer {
+    /// Its name, or its key if it has none.
+    pub(super) fn name(&self) -> String {
+        match &self.kind {
+            Kind::Member { member, .. } => member.name().to_string(),
+            Kind::Stock { name, .. } => name.clone(),
+        }
+    }
+
+    pub(super) fn node_no(&self) -> Option<NodeNo> {
+        self.member().map(|m| NodeNo(m.node_no()))
+    }
+
+    pub(super) fn member(&self) -> Option<&Arc<Member>> {
+        match &self.kind {
+            Kind::Member { member, .. } => Some(member),
+            Kind::Stock { .. } => None,
+        }
+    }
+
+    pub(super) fn path_mut(&mut self) -> Option<&mut PathAgent> {
+        match &mut self.kind {
+            Kind::Member { path, .. } => Some(path),
+            Kind::Stock { .. } => None,
+        }
+    }
+
+    fn prefixes(&self) -> Vec<Prefix> {
+        match &self.kind {
+            Kind::Member { member, .. } => {
+                vec![Prefix::host(member.v4().into()), Prefix::host(member.v6().into())]
+            }
+            Kind::Stock { allowed_ips, .. } => allowed_ips.clone(),
+        }
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Peers {
+    slots: Vec<Option<Peer>>,
+    /// How often each slot was used.
+    generations: Vec<u32>,
+    by_key: BTreeMap<PublicKey, PeerSlot>,
+    allowed_ips: AllowedIps,
+}
+
+impl Peers {
+    /// Adds a peer made for the slot and generation it gets; `None` if there is no room.
+    pub(super) fn insert(&mut self, make: impl FnOnce(PeerSlot, Generation) -> Peer) -> Option<PeerSlot> {
+        let at = match self.slots.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if self.slots.len() < MAX_PEERS => {
+                self.slots.push(None);
+                self.generations.push(0);
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        self.generations[at] = self.generations[at].wrapping_add(1);
+        let slot = PeerSlot(u32::try_from(at).expect("at most MAX_PEERS slots"));
+        let peer = make(slot, Generation(self.generations[at]));
+        self.by_key.insert(peer.key, slot);
+        for prefix in peer.prefixes() {
+            self.allowed_ips.insert(prefix, slot);
+        }
+        self.slots[at] = Some(peer);
+        Some(slot)
+    }
+
+    /// Takes a peer out. Its slot's next use has another generation.
+    pub(super) fn remove(&mut self, slot: PeerSlot) -> Option<Peer> {
+        let peer = self.slots.get_mut(slot.0 as usize)?.take()?;
+        self.by_key.remove(&peer.key);
+        self.allowed_ips = AllowedIps::default();
+        for other in self.slots.iter().flatten() {
+            for prefix in other.prefixes() {
+                self.allowed_ips.insert(prefix, other.slot);
+            }
+        }
+        Some(peer)
+    }
+
+    pub(super) fn get(&self, slot: PeerSlot) -> Option<&Peer> {
+        self.slots.get(slot.0 as usize)?.as_ref()
+    }
+    pub(super) fn get_mut(&mut self, slot: PeerSlot) -> Option<&mut Peer> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    }
+    pub(super) fn by_key(&self, key: &PublicKey) -> Option<PeerSlot> {
+        self.by_key.get(key).copied()
+    }
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.slots.iter().flatten()
+    }
+    pub(super) fn slots(&self) -> Vec<PeerSlot> {
+        self.iter().map(|p| p.slot).collect()
+    }
+    /// Slots in use or used before: the length of a table by slot.
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+    pub(super) fn allowed_ips(&self) -> &AllowedIps {
+        &self.allowed_ips
+    }
+}

@@ -1,0 +1,67 @@
+//! From what `Node` knows to what the workers need: the snapshot, and the order in which changes reach them.
+
+use std::sync::Arc;
+
+use crate::allowed_ips::Prefix;
+use crate::forwarding::{ForwardingTable, PeerEntry};
+use crate::node::{Node, NodeEvent};
+use crate::worker::InboundCommand;
+
+impl Node {
+    /// Ends every change: publishes the snapshot if anything in it changed, and only then lets opening keys go that no
+    /// snapshot seals against any more.
+    pub(super) fn publish(&mut self) {
+        if self.dirty {
+            self.dirty = false;
+            self.table_version += 1;
+            let table = Arc::new(self.build_table());
+            self.events.push_back(NodeEvent::Publish(table));
+        }
+        for index in self.removals.drain(..) {
+            self.events.push_back(NodeEvent::Inbound(InboundCommand::Remove(index)));
+        }
+    }
+
+    fn build_table(&self) -> ForwardingTable {
+        let mut peers = vec![None; self.peers.capacity()];
+        for peer in self.peers.iter() {
+            peers[peer.slot.0 as usize] = Some(Arc::new(PeerEntry {
+                slot: peer.slot,
+                generation: peer.generation,
+                node_no: peer.node_no(),
+                sealing: peer.sealing.clone(),
+                path: self.data_path(peer.slot),
+                activity: Arc::clone(peer.session.activity()),
+                direct: Arc::clone(&peer.direct),
+                relayed: Arc::clone(&peer.relayed),
+            }));
+        }
+        let me = self.membership.as_ref().and_then(|m| m.me());
+        let member_addresses = me.into_iter().flat_map(|m| [m.v4().into(), m.v6().into()]);
+        ForwardingTable {
+            version: self.table_version,
+            allowed_ips: self.peers.allowed_ips().clone(),
+            peers,
+            own: self.stock_addresses.iter().copied().chain(member_addresses).collect(),
+            overlay: self.overlay(),
+            relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
+        }
+    }
+
+    /// The network's own prefixes, once we are a member.
+    pub(super) fn overlay(&self) -> Vec<Prefix> {
+        let Some(credentials) = self.membership.as_ref().and_then(|m| m.credentials()) else {
+            return Vec::new();
+        };
+        let trust = credentials.trust();
+        let v4 = trust.manifest().v4;
+        let v6 = trust.root_pin().v6_prefix();
+        [
+            Prefix::new(v4.base().into(), v4.prefix_len()),
+            Prefix::new(v6.into(), crate::member::address::V6_PREFIX_LEN),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}

@@ -1,0 +1,301 @@
+//! Handshakes: admission in front, the peer's session behind, and what a session asks for in return.
+
+use core::net::SocketAddr;
+
+use crate::control::message::Lookup;
+use crate::drop::DropReason;
+use crate::id::PeerSlot;
+use crate::node::peers::{Kind, Peer};
+use crate::node::{Node, NodeEvent, Transmit};
+use crate::session::{
+    Context, PathSource, PendingInitiation, SessionEvent, Verdict, consume_initiation, sealed_len,
+};
+use crate::time::{Duration, Instant, Now};
+use crate::wire::record::{Hello, SUITE_CHACHA20_POLY1305};
+use crate::wire::wireguard::{Message, TRANSPORT_HEADER_LEN};
+use crate::worker::InboundCommand;
+
+/// Initiations that wait for the directory to say who sent them.
+const MAX_PENDING: usize = 64;
+const PENDING_LIFETIME: Duration = Duration::from_secs(3);
+
+/// Authentic initiations from keys nobody here knows yet.
+#[derive(Default)]
+pub(super) struct PendingInitiations(Vec<(Instant, PathSource, PendingInitiation)>);
+
+impl PendingInitiations {
+    fn push(&mut self, source: PathSource, pending: PendingInitiation, now: Instant) -> bool {
+        self.0.retain(|(at, _, held)| {
+            now.saturating_since(*at) < PENDING_LIFETIME && held.peer_static() != pending.peer_static()
+        });
+        let room = self.0.len() < MAX_PENDING;
+        if room {
+            self.0.push((now, source, pending));
+        }
+        room
+    }
+
+    fn take(&mut self, key: &crate::key::PublicKey) -> Option<(PathSource, PendingInitiation)> {
+        let at = self.0.iter().position(|(_, _, p)| p.peer_static() == *key)?;
+        let (_, source, pending) = self.0.swap_remove(at);
+        Some((source, pending))
+    }
+}
+
+impl Node {
+    /// A handshake message, out of its relay frame if it was in one.
+    pub(super) fn on_handshake(
+        &mut self,
+        source: PathSource,
+        message: &[u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let parsed = Message::parse(message)?;
+        // Responses and cookie replies name an index we chose at random: the cheapest check comes first.
+        let named = match &parsed {
+            Message::Initiation(_) => None,
+            Message::Response(r) => Some(self.peer_of_index(r.receiver())?),
+            Message::CookieReply(r) => Some(self.peer_of_index(r.receiver())?),
+            Message::Transport(_) => return Err(DropReason::UnknownType),
+        };
+        if !matches!(parsed, Message::CookieReply(_)) {
+            match self.admission.check(now.mono, source, message) {
+                Verdict::Pass => {}
+                Verdict::Drop(reason) => return Err(reason),
+                Verdict::CookieReply(reply) => {
+                    self.send_to_source(source, &reply);
+                    return Err(DropReason::UnderLoad);
+                }
+            }
+        }
+        match (parsed, named) {
+            (Message::Initiation(initiation), _) => {
+                let pending = consume_initiation(&self.local, &initiation, &mut self.rng)?;
+                self.on_initiation(source, pending, now)
+            }
+            (Message::Response(response), Some(slot)) => {
+                self.with_session(slot, now, |peer, cx| peer.session.handle_response(&response, now, cx))?;
+                self.note_handshake_source(slot, source);
+                self.drain_session(slot, now);
+                Ok(())
+            }
+            (Message::CookieReply(reply), Some(slot)) => {
+                self.with_session(slot, now, |peer, _| peer.session.handle_cookie_reply(&reply, now.mono))?;
+                self.drain_session(slot, now);
+                Ok(())
+            }
+            _ => Err(DropReason::UnexpectedHandshake),
+        }
+    }
+
+    fn peer_of_index(&self, index: crate::wire::wireguard::ReceiverIndex) -> Result<PeerSlot, DropReason> {
+        let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
+        self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)
+    }
+
+    /// An authentic initiation: from a peer, from a member we have not talked to, or from a key to ask about.
+    fn on_initiation(
+        &mut self,
+        source: PathSource,
+        pending: PendingInitiation,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let key = pending.peer_static();
+        let slot = self.peers.by_key(&key).or_else(|| {
+            let member = self.membership.as_ref()?.directory.by_key(&key)?.member.clone();
+            self.add_member(&member, now)
+        });
+        let Some(slot) = slot else {
+            let membership = self.membership.as_mut().ok_or(DropReason::NotMember)?;
+            if !self.pending.push(source, pending, now.mono) {
+                return Err(DropReason::QueueFull);
+            }
+            membership.look_up(Lookup::Key(key), now);
+            return Ok(());
+        };
+        self.with_session(slot, now, |peer, cx| peer.session.handle_initiation(pending, now, cx))?;
+        self.note_handshake_source(slot, source);
+        self.drain_session(slot, now);
+        Ok(())
+    }
+
+    /// The directory answered: the initiation that waited for it goes on.
+    pub(super) fn resume_initiation(&mut self, key: &crate::key::PublicKey, now: Now) {
+        if let Some((source, pending)) = self.pending.take(key)
+            && let Err(reason) = self.on_initiation(source, pending, now)
+        {
+            self.drops.count(reason);
+        }
+    }
+
+    /// An authentic handshake message moves a stock peer's endpoint; for a member it only says where to answer as
+    /// long as there is no path.
+    fn note_handshake_source(&mut self, slot: PeerSlot, source: PathSource) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        peer.heard_from = Some(source);
+        if let (Kind::Stock { path, .. }, PathSource::Direct(from)) = (&mut peer.kind, source)
+            && path.handle_authenticated(from)
+        {
+            self.dirty = true;
+        }
+    }
+
+    /// Runs `f` on a peer's session with what it borrows from the node.
+    pub(super) fn with_session<T>(
+        &mut self,
+        slot: PeerSlot,
+        _now: Now,
+        f: impl FnOnce(&mut Peer, &mut Context<'_>) -> Result<T, DropReason>,
+    ) -> Result<T, DropReason> {
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NotMember)?;
+        let mut cx = Context {
+            local: &self.local,
+            indices: &mut self.indices,
+            timestamps: &mut self.timestamps,
+            rng: &mut self.rng,
+        };
+        f(peer, &mut cx)
+    }
+
+    /// Does what a session asks for, until it asks for nothing more.
+    pub(super) fn drain_session(&mut self, slot: PeerSlot, now: Now) {
+        loop {
+            let Some(peer) = self.peers.get_mut(slot) else { return };
+            let Some(event) = peer.session.poll_event() else { break };
+            match event {
+                SessionEvent::InstallOpening(key) => {
+                    let (slot, generation) = (peer.slot, peer.generation);
+                    let command = InboundCommand::Install { key: Box::new(key), slot, generation };
+                    self.events.push_back(NodeEvent::Inbound(command));
+                }
+                SessionEvent::UseSealing(key) => {
+                    peer.sealing = Some(key);
+                    self.dirty = true;
+                    self.flush_staged(slot, now);
+                }
+                SessionEvent::StopSealing => {
+                    peer.sealing = None;
+                    self.dirty = true;
+                }
+                // Held back until the snapshot without the key is out: removal is backwards.
+                SessionEvent::RemoveOpening(index) => self.removals.push(index),
+                SessionEvent::SendKeepalive => self.confirm_keys(slot, now),
+                SessionEvent::HandshakeFailed => {
+                    for _ in peer.staged.drain(now.mono) {
+                        self.drops.count(DropReason::NoSession);
+                    }
+                }
+            }
+        }
+        while let Some(message) = self.peers.get_mut(slot).and_then(|p| p.session.poll_transmit()) {
+            self.send_handshake(slot, &message);
+        }
+    }
+
+    /// The initiator's first transport data: what was staged, after a HELLO between members; else an empty packet.
+    fn confirm_keys(&mut self, slot: PeerSlot, now: Now) {
+        let sent = self.send_hello(slot, now);
+        self.flush_staged(slot, now);
+        if !sent
+            && let Some(keepalive) = self.peers.get(slot).and_then(|p| p.session.seal_keepalive(now.mono))
+        {
+            self.send_sealed(slot, &keepalive);
+        }
+    }
+
+    /// HELLO, once per keypair and direction. Only between members.
+    pub(super) fn send_hello(&mut self, slot: PeerSlot, now: Now) -> bool {
+        let Some(manifest) =
+            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest())
+        else {
+            return false;
+        };
+        let hello = Hello {
+            suites: SUITE_CHACHA20_POLY1305,
+            max_lanes: 1,
+            max_packet: crate::constants::INNER_MTU,
+            manifest_epoch: manifest.epoch,
+            manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
+        };
+        let Some(peer) = self.peers.get_mut(slot) else { return false };
+        let Some(key) = peer.sealing.as_ref().map(|k| k.id()) else { return false };
+        if peer.member().is_none() || peer.hello.sent_under == Some(key) {
+            return false;
+        }
+        peer.hello.sent_under = Some(key);
+        self.seal_to(slot, &hello.encode(), now)
+    }
+
+    /// A control record from inside the tunnel.
+    pub(super) fn on_record(&mut self, slot: PeerSlot, record: &[u8], now: Now) -> Result<(), DropReason> {
+        let hello = Hello::parse(record).map_err(|_| DropReason::UnknownType)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NotMember)?;
+        peer.hello.theirs = Some(hello);
+        self.send_hello(slot, now);
+        Ok(())
+    }
+
+    /// Sends what waited for a key, if there is one now, and a way.
+    pub(super) fn flush_staged(&mut self, slot: PeerSlot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        if peer.sealing.is_none() || peer.staged.is_empty() || self.data_path(slot).is_none() {
+            return;
+        }
+        let packets = self.peers.get_mut(slot).map(|p| p.staged.drain(now.mono)).unwrap_or_default();
+        for packet in packets {
+            if !self.seal_to(slot, &packet, now) {
+                self.drops.count(DropReason::NoSession);
+            }
+        }
+    }
+
+    /// Seals `plaintext` for a peer and queues it: the control plane's own way into the tunnel, for the few packets
+    /// that waited and for records. Shares the counter with the workers.
+    fn seal_to(&mut self, slot: PeerSlot, plaintext: &[u8], now: Now) -> bool {
+        let Some(peer) = self.peers.get(slot) else { return false };
+        let Some(key) = &peer.sealing else { return false };
+        let Some(counter) = key.reserve(1, now.mono).map(|r| r.start) else { return false };
+        let mut message = vec![0; sealed_len(plaintext.len())];
+        message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + plaintext.len()].copy_from_slice(plaintext);
+        let len = key.seal(counter, &mut message, plaintext.len());
+        let wake = peer.session.activity().note_tx(now.mono, 1, len as u64, false);
+        self.send_sealed(slot, &message);
+        if wake {
+            self.on_awake(slot, now);
+        }
+        true
+    }
+
+    /// A sealed message to a peer, by its selected path, or to where it was last heard from.
+    fn send_sealed(&mut self, slot: PeerSlot, message: &[u8]) {
+        if let Some(path) = self.data_path(slot) {
+            let bytes = path.relay_header.iter().flatten().copied().chain(message.iter().copied()).collect();
+            self.transmits.push_back(Transmit { to: path.to, ttl: None, bytes });
+        } else if let Some(source) = self.peers.get(slot).and_then(|p| p.heard_from) {
+            self.send_to_source(source, message);
+        }
+    }
+
+    fn send_handshake(&mut self, slot: PeerSlot, message: &[u8]) {
+        self.send_sealed(slot, message);
+    }
+
+    /// Back to where something came from.
+    fn send_to_source(&mut self, source: PathSource, message: &[u8]) {
+        match source {
+            PathSource::Direct(to) => {
+                self.transmits.push_back(Transmit { to, ttl: None, bytes: message.to_vec() });
+            }
+            PathSource::Relayed { sender, .. } => self.send_by_relay(sender, message),
+        }
+    }
+
+    /// A stock peer was heard from elsewhere (WireGuard paper §2.1).
+    pub(super) fn on_roamed(&mut self, slot: PeerSlot, from: SocketAddr) {
+        if let Some(Kind::Stock { path, .. }) = self.peers.get_mut(slot).map(|p| &mut p.kind)
+            && path.handle_authenticated(from)
+        {
+            self.dirty = true;
+        }
+    }
+}

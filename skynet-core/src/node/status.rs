@@ -1,0 +1,142 @@
+//! What a person wants to see of a node.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::key::PublicKey;
+use crate::node::Node;
+use crate::node::event::Addresses;
+use crate::node::peers::{Kind, Peer};
+use crate::path::{HistoryEntry, Path};
+use crate::session::Traffic;
+use crate::time::{Duration, Instant};
+
+/// A snapshot for people and scripts.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Our static key.
+    pub public_key: PublicKey,
+    /// Our place in the overlay, once joined.
+    pub addresses: Option<Addresses>,
+    /// The network's name and id.
+    pub network: Option<(String, String)>,
+    /// Whether the control channel is open and joined.
+    pub control_connected: bool,
+    /// The relay, if a session was tried.
+    pub relay: Option<RelayStatus>,
+    /// All known members and configured peers, by name.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Our relay.
+#[derive(Clone, Debug)]
+pub struct RelayStatus {
+    /// Its number.
+    pub relay_no: u16,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether our session is open.
+    pub up: bool,
+    /// Round trip.
+    pub rtt: Option<Duration>,
+    /// Our address as it sees it.
+    pub observed: Option<SocketAddr>,
+}
+
+/// One peer or known member.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its inner addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its static key.
+    pub public_key: PublicKey,
+    /// Whether the relay says it is there; `None` for a stock peer.
+    pub online: Option<bool>,
+    /// Where data goes; `None` if we do not talk to it.
+    pub path: Option<Path>,
+    /// Round trip on that path.
+    pub rtt: Option<Duration>,
+    /// Packets and bytes.
+    pub traffic: Traffic,
+    /// When the last handshake completed.
+    pub last_handshake: Option<Instant>,
+    /// Whether there is a key to seal with.
+    pub established: bool,
+    /// Cipher suites the peer offered in HELLO, a bit each; `None` before it did.
+    pub suites: Option<u32>,
+    /// How its path changed, oldest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+impl Node {
+    /// The present state.
+    pub fn status(&self) -> Status {
+        let membership = self.membership.as_ref();
+        let mut peers: Vec<PeerStatus> = self.peers.iter().map(|p| self.peer_status(p)).collect();
+        for entry in membership.into_iter().flat_map(|m| m.directory.iter()) {
+            if self.peers.by_key(&entry.member.x25519()).is_none() {
+                peers.push(PeerStatus {
+                    name: entry.member.name().to_string(),
+                    addresses: vec![entry.member.v4().into(), entry.member.v6().into()],
+                    public_key: entry.member.x25519(),
+                    online: Some(entry.online),
+                    path: None,
+                    rtt: None,
+                    traffic: Traffic::default(),
+                    last_handshake: None,
+                    established: false,
+                    suites: None,
+                    history: Vec::new(),
+                });
+            }
+        }
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        Status {
+            public_key: self.local.public(),
+            addresses: membership.and_then(|m| m.addresses()),
+            network: membership.and_then(|m| m.credentials()).map(|c| {
+                let id: String = c.trust().network_id().0.iter().map(|b| format!("{b:02x}")).collect();
+                (c.trust().genesis().name.clone(), id)
+            }),
+            control_connected: membership.is_some_and(|m| m.is_connected()),
+            relay: self.relay.as_ref().map(|r| RelayStatus {
+                relay_no: r.no.0,
+                address: r.address,
+                up: r.client.is_up(),
+                rtt: r.client.rtt(),
+                observed: r.client.observed(),
+            }),
+            peers,
+        }
+    }
+
+    fn peer_status(&self, peer: &Peer) -> PeerStatus {
+        let (addresses, path, rtt, history) = match &peer.kind {
+            Kind::Member { member, path } => (
+                vec![member.v4().into(), member.v6().into()],
+                path.selected(),
+                path.rtt(),
+                path.history().copied().collect(),
+            ),
+            Kind::Stock { path, addresses, .. } => {
+                (addresses.clone(), path.endpoint().map(|remote| Path::Direct { remote }), None, Vec::new())
+            }
+        };
+        let directory = self.membership.as_ref().map(|m| &m.directory);
+        let online = peer.member().and_then(|m| Some(directory?.get(&m.identity())?.online));
+        PeerStatus {
+            name: peer.name(),
+            addresses,
+            public_key: peer.key,
+            online,
+            path,
+            rtt,
+            traffic: peer.session.activity().traffic(),
+            last_handshake: peer.session.last_handshake(),
+            established: peer.session.is_established(),
+            suites: peer.hello.theirs.as_ref().map(|h| h.suites),
+            history,
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Two stock nodes with their workers on a perfect wire: the whole way of a packet, in virtual time.
+//! Members, relays and NATs are the simulator's matter.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::*;
+use crate::batch::SendBatch;
+use crate::forwarding::ForwardingTable;
+use crate::key::StaticSecret;
+use crate::receive::{Deliver, Inbound};
+use crate::send::{Outbound, Sent};
+use crate::session::Engine;
+use crate::time::UnixTime;
+use crate::wire::ip::udp_v4;
+use crate::worker::LocalQueues;
+
+struct Host {
+    address: SocketAddr,
+    inner: Ipv4Addr,
+    node: Node,
+    outbound: Outbound,
+    inbound: Inbound,
+    table: Arc<ForwardingTable>,
+    queues: LocalQueues,
+    delivered: Delivered,
+    floors: Option<Floors>,
+}
+
+#[derive(Default)]
+struct Delivered(Vec<Vec<u8>>);
+impl Deliver for Delivered {
+    fn deliver(&mut self, packet: &[u8]) {
+        self.0.push(packet.to_vec());
+    }
+}
+
+type Wire = VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>;
+
+fn now_at(mono: Instant) -> Now {
+    Now { mono, unix: UnixTime(1_800_000_000 + mono.as_nanos() / 1_000_000_000), unix_nanos: 0 }
+}
+
+impl Host {
+    fn new(id: u8, peer: u8, psk: Option<[u8; 32]>, allowed: &str) -> Self {
+        let address = SocketAddr::from(([192, 0, 2, id], 1000));
+        let secret = |n: u8| StaticSecret::from_bytes([n; 32]);
+        let inner = Ipv4Addr::new(10, 0, 0, id);
+        let stock = StockConfig {
+            secret: secret(id),
+            addresses: vec![inner.into()],
+            peers: vec![StockPeer {
+                public_key: secret(peer).public(),
+                preshared_key: psk.map(crate::key::Secret::from_bytes),
+                endpoint: Some(([192, 0, 2, peer], 1000).into()),
+                allowed_ips: vec![allowed.parse().unwrap()],
+                persistent_keepalive: None,
+            }],
+        };
+        let config = NodeConfig {
+            membership: Membership::None,
+            stock: Some(stock),
+            floors: Floors::default(),
+            engine: Engine::Noise,
+            port: 1000,
+        };
+        let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
+        let drops = Arc::clone(node.drops());
+        Self {
+            address,
+            inner,
+            node,
+            outbound: Outbound::new(Arc::clone(&drops)),
+            inbound: Inbound::new(drops),
+            table: Arc::default(),
+            queues: LocalQueues::default(),
+            delivered: Delivered::default(),
+            floors: None,
+        }
+    }
+
+    fn packet_to(&self, to: Ipv4Addr, text: &[u8]) -> Vec<u8> {
+        udp_v4(self.inner, to, (1, 2), text)
+    }
+
+    fn send(&mut self, packet: &[u8], now: Instant, wire: &mut Wire) {
+        let mut batch = SendBatch::default();
+        self.outbound.begin(now, &self.table, 1);
+        assert_eq!(self.outbound.handle_packet(packet, &mut batch, &mut self.queues), Sent::Done);
+        for train in batch.trains() {
+            for segment in train.bytes.chunks(train.segment) {
+                wire.push_back((self.address, train.to, segment.to_vec()));
+            }
+        }
+    }
+
+    fn receive(&mut self, from: SocketAddr, mut datagram: Vec<u8>, now: Instant) {
+        self.inbound.begin(now, &self.table);
+        self.inbound.handle_datagram(from, &mut datagram, &mut self.delivered, &mut self.queues);
+    }
+
+    /// Everything `Node` has to say, until it is silent.
+    fn drain(&mut self, now: Instant, wire: &mut Wire) {
+        loop {
+            while let Some(message) = self.queues.pop() {
+                self.node.handle_worker(message, now_at(now));
+            }
+            if let Some(t) = self.node.poll_transmit() {
+                wire.push_back((self.address, t.to, t.bytes));
+            } else if let Some(event) = self.node.poll_event() {
+                match event {
+                    NodeEvent::Publish(table) => {
+                        assert!(table.version > self.table.version);
+                        self.table = table;
+                    }
+                    NodeEvent::Inbound(command) => self.inbound.handle_command(command, &mut self.queues),
+                    NodeEvent::PersistFloors(floors) => self.floors = Some(floors),
+                    other => panic!("a stock node does not ask for {other:?}"),
+                }
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+/// Two hosts and what is between them.
+struct Pair {
+    hosts: [Host; 2],
+    now: Instant,
+    wire: Wire,
+    /// Datagrams carried so far, by first byte.
+    carried: [usize; 8],
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self::with(Host::new(1, 2, None, "10.0.0.2/32"), Host::new(2, 1, None, "10.0.0.1/32"))
+    }
+
+    fn with(a: Host, b: Host) -> Self {
+        let mut pair = Self { hosts: [a, b], now: Instant::ZERO, wire: Wire::new(), carried: [0; 8] };
+        pair.settle();
+        pair
+    }
+
+    fn settle(&mut self) {
+        loop {
+            for host in &mut self.hosts {
+                host.drain(self.now, &mut self.wire);
+            }
+            let Some((from, to, bytes)) = self.wire.pop_front() else { return };
+            self.carried[usize::from(bytes[0] & 7)] += 1;
+            if let Some(host) = self.hosts.iter_mut().find(|h| h.address == to) {
+                host.receive(from, bytes, self.now);
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, text: &[u8]) {
+        let to = self.hosts[1 - from].inner;
+        let packet = self.hosts[from].packet_to(to, text);
+        self.hosts[from].send(&packet, self.now, &mut self.wire);
+        self.settle();
+    }
+
+    /// Virtual time passes; timers fire at their very instants.
+    fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        loop {
+            let next = self.hosts.iter().filter_map(|h| h.node.poll_timeout()).min();
+            let Some((at, _)) = next.filter(|(at, _)| *at <= end) else { break };
+            self.now = self.now.max(at);
+            for host in &mut self.hosts {
+                if host.node.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                    host.node.handle_timeout(now_at(self.now));
+                    let again = host.node.poll_timeout();
+                    assert!(
+                        again.is_none_or(|(at, timer)| at > self.now || timer == NodeTimer::Output),
+                        "a timer that stays due spins: {again:?}"
+                    );
+                }
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn texts(&self, host: usize) -> Vec<String> {
+        self.hosts[host].delivered.0.iter().map(|p| String::from_utf8_lossy(&p[28..]).into_owned()).collect()
+    }
+}
+
+#[test]
+fn the_first_packet_waits_for_the_handshake_and_none_is_lost() {
+    let mut pair = Pair::new();
+    pair.send(0, b"one");
+    pair.send(1, b"two");
+    pair.send(0, b"three");
+    assert_eq!(pair.texts(1), ["one", "three"]);
+    assert_eq!(pair.texts(0), ["two"]);
+    assert_eq!((pair.carried[1], pair.carried[2]), (1, 1), "one initiation, one response");
+}
+
+#[test]
+fn steady_traffic_outlives_rekeys_without_losing_a_packet() {
+    let mut pair = Pair::new();
+    for i in 0..600 {
+        pair.send(i % 2, format!("{i}").as_bytes());
+        pair.advance(Duration::from_secs(1));
+    }
+    assert_eq!(pair.texts(0).len() + pair.texts(1).len(), 600);
+    assert!((4..=6).contains(&pair.carried[1]), "a rekey every 120 s: {} initiations", pair.carried[1]);
+}
+
+#[test]
+fn an_idle_pair_sends_nothing_and_asks_for_no_timer() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.advance(Duration::from_secs(1000));
+    let before = pair.carried;
+    pair.advance(Duration::from_secs(10_000));
+    assert_eq!(pair.carried, before);
+    assert!(pair.hosts.iter().all(|h| h.node.poll_timeout().is_none()));
+}
+
+#[test]
+fn a_wrong_preshared_key_yields_no_session() {
+    let a = Host::new(1, 2, Some([1; 32]), "10.0.0.2/32");
+    let b = Host::new(2, 1, Some([2; 32]), "10.0.0.1/32");
+    let mut pair = Pair::with(a, b);
+    pair.send(0, b"x");
+    pair.advance(Duration::from_secs(20));
+    assert!(pair.texts(1).is_empty());
+    assert!(!pair.hosts[0].node.status().peers[0].established);
+}
+
+#[test]
+fn a_source_that_is_not_the_senders_is_dropped_even_inside_a_wider_prefix() {
+    // B accepts 10.0.0.0/24 from A but has 10.0.0.99 from nobody else; A may not send as B itself.
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let forged = udp_v4([10, 0, 0, 77].into(), pair.hosts[1].inner, (1, 2), b"forged");
+    pair.hosts[0].send(&forged, pair.now, &mut pair.wire);
+    pair.settle();
+    assert_eq!(pair.texts(1), ["x"]);
+    assert_eq!(pair.hosts[1].node.drops().get(DropReason::SourceNotAllowed), 1);
+}
+
+#[test]
+fn a_replayed_datagram_is_delivered_once() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let packet = pair.hosts[0].packet_to(pair.hosts[1].inner, b"once");
+    pair.hosts[0].send(&packet, pair.now, &mut pair.wire);
+    let copy = pair.wire.back().cloned().unwrap();
+    pair.wire.push_back(copy);
+    pair.settle();
+    assert_eq!(pair.texts(1), ["x", "once"]);
+    assert_eq!(pair.hosts[1].node.drops().get(DropReason::Replayed), 1);
+}
+
+#[test]
+fn a_stock_peer_roams_to_where_its_last_authentic_packet_came_from() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.hosts[0].address = ([192, 0, 2, 77], 4242).into();
+    pair.send(0, b"from elsewhere");
+    pair.send(1, b"answer");
+    assert_eq!(pair.texts(0), ["answer"]);
+}
+
+#[test]
+fn junk_changes_nothing_and_gets_no_answer() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let (status, carried) = (format!("{:?}", pair.hosts[1].node.status()), pair.carried);
+    let attacker = SocketAddr::from(([203, 0, 113, 9], 9));
+    for len in 0..200usize {
+        for first in 0..=255u8 {
+            let mut junk = vec![0; len];
+            if let Some(b) = junk.first_mut() {
+                *b = first;
+            }
+            pair.hosts[1].receive(attacker, junk, pair.now);
+            pair.hosts[1].drain(pair.now, &mut pair.wire);
+            assert!(pair.wire.is_empty(), "answered junk of {len} bytes starting {first:#x}");
+        }
+    }
+    assert_eq!((format!("{:?}", pair.hosts[1].node.status()), pair.carried), (status, carried));
+}
+
+#[test]
+fn after_a_reset_nothing_is_sealed_with_an_old_key() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.hosts[0].node.reset_sessions([9; 32], now_at(pair.now));
+    pair.settle();
+    assert!(pair.hosts[0].table.peers.iter().flatten().all(|p| p.sealing.is_none()));
+    pair.advance(Duration::from_secs(6));
+    pair.send(0, b"again");
+    assert_eq!(pair.texts(1), ["x", "again"]);
+}
+
+#[test]
+fn the_timestamp_floor_is_persisted_ahead_of_what_was_sent() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let floor = pair.hosts[0].floors.expect("persisted before the first handshake").handshake_timestamp;
+    assert!(floor > Tai64n::from_now(now_at(pair.now)));
+}
+
+#[test]
+fn an_address_nobody_owns_is_one_counted_drop() {
+    let mut pair = Pair::new();
+    let stray = pair.hosts[0].packet_to([10, 9, 9, 9].into(), b"?");
+    pair.hosts[0].send(&stray, pair.now, &mut pair.wire);
+    assert_eq!(pair.hosts[0].node.drops().get(DropReason::NoPeer), 1);
+    assert_eq!(pair.hosts[0].table.own, [IpAddr::from([10, 0, 0, 1])]);
+}

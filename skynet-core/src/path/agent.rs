@@ -1,0 +1,573 @@
+//! [`PathAgent`]: its face. What happens on a probe is in `agent/probes.rs`, on a timer in `agent/rounds.rs` and
+//! `agent/liveness.rs`, and which path carries data is decided in `agent/select.rs`.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::candidate::{Candidate, canonical, select_candidates};
+use super::check::PingBudget;
+use super::history::{History, HistoryEntry, Path};
+use super::keys::{NonceSource, PairKeys, ReplayWindow};
+use super::link::{Link, Origin, Pair};
+use crate::allowed_ips::Prefix;
+use crate::rng::{Rng, RngCore as _};
+use crate::time::{Duration, Instant, Now, earliest};
+use crate::wire::probe::{Body, Head, ProbeError, RelayRtt};
+
+mod liveness;
+mod probes;
+mod rounds;
+mod select;
+
+use liveness::{Suspect, Watch};
+use rounds::{Caller, Round};
+
+/// Most datagrams waiting for [`PathAgent::poll_transmit`]; later ones are dropped and counted.
+const TRANSMIT_CAP: usize = 128;
+/// Most events waiting for [`PathAgent::poll_event`]; the oldest is dropped.
+const EVENT_CAP: usize = 16;
+
+/// What an agent is told once.
+#[derive(Clone, Debug, Default)]
+pub struct PathConfig {
+    /// The overlay's own prefixes: never probed.
+    pub overlay: Vec<Prefix>,
+}
+
+/// The pair's relay: a session of ours is up, and the peer is, or may be, on the same relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayPath {
+    /// The relay's number in the manifest.
+    pub relay_no: u16,
+    /// The peer's number there.
+    pub node_no: u32,
+    /// My round-trip time to the relay.
+    pub rtt: Duration,
+    /// The peer's, if its record or CALL told; else mine is taken for it.
+    pub peer_rtt: Option<Duration>,
+}
+
+/// Counters of one tier, read from the workers by the owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PathCounters {
+    /// Transport data messages sent to the peer in this tier, modulo 2^32.
+    pub tx: u32,
+    /// Authenticated transport data messages received from the peer in this tier, modulo 2^32.
+    pub rx: u32,
+    /// When the last of these came.
+    pub last_rx: Option<Instant>,
+}
+
+/// What the owner knows of the traffic to and from the peer. Keepalives do not count as sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Last data sent to the peer, by whatever path.
+    pub last_tx: Option<Instant>,
+    /// All direct paths together.
+    pub direct: PathCounters,
+    /// All relayed paths together.
+    pub relayed: PathCounters,
+}
+
+/// Where a probe came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// From this address to lane 0's socket.
+    Direct(SocketAddr),
+    /// Inside a relay frame.
+    Relayed {
+        /// The relay.
+        relay: u16,
+        /// The sender the relay named.
+        node_no: u32,
+    },
+}
+
+/// A probe that was opened under the pair's key and not seen before. Only [`PathAgent::open`] makes one.
+#[derive(Debug)]
+pub struct Opened {
+    head: Head,
+    body: Body,
+}
+
+impl Opened {
+    /// Its clear head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+    /// Its body.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+}
+
+/// Where a probe goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProbeTo {
+    /// From lane 0's socket to this address.
+    Direct {
+        /// Where.
+        addr: SocketAddr,
+        /// TTL or hop limit, if not the system's.
+        ttl: Option<u8>,
+    },
+    /// In a relay frame of class control.
+    Relayed {
+        /// The relay.
+        relay: u16,
+        /// The peer there.
+        node_no: u32,
+    },
+}
+
+/// A datagram to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeTransmit {
+    /// Where to.
+    pub to: ProbeTo,
+    /// Sealed.
+    pub bytes: Vec<u8>,
+}
+
+/// What the owner must know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathEvent {
+    /// Data goes this way from now on; `None`: there is no way.
+    Selected {
+        /// The path.
+        path: Option<Path>,
+        /// Why, for the log.
+        reason: super::Reason,
+    },
+    /// The direct path failed: ask STUN again, the local candidates may have changed.
+    RefreshCandidates,
+}
+
+/// The states of `path/mod.rs`, and two for a peer without a relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathState {
+    /// No path.
+    Unreached,
+    /// Data by the relay, no direct path known to work.
+    Relayed,
+    /// Data by the relay; a direct path answers but is on hold.
+    Validated,
+    /// Data goes direct.
+    Direct,
+    /// The direct path is in doubt; data by the relay, or, without one, still direct however long it lasts.
+    Suspect,
+}
+
+/// Which timer [`PathAgent::poll_timeout`] names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PathTimer {
+    /// Output waits: poll it.
+    Output,
+    /// The next check, or the end, of a suspect path.
+    Suspect,
+    /// Three seconds without a packet on the selected path.
+    Silence,
+    /// The next check of the selected path.
+    Watch,
+    /// A second look at the data counters.
+    Confirm,
+    /// An opener of a round.
+    Opener,
+    /// A check of a round.
+    Check,
+    /// A CALL.
+    Call,
+    /// Another try of a path that worked once.
+    Retry,
+    /// The next round.
+    Round,
+    /// Forty-five seconds without traffic.
+    Idle,
+}
+
+/// Counts of what the agent did and refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// PINGs sent.
+    pub pings_sent: u64,
+    /// PONGs sent.
+    pub pongs_sent: u64,
+    /// CALLs sent.
+    pub calls_sent: u64,
+    /// Rounds begun.
+    pub rounds: u64,
+    /// Changes of the selected path.
+    pub switches: u64,
+    /// Probes that did not open.
+    pub unauthentic: u64,
+    /// Probes refused as replayed or from before the peer's start.
+    pub replayed: u64,
+    /// PONGs without an outstanding transaction on the path they came by.
+    pub unexpected_pongs: u64,
+    /// PONGs on a path only a packet's source named, of a PING that did not come from an address of mine.
+    pub misdirected_pongs: u64,
+    /// Probes from, and CALLs by, a path they may not take.
+    pub refused_sources: u64,
+    /// PINGs the budget held back.
+    pub over_budget: u64,
+    /// Datagrams dropped because the queue was full.
+    pub queue_full: u64,
+}
+
+/// The path machine of one peer.
+///
+/// *Getters*: [`selected`](Self::selected), [`state`](Self::state), [`rtt`](Self::rtt),
+/// [`history`](Self::history), [`counters`](Self::counters). *Handlers*: `open` + `handle_probe`,
+/// `handle_traffic`, `handle_timeout`. *Commands*: `set_*`. *Polls*: after any of these drain `poll_transmit`, then
+/// `poll_event`, then read `poll_timeout`. `now` never goes back.
+///
+/// Call `handle_traffic` when data leaves for the peer after more than [`PathAgent::EDGE`] of silence, and before
+/// each `handle_probe` and `handle_timeout`: PONGs then tell, and timers judge, fresh counters.
+#[derive(Debug)]
+pub struct PathAgent {
+    config: PathConfig,
+    keys: PairKeys,
+    nonces: NonceSource,
+    replay: ReplayWindow,
+    rng: Rng,
+    now: Now,
+    local: Vec<Candidate>,
+    relay: Option<RelayPath>,
+    relay_link: Link,
+    peer_relays: Vec<RelayRtt>,
+    pairs: Vec<Pair>,
+    next_pair_id: u16,
+    traffic: Traffic,
+    sending_since: Instant,
+    selected: Option<Path>,
+    selected_at: Instant,
+    resting: bool,
+    watch: Option<Watch>,
+    suspect: Option<Suspect>,
+    confirm_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    round: Option<Round>,
+    next_round: Option<Instant>,
+    failed_rounds: usize,
+    caller: Caller,
+    budget: PingBudget,
+    transmits: VecDeque<ProbeTransmit>,
+    events: VecDeque<PathEvent>,
+    history: History,
+    counters: Counters,
+}
+
+impl PathAgent {
+    /// Silence after which the owner must report the next data at once; also how long traffic counts as flowing.
+    pub const EDGE: Duration = Duration::from_secs(10);
+
+    /// An agent for one peer. `start` as in [`NonceSource::new`].
+    pub fn new(config: PathConfig, keys: PairKeys, start: u32, mut rng: Rng, now: Now) -> Self {
+        let nonces = NonceSource::new(start, &mut rng);
+        Self {
+            config,
+            keys,
+            nonces,
+            replay: ReplayWindow::default(),
+            rng,
+            now,
+            local: Vec::new(),
+            relay: None,
+            relay_link: Link::default(),
+            peer_relays: Vec::new(),
+            pairs: Vec::new(),
+            next_pair_id: 1,
+            traffic: Traffic::default(),
+            sending_since: now.mono,
+            selected: None,
+            selected_at: now.mono,
+            resting: false,
+            watch: None,
+            suspect: None,
+            confirm_at: None,
+            retry_at: None,
+            round: None,
+            next_round: None,
+            failed_rounds: 0,
+            caller: Caller::default(),
+            budget: PingBudget::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            history: History::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Where data goes.
+    pub fn selected(&self) -> Option<Path> {
+        self.selected
+    }
+
+    /// The state, derived from what is known.
+    pub fn state(&self) -> PathState {
+        match self.selected {
+            _ if self.suspect.is_some() => PathState::Suspect,
+            None => PathState::Unreached,
+            Some(Path::Direct { .. }) if self.is_direct() => PathState::Direct,
+            Some(Path::Direct { .. }) => PathState::Suspect,
+            Some(Path::Relayed { .. }) if self.pairs.iter().any(|p| p.valid) => PathState::Validated,
+            Some(Path::Relayed { .. }) => PathState::Relayed,
+        }
+    }
+
+    /// Smoothed round-trip time of the selected path to the peer.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.link(self.selected?).and_then(|l| l.rtt.smoothed())
+    }
+
+    /// Changes of the selected path, oldest first, at most [`super::HISTORY_CAP`].
+    pub fn history(&self) -> impl ExactSizeIterator<Item = &HistoryEntry> {
+        self.history.iter()
+    }
+
+    /// Counts since the agent began.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The peer's candidates with whether they answer, best first.
+    pub fn candidates(&self) -> impl Iterator<Item = (&Candidate, bool)> {
+        self.pairs.iter().map(|p| (&p.candidate, p.valid))
+    }
+
+    /// The keys, for the table of tags.
+    pub fn keys(&self) -> &PairKeys {
+        &self.keys
+    }
+
+    /// Opens a probe whose tag named this peer. Changes nothing but counters, unless the probe is authentic and new.
+    /// `datagram` is garbage afterwards.
+    pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, ProbeError> {
+        let opened = self.keys.open(datagram).inspect_err(|_| self.counters.unauthentic += 1);
+        let (head, body) = opened?;
+        self.replay.accept(head.nonce).inspect_err(|_| self.counters.replayed += 1)?;
+        Ok(Opened { head, body })
+    }
+
+    /// My own candidates, as gathered. A change while traffic flows begins a round.
+    pub fn set_local_candidates(&mut self, candidates: &[Candidate], now: Now) {
+        self.now = now;
+        let mut local: Vec<Candidate> = candidates.to_vec();
+        for c in &mut local {
+            c.addr = canonical(c.addr);
+        }
+        local.sort_by_key(|c| core::cmp::Reverse(c.priority));
+        local.truncate(super::MAX_CANDIDATES);
+        if local == self.local {
+            return;
+        }
+        self.local = local;
+        if self.is_active() {
+            self.failed_rounds = 0;
+            self.start_round(rounds::Role::Initiator);
+        }
+    }
+
+    /// The peer's endpoints and relays from its signed record, or the operator's configuration.
+    pub fn set_peer_endpoints(&mut self, endpoints: &[Candidate], relays: &[RelayRtt], now: Now) {
+        self.now = now;
+        self.peer_relays = relays.to_vec();
+        self.peer_relays.truncate(crate::wire::probe::MAX_RELAYS);
+        if self.merge(endpoints, Origin::Record) && self.is_active() {
+            self.failed_rounds = 0;
+            self.start_round(rounds::Role::Initiator);
+        }
+    }
+
+    /// The relay session for this pair came up, changed or went down.
+    pub fn set_relay(&mut self, relay: Option<RelayPath>, now: Now) {
+        self.now = now;
+        let same = match (&self.relay, &relay) {
+            (Some(a), Some(b)) => (a.relay_no, a.node_no) == (b.relay_no, b.node_no),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.relay = relay;
+        if same {
+            return;
+        }
+        self.relay_link = Link::default();
+        self.relay_changed();
+        if relay.is_some() && self.is_active() && !self.is_direct() {
+            self.failed_rounds = 0;
+            self.start_round(rounds::Role::Initiator);
+        }
+    }
+
+    /// Fresh counters. The first data after silence begins a round, or looks at once after the path there is.
+    pub fn handle_traffic(&mut self, traffic: Traffic, now: Now) {
+        let was_active = self.is_active();
+        let before = self.traffic.last_tx;
+        self.now = now;
+        self.traffic = traffic;
+        let Some(last_tx) = traffic.last_tx else { return };
+        if before.is_none_or(|b| last_tx - b >= Duration::from_secs(3)) {
+            self.sending_since = last_tx;
+        }
+        let edge = before.is_none_or(|b| last_tx - b >= Self::EDGE) || !was_active;
+        if edge && self.is_active() {
+            self.wake();
+        }
+    }
+
+    /// An opened probe came from `from`.
+    pub fn handle_probe(&mut self, from: From, probe: Opened, now: Now) {
+        self.now = now;
+        let from = match from {
+            From::Direct(addr) => From::Direct(canonical(addr)),
+            relayed @ From::Relayed { .. } => relayed,
+        };
+        match probe.body {
+            Body::Ping(ping) => self.handle_ping(from, &ping),
+            Body::Pong(pong) => self.handle_pong(from, &pong),
+            Body::Call(call) => self.handle_call(from, &call),
+        }
+    }
+
+    /// Time has passed. Does everything due at `now`.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.rest_if_idle();
+        self.run_suspect();
+        self.run_silence();
+        self.run_watch();
+        self.run_confirm();
+        self.run_openers();
+        self.run_checks();
+        self.run_caller();
+        self.run_retry();
+        self.run_next_round();
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<ProbeTransmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<PathEvent> {
+        self.events.pop_front()
+    }
+
+    /// When to call `handle_timeout` next, and what for. Exact; due now while output waits; `None` for an idle pair.
+    pub fn poll_timeout(&self) -> Option<(Instant, PathTimer)> {
+        let output = (!self.transmits.is_empty() || !self.events.is_empty()).then_some(self.now.mono);
+        [
+            (output, PathTimer::Output),
+            (self.suspect_due(), PathTimer::Suspect),
+            (self.silence_due(), PathTimer::Silence),
+            (self.watch.as_ref().map(|w| w.next), PathTimer::Watch),
+            (self.confirm_at, PathTimer::Confirm),
+            (self.opener_due(), PathTimer::Opener),
+            (self.check_due(), PathTimer::Check),
+            (self.caller.due_at(), PathTimer::Call),
+            (self.retry_at, PathTimer::Retry),
+            (self.next_round, PathTimer::Round),
+            (self.idle_due(), PathTimer::Idle),
+        ]
+        .into_iter()
+        .fold(None, |least, (at, timer)| earliest(least, at.map(|at| (at, timer))))
+    }
+
+    /// Data was sent within [`Self::EDGE`].
+    fn is_active(&self) -> bool {
+        self.traffic.last_tx.is_some_and(|at| self.now.mono - at < Self::EDGE)
+    }
+
+    /// Data goes direct and the path answers. False for a dead path that is kept because there is no relay.
+    fn is_direct(&self) -> bool {
+        self.suspect.is_none() && self.selected_pair().is_some_and(|i| self.pairs[i].valid)
+    }
+
+    fn pair_index(&self, addr: SocketAddr) -> Option<usize> {
+        self.pairs.iter().position(|p| p.candidate.addr == addr)
+    }
+
+    fn selected_pair(&self) -> Option<usize> {
+        match self.selected {
+            Some(Path::Direct { remote }) => self.pair_index(remote),
+            _ => None,
+        }
+    }
+
+    fn link(&self, path: Path) -> Option<&Link> {
+        match path {
+            Path::Relayed { .. } => Some(&self.relay_link),
+            Path::Direct { remote } => self.pair_index(remote).map(|i| &self.pairs[i].link),
+        }
+    }
+
+    /// Replaces the candidates of one origin. True if there is a new one.
+    fn merge(&mut self, offered: &[Candidate], origin: Origin) -> bool {
+        let chosen = select_candidates(offered, &self.config.overlay);
+        let chosen: Vec<_> =
+            chosen.into_iter().filter(|c| self.local.iter().all(|l| l.addr != c.addr)).collect();
+        let selected = self.selected;
+        self.pairs.retain(|p| {
+            p.origin != origin
+                || p.valid
+                || selected == Some(Path::Direct { remote: p.candidate.addr })
+                || chosen.iter().any(|c| c.addr == p.candidate.addr)
+        });
+        let mut grew = false;
+        for c in chosen {
+            match self.pair_index(c.addr) {
+                Some(i) => {
+                    let p = &mut self.pairs[i];
+                    if p.origin == Origin::Source || c.kind.is_open() || !p.candidate.kind.is_open() {
+                        p.candidate = c;
+                    }
+                    p.origin = origin;
+                }
+                None => grew |= self.add_pair(c, origin).is_some(),
+            }
+        }
+        self.pairs.sort_by_key(|p| core::cmp::Reverse(p.candidate.priority));
+        grew
+    }
+
+    /// Adds a pair; if there are [`super::MAX_CANDIDATES`], in place of one that does not answer. An address that
+    /// only a packet's source named pushes out none but its like.
+    fn add_pair(&mut self, candidate: Candidate, origin: Origin) -> Option<usize> {
+        if self.pairs.len() >= super::MAX_CANDIDATES {
+            let (victim, _) = self
+                .pairs
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| !p.valid && self.selected != Some(Path::Direct { remote: p.candidate.addr }))
+                .filter(|(_, p)| origin != Origin::Source || p.origin == Origin::Source)
+                .min_by_key(|(_, p)| (p.origin != Origin::Source, p.link.last_pong, p.id))?;
+            self.pairs.remove(victim);
+        }
+        let id = self.next_pair_id;
+        self.next_pair_id = self.next_pair_id.wrapping_add(1).max(1);
+        self.pairs.push(Pair::new(id, candidate, origin));
+        Some(self.pairs.len() - 1)
+    }
+
+    fn queue(&mut self, to: ProbeTo, flags: u16, body: &Body) -> bool {
+        if self.transmits.len() >= TRANSMIT_CAP {
+            self.counters.queue_full += 1;
+            return false;
+        }
+        let Some(nonce) = self.nonces.next_nonce() else { return false };
+        let bytes = self.keys.seal(flags, self.now.unix, nonce, body);
+        self.transmits.push_back(ProbeTransmit { to, bytes });
+        true
+    }
+
+    fn emit(&mut self, event: PathEvent) {
+        if self.events.len() >= EVENT_CAP {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn txid(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+}

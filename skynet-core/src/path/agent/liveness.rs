@@ -1,0 +1,253 @@
+//! Is the selected path alive, in both directions, for probes and for data.
+
+use super::{PathAgent, PathEvent};
+use crate::path::agent::probes::Purpose;
+use crate::path::agent::rounds::Role;
+use crate::path::history::{Path, Reason};
+use crate::time::{Duration, Instant};
+
+/// Between checks of a path that carries data.
+const WATCH: Duration = Duration::from_secs(2);
+/// Between checks of a direct path whose traffic paused: below the 30 s at which common NATs forget a mapping.
+const COOLING: Duration = Duration::from_secs(15);
+/// After this long without traffic nothing is sent and the direct path is no longer believed in.
+const IDLE: Duration = Duration::from_secs(45);
+/// No packet for so long while sending: suspect.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Checks of one watch interval. At 20 % loss each way six fail together once in 460 intervals, two once in 8.
+const TRIES: u32 = 6;
+/// Between the second check and the later ones.
+const TRY_GAP: Duration = Duration::from_millis(120);
+/// Shortest and longest wait for the first answer: the whole must end before [`SILENCE`] and half a second.
+const FIRST_WAIT: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(400));
+/// A watch interval does not fail earlier: outages of less are common and heal.
+const LEAST_WATCH: Duration = Duration::from_secs(1);
+/// Checks of a suspect path,
+const SUSPECT_MS: [u64; 4] = [0, 200, 500, 1000];
+/// and its end.
+const SUSPECT_END: Duration = Duration::from_millis(1500);
+/// Every so many watch intervals the other valid pairs are checked too.
+const OTHERS_EVERY: u32 = 5;
+/// At most so many of them,
+const OTHERS: usize = 2;
+/// and one that misses so many is not valid any more.
+const OTHERS_MISSES: u32 = 3;
+
+/// Checks of the selected path.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    first: Instant,
+    pub(super) next: Instant,
+    tries: u32,
+    intervals: u32,
+}
+
+/// A direct path in doubt.
+#[derive(Clone, Debug)]
+pub(super) struct Suspect {
+    path: Path,
+    since: Instant,
+    next: usize,
+}
+
+impl PathAgent {
+    /// Traffic after silence.
+    pub(super) fn wake(&mut self) {
+        self.resting = false;
+        if self.selected.is_some() {
+            self.watch_from(self.now.mono);
+        }
+        if !self.is_direct() {
+            self.failed_rounds = 0;
+            self.start_round(Role::Initiator);
+            self.arm_retry();
+        }
+        self.run_watch();
+    }
+
+    /// The next check of the selected path is at `at`.
+    pub(super) fn watch_from(&mut self, at: Instant) {
+        let wanted = self.selected.is_some() && self.suspect.is_none() && self.is_active();
+        self.watch = wanted.then_some(Watch { first: at, next: at, tries: 0, intervals: 0 });
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    pub(super) fn watch_after_selection(&mut self) {
+        self.watch_from(self.now.mono + WATCH);
+    }
+
+    pub(super) fn run_watch(&mut self) {
+        let now = self.now.mono;
+        let Some(mut w) = self.watch.take_if(|w| w.next <= now) else { return };
+        let Some(path) = self.selected else { return };
+        let since_tx = self.traffic.last_tx.map_or(Duration::MAX, |at| now - at);
+        let Path::Direct { remote } = path else {
+            if since_tx < Self::EDGE {
+                self.ping_relay();
+                self.watch = Some(Watch { next: now + WATCH, ..w });
+            }
+            return;
+        };
+        let Some(i) = self.pair_index(remote) else { return };
+        if since_tx >= Self::EDGE {
+            if since_tx < IDLE {
+                self.ping_pair(i, Purpose::Watch);
+                self.watch = Some(Watch { first: now, next: now + COOLING, tries: 0, intervals: 0 });
+            }
+            return;
+        }
+        if w.tries >= TRIES {
+            self.suspect_path(path, Reason::ProbesLost);
+            return;
+        }
+        if w.tries == 0 {
+            w.first = now;
+            w.intervals += 1;
+            if w.intervals.is_multiple_of(OTHERS_EVERY) {
+                self.check_others(i);
+            }
+        }
+        self.ping_pair(i, Purpose::Watch);
+        w.tries += 1;
+        let wait = self.pairs[i].link.rtt.timeout().clamp(FIRST_WAIT.0, FIRST_WAIT.1);
+        w.next = match w.tries {
+            1 => now + wait,
+            TRIES => (now + wait).max(w.first + LEAST_WATCH),
+            _ => now + TRY_GAP,
+        };
+        self.watch = Some(w);
+    }
+
+    /// The selected path answered: the interval is over.
+    pub(super) fn watch_answered(&mut self) {
+        let now = self.now.mono;
+        if let Some(w) = &mut self.watch
+            && w.tries > 0
+        {
+            w.tries = 0;
+            w.next = (w.first + WATCH).max(now + FIRST_WAIT.0);
+        }
+    }
+
+    /// Keeps the times of the other valid pairs fresh, so that a better one is found.
+    fn check_others(&mut self, selected: usize) {
+        let others: Vec<usize> =
+            (0..self.pairs.len()).filter(|i| *i != selected && self.pairs[*i].valid).take(OTHERS).collect();
+        for i in others {
+            if self.pairs[i].link.unanswered >= OTHERS_MISSES {
+                self.pairs[i].valid = false;
+            } else {
+                self.ping_pair(i, Purpose::Watch);
+            }
+        }
+    }
+
+    pub(super) fn silence_due(&self) -> Option<Instant> {
+        if !self.is_active() || !self.is_direct() {
+            return None;
+        }
+        let pair = &self.pairs[self.selected_pair()?];
+        let heard = pair.link.last_rx.max(self.traffic.direct.last_rx);
+        let since = heard.unwrap_or(Instant::ZERO).max(self.selected_at).max(self.sending_since);
+        (self.traffic.last_tx? > since).then(|| since + SILENCE)
+    }
+
+    pub(super) fn run_silence(&mut self) {
+        if self.silence_due().is_some_and(|at| at <= self.now.mono)
+            && let Some(path) = self.selected
+        {
+            self.suspect_path(path, Reason::Silent);
+        }
+    }
+
+    fn suspect_path(&mut self, path: Path, reason: Reason) {
+        let Path::Direct { remote } = path else { return };
+        let now = self.now.mono;
+        self.watch = None;
+        self.confirm_at = None;
+        if let Some(i) = self.pair_index(remote) {
+            self.pairs[i].fail(now);
+        }
+        self.emit(PathEvent::RefreshCandidates);
+        if self.leave_direct(reason) {
+            return;
+        }
+        self.suspect = Some(Suspect { path, since: now, next: 0 });
+        self.run_suspect();
+    }
+
+    pub(super) fn suspect_due(&self) -> Option<Instant> {
+        let s = self.suspect.as_ref()?;
+        Some(s.since + SUSPECT_MS.get(s.next).map_or(SUSPECT_END, |ms| Duration::from_millis(*ms)))
+    }
+
+    pub(super) fn run_suspect(&mut self) {
+        let now = self.now.mono;
+        while self.suspect_due().is_some_and(|at| at <= now) {
+            let Some(s) = &mut self.suspect else { return };
+            let Path::Direct { remote } = s.path else { return };
+            s.next += 1;
+            let over = s.next > SUSPECT_MS.len();
+            let Some(i) = self.pair_index(remote) else {
+                self.suspect = None;
+                return;
+            };
+            if !over {
+                if self.suspect.as_ref().is_some_and(|s| s.next == 1) {
+                    self.check_others(i);
+                }
+                self.ping_pair(i, Purpose::Watch);
+                continue;
+            }
+            self.suspect = None;
+            self.pairs[i].hold(now);
+            self.failed_rounds = 0;
+            self.give_up_direct();
+            if self.is_active() {
+                self.start_round(Role::Initiator);
+                self.arm_retry();
+            }
+        }
+    }
+
+    pub(super) fn suspect_answered(&mut self, path: Path) -> bool {
+        self.suspect.take_if(|s| s.path == path).is_some()
+    }
+
+    pub(super) fn run_confirm(&mut self) {
+        if self.confirm_at.is_none_or(|at| at > self.now.mono) {
+            return;
+        }
+        self.confirm_at = None;
+        if let Some(i) = self.selected_pair() {
+            self.ping_pair(i, Purpose::Watch);
+        }
+    }
+
+    pub(super) fn idle_due(&self) -> Option<Instant> {
+        let i = self.selected_pair()?;
+        if self.resting {
+            return None;
+        }
+        let last = self.traffic.last_tx.max(self.traffic.direct.last_rx).max(self.pairs[i].link.last_rx);
+        Some(last.unwrap_or(Instant::ZERO).max(self.selected_at) + IDLE)
+    }
+
+    /// After 45 s the NATs on the way may have forgotten the path: the next data starts on the relay again.
+    pub(super) fn rest_if_idle(&mut self) {
+        if self.idle_due().is_none_or(|at| at > self.now.mono) {
+            return;
+        }
+        self.resting = true;
+        self.watch = None;
+        self.confirm_at = None;
+        self.retry_at = None;
+        self.next_round = None;
+        self.suspect = None;
+        self.caller.stop_calling();
+        self.fall_asleep();
+    }
+}

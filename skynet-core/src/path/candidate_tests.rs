@@ -1,0 +1,112 @@
+use super::*;
+
+fn overlay() -> Vec<Prefix> {
+    vec!["10.77.0.0/16".parse().unwrap(), "fd12:3456:789a::/48".parse().unwrap()]
+}
+
+#[test]
+fn the_table_of_targets() {
+    let table: &[(&str, bool)] = &[
+        ("8.8.8.8:7001", true),
+        ("8.8.8.8:0", false),
+        ("198.51.100.2:7001", true),
+        ("203.0.113.10:3478", true),
+        ("10.1.0.10:7001", true),
+        ("10.76.255.255:7001", true),
+        ("10.78.0.0:7001", true),
+        ("10.77.0.0:7001", false),
+        ("10.77.3.4:7001", false),
+        ("10.77.255.255:7001", false),
+        ("172.16.0.1:7001", true),
+        ("192.168.1.1:7001", true),
+        ("192.0.2.2:7001", true),
+        ("192.0.0.192:7001", false),
+        ("192.0.1.1:7001", true),
+        ("100.64.0.1:7001", true),
+        ("100.100.100.200:80", false),
+        ("100.100.100.201:80", true),
+        ("168.63.129.16:80", false),
+        ("168.63.129.17:80", true),
+        ("169.254.169.254:80", false),
+        ("169.254.170.2:80", false),
+        ("169.253.255.255:80", true),
+        ("127.0.0.1:7001", false),
+        ("127.255.255.254:7001", false),
+        ("126.255.255.255:7001", true),
+        ("128.0.0.1:7001", true),
+        ("0.0.0.0:7001", false),
+        ("0.1.2.3:7001", false),
+        ("224.0.0.1:7001", false),
+        ("239.255.255.250:1900", false),
+        ("223.255.255.255:7001", true),
+        ("240.0.0.1:7001", false),
+        ("255.255.255.255:7001", false),
+        ("[2001:db8:f0::10]:7001", true),
+        ("[2001:db8:f0::10]:0", false),
+        ("[2a01:4f8::1]:7001", true),
+        ("[fd99::1]:7001", true),
+        ("[fd12:3456:789a::1]:7001", false),
+        ("[fd12:3456:789b::1]:7001", true),
+        ("[::]:7001", false),
+        ("[::1]:7001", false),
+        ("[::8.8.8.8]:7001", false),
+        ("[fe80::1]:7001", false),
+        ("[febf::1]:7001", false),
+        ("[fec0::1]:7001", false),
+        ("[ff02::1]:7001", false),
+        ("[fd00:ec2::254]:80", false),
+        ("[fd00:ec2::253]:53", false),
+        ("[fd00:ec3::254]:80", true),
+        ("[fd20:ce::254]:80", false),
+        ("[fd00:c1::a9fe:a9fe]:80", false),
+        ("[::ffff:8.8.8.8]:7001", true),
+        ("[::ffff:127.0.0.1]:7001", false),
+        ("[::ffff:169.254.169.254]:80", false),
+        ("[::ffff:10.77.3.4]:7001", false),
+        ("[::ffff:255.255.255.255]:7001", false),
+        ("[64:ff9b::8.8.8.8]:7001", true),
+        ("[64:ff9b::169.254.169.254]:80", false),
+        ("[64:ff9b::168.63.129.16]:80", false),
+        ("[64:ff9b::10.77.3.4]:80", false),
+        ("[64:ff9b:1::8.8.8.8]:80", false),
+        ("[2002:0808:0808::1]:7001", true),
+        ("[2002:7f00:0001::1]:7001", false),
+        ("[2002:a9fe:a9fe::1]:80", false),
+        ("[2002:0a4d:0304::1]:80", false),
+        ("[2001:0:1234::1]:7001", false),
+        ("[2001:db8::5efe:169.254.169.254]:80", false),
+        ("[2001:db8::200:5efe:8.8.8.8]:80", true),
+        ("[100::1]:7001", false),
+    ];
+    assert!(table.len() >= 50);
+    for (addr, expected) in table {
+        assert_eq!(is_probe_target(&addr.parse().unwrap(), &overlay()), *expected, "{addr}");
+    }
+}
+
+#[test]
+fn a_zero_length_prefix_refuses_its_family_only() {
+    let all4: [Prefix; 1] = ["0.0.0.0/0".parse().unwrap()];
+    assert!(!is_probe_target(&"8.8.8.8:1".parse().unwrap(), &all4));
+    assert!(is_probe_target(&"[2a01::1]:1".parse().unwrap(), &all4));
+}
+
+#[test]
+fn at_most_sixteen_the_best_one_per_address() {
+    let mut offered: Vec<_> = (1..=40u8)
+        .map(|i| Candidate::new(CandidateKind::ServerReflexive, SocketAddr::from(([198, 51, 100, i], 7001))))
+        .collect();
+    offered.push(Candidate::new(CandidateKind::Host, SocketAddr::from(([198, 51, 100, 1], 7001))));
+    offered.push(Candidate::new(CandidateKind::Host, "127.0.0.1:7001".parse().unwrap()));
+    let kept = select_candidates(&offered, &[]);
+    assert_eq!(kept.len(), MAX_CANDIDATES);
+    assert_eq!(kept[0], Candidate::new(CandidateKind::Host, SocketAddr::from(([198, 51, 100, 1], 7001))));
+    assert_eq!(kept.iter().filter(|c| c.addr == kept[0].addr).count(), 1);
+}
+
+#[test]
+fn kinds_survive_the_wire_and_unknown_ones_are_none() {
+    for value in 0..=255u8 {
+        assert_eq!(CandidateKind::from_wire(value).map(|k| k as u8), (value < 6).then_some(value));
+    }
+}

@@ -1,0 +1,79 @@
+//! Which of two usable paths is better: the order of the declarations below is the policy.
+
+use std::net::IpAddr;
+
+use super::candidate::Candidate;
+use crate::time::Duration;
+
+/// Best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tier {
+    /// Straight to the peer.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
+/// Less is better: the tier first, then round-trip time in µs after the bonus of the address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Score {
+    /// Decides alone if different.
+    pub tier: Tier,
+    /// µs; `u64::MAX` if never measured.
+    pub rtt_us: u64,
+}
+
+/// IPv6 has no NAT whose mapping could expire: worth 3 ms.
+const IPV6_BONUS: u64 = 3_000;
+/// A private address is inside one site: no egress fee, no shared gateway. Worth 5 ms.
+const PRIVATE_BONUS: u64 = 5_000;
+/// A challenger must be better by this much at least,
+const MARGIN_US: u64 = 5_000;
+/// and by this part of the incumbent's time.
+const MARGIN_PART: u64 = 10;
+
+impl Score {
+    pub(super) fn direct(candidate: &Candidate, rtt: Option<Duration>) -> Self {
+        let bonus = match candidate.addr.ip() {
+            IpAddr::V4(v4) if v4.is_private() => PRIVATE_BONUS,
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(v6) if v6.is_unique_local() => PRIVATE_BONUS,
+            IpAddr::V6(_) => IPV6_BONUS,
+        };
+        let rtt_us = rtt.map_or(u64::MAX, |r| (r.as_micros() as u64).saturating_sub(bonus));
+        Self { tier: Tier::Direct, rtt_us }
+    }
+
+    /// Is `self` so much better than `incumbent` that a change pays: a better tier, or max(5 ms, 10 %) in time.
+    pub fn clearly_beats(&self, incumbent: &Self) -> bool {
+        let margin = MARGIN_US.max(incumbent.rtt_us / MARGIN_PART);
+        self.tier < incumbent.tier
+            || (self.tier == incumbent.tier && self.rtt_us.saturating_add(margin) <= incumbent.rtt_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(tier: Tier, rtt_us: u64) -> Score {
+        Score { tier, rtt_us }
+    }
+
+    #[test]
+    fn the_tier_decides_before_the_time() {
+        assert!(score(Tier::Direct, 90_000) < score(Tier::Relayed, 1));
+        assert!(score(Tier::Direct, 90_000).clearly_beats(&score(Tier::Relayed, 1)));
+        assert!(!score(Tier::Relayed, 1).clearly_beats(&score(Tier::Direct, 90_000)));
+    }
+
+    #[test]
+    fn inside_a_tier_a_change_must_pay() {
+        let old = score(Tier::Direct, 100_000);
+        assert!(!score(Tier::Direct, 90_001).clearly_beats(&old));
+        assert!(score(Tier::Direct, 90_000).clearly_beats(&old));
+        let near = score(Tier::Direct, 10_000);
+        assert!(!score(Tier::Direct, 5_001).clearly_beats(&near));
+        assert!(score(Tier::Direct, 5_000).clearly_beats(&near));
+    }
+}

@@ -1,0 +1,164 @@
+//! What an attacker on the way, beside the way, or inside the network can make an agent do.
+
+use super::net::*;
+use crate::path::*;
+use crate::time::Instant;
+use crate::wire::probe::{self, Body, Call, CallCandidate, Nonce, Ping, ProbeError, ProbeKey};
+
+fn is_attackers(path: Option<Path>) -> bool {
+    matches!(path, Some(Path::Direct { remote }) if remote.ip() == std::net::IpAddr::V4(ATTACKER))
+}
+
+#[test]
+fn a_racing_attacker_never_becomes_the_path() {
+    for attacker in [Attacker::Race, Attacker::RaceAndForward] {
+        for from_start in [true, false] {
+            let mut net = Net::new([Nat::Open, Nat::Open], 1).with_relay();
+            net.attacker = if from_start { attacker } else { Attacker::None };
+            net.send_every(0, ms(10));
+            net.send_every(1, ms(10));
+            net.run(at(10_000));
+            net.attacker = attacker;
+            net.run(at(300_000));
+            for s in &net.sides {
+                assert!(s.selections.iter().all(|(_, path, _)| !is_attackers(*path)));
+                assert!(s.longest_gap <= ms(3600), "data goes on: {:?}", s.longest_gap);
+            }
+        }
+    }
+}
+
+/// Everything but the counters, which are allowed to count.
+fn state(agent: &PathAgent) -> String {
+    let text = format!("{agent:?}");
+    let (head, tail) = text.split_once("counters: Counters {").expect("the counters are printed");
+    format!("{head}{}", tail.split_once('}').expect("they end").1)
+}
+
+#[test]
+fn no_replayed_or_forged_packet_changes_anything() {
+    let mut net = Net::new([Nat::Open, Nat::Open], 2).with_relay();
+    net.send_every(0, ms(10));
+    net.run(at(30_000));
+    let captured = net.captured.clone();
+    assert!(captured.len() > 20);
+    for (side, bytes) in captured {
+        let agent = &mut net.sides[side].agent;
+        let before = state(agent);
+        assert!(matches!(agent.open(&mut bytes.clone()), Err(ProbeError::Replayed)));
+        for bit in (0..bytes.len() * 8).step_by(13) {
+            let mut forged = bytes.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(agent.open(&mut forged).is_err());
+        }
+        assert_eq!(before, state(agent));
+        assert_eq!(agent.poll_transmit(), None);
+    }
+}
+
+/// Probes of a peer who is a member but means ill: sealed with the true key.
+struct Member {
+    key: ProbeKey,
+    tag: probe::Tag,
+    counter: u32,
+}
+
+impl Member {
+    fn probe(&mut self, body: &Body) -> Vec<u8> {
+        self.counter += 1;
+        let nonce = Nonce { start: 9, random: 1, counter: self.counter };
+        probe::seal(&self.key, 0, self.tag, nonce, body, 0)
+    }
+}
+
+fn agent_and_member() -> (PathAgent, Member) {
+    use crate::key::StaticSecret;
+    let (a, b) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
+    let keys = PairKeys::new(&[1; 32], &a, &b.public()).unwrap();
+    let member = Member {
+        key: ProbeKey::new(keys.receive_secret()),
+        tag: keys.receive_tags(wall(Instant::ZERO).unix)[1],
+        counter: 0,
+    };
+    let rng = crate::rng::Rng::from_seed([4; 32]);
+    (PathAgent::new(PathConfig::default(), keys, 1, rng, wall(Instant::ZERO)), member)
+}
+
+fn call(txid: u64, last: u8) -> Body {
+    let candidates = (0..16)
+        .map(|i| CallCandidate { kind: 0, prio: i, addr: ([198, 18, i, last], 9).into() })
+        .chain([CallCandidate { kind: 0, prio: 255, addr: ([169, 254, 169, 254], 80).into() }])
+        .take(16)
+        .collect();
+    let (mapping, filtering, port_delta) = (0, 0, 0);
+    Body::Call(Call {
+        txid,
+        round: 1,
+        flags: probe::CALL_ANSWER_WANTED,
+        mapping,
+        filtering,
+        port_delta,
+        candidates,
+        relays: vec![],
+    })
+}
+
+#[test]
+fn a_member_cannot_turn_the_agent_into_a_cannon() {
+    let (mut agent, mut member) = agent_and_member();
+    let relay = RelayPath { relay_no: 1, node_no: 7, rtt: ms(50), peer_rtt: None };
+    agent.set_relay(Some(relay), wall(Instant::ZERO));
+    let (mut pings, mut calls) = (Vec::new(), Vec::new());
+    for t in (0..180_000).step_by(20) {
+        let now = wall(at(t));
+        let mut bytes = member.probe(&call(t, (t / 20 % 250) as u8));
+        let probe = agent.open(&mut bytes).unwrap();
+        agent.handle_probe(From::Relayed { relay: 1, node_no: 7 }, probe, now);
+        agent.handle_timeout(now);
+        while let Some(transmit) = agent.poll_transmit() {
+            match transmit.to {
+                ProbeTo::Direct { .. } => pings.push(t),
+                ProbeTo::Relayed { .. } => calls.push(t),
+            }
+        }
+        assert!(agent.candidates().count() <= MAX_CANDIDATES);
+    }
+    for (i, t) in pings.iter().enumerate() {
+        assert!(pings[i..].iter().take_while(|u| **u < t + 60_000).count() <= 200);
+    }
+    assert!(calls.windows(2).all(|w| w[1] - w[0] >= 1000), "one CALL a second");
+}
+
+#[test]
+fn many_sources_do_not_push_out_what_answers() {
+    let (mut agent, mut member) = agent_and_member();
+    let good = Candidate::new(CandidateKind::Configured, ([192, 0, 2, 1], 7001).into());
+    agent.set_peer_endpoints(&[good], &[], wall(Instant::ZERO));
+    for i in 0..2000u16 {
+        let ping = Ping { txid: 1, t_us: 0, path_id: 0, wire_size: 0, tx_data: 0, rx_data: 0 };
+        let mut bytes = member.probe(&Body::Ping(ping));
+        let probe = agent.open(&mut bytes).unwrap();
+        agent.handle_probe(From::Direct(([203, 0, 113, 9], 1000 + i).into()), probe, wall(at(i.into())));
+        while let Some(t) = agent.poll_transmit() {
+            assert!(t.bytes.len() <= 100);
+        }
+    }
+    assert!(agent.candidates().any(|(c, _)| *c == good));
+    assert_eq!(agent.candidates().count(), MAX_CANDIDATES);
+    assert!(agent.counters().pings_sent <= 200);
+}
+
+#[test]
+fn a_call_from_nowhere_and_a_probe_from_a_bad_address_are_refused() {
+    let (mut agent, mut member) = agent_and_member();
+    let mut bytes = member.probe(&call(1, 1));
+    let probe = agent.open(&mut bytes).unwrap();
+    agent.handle_probe(From::Direct(([203, 0, 113, 9], 1).into()), probe, wall(at(1)));
+    let ping = Ping { txid: 1, t_us: 0, path_id: 0, wire_size: 0, tx_data: 0, rx_data: 0 };
+    let mut bytes = member.probe(&Body::Ping(ping));
+    let probe = agent.open(&mut bytes).unwrap();
+    agent.handle_probe(From::Direct(([169, 254, 169, 254], 80).into()), probe, wall(at(1)));
+    assert_eq!(agent.poll_transmit(), None);
+    assert_eq!(agent.candidates().count(), 0);
+    assert_eq!(agent.counters().refused_sources, 2);
+}

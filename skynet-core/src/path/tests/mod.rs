@@ -1,0 +1,6 @@
+//! Stories in virtual time: two agents, a relay pipe, two routers.
+
+mod hostile;
+mod liveness;
+mod net;
+mod punching;

@@ -1,0 +1,201 @@
+//! BACK: from the UDP socket to the TUN device.
+//!
+//! ```text
+//! UDP socket ─ a kind by first byte ─ b session by receiver index ─ c open in place, replay
+//!            ─ d source must be the sender's prefix; filter ─ e deliver ─ TUN queue
+//! ```
+//!
+//! Each step returns or is one counted drop. Only transport data takes this way; handshakes, probes and relay upkeep
+//! leave at step a, towards `Node`, by bounded queues of their own. No copy: a packet is opened where it was received.
+
+use core::net::SocketAddr;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::drop::{DropCounters, DropReason};
+use crate::filter::{self, Verdict};
+use crate::forwarding::{ForwardingTable, PeerEntry};
+use crate::id::{Generation, PeerSlot};
+use crate::session::{OpeningKey, PathSource};
+use crate::time::Instant;
+use crate::wire::Kind;
+use crate::wire::ip::IpPacket;
+use crate::wire::record::CONTROL_RECORD;
+use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
+use crate::wire::wireguard::{ReceiverIndex, TransportHeader};
+use crate::worker::{ControlClass, ControlSink, InboundCommand, ToControl};
+
+/// Opening keys one half holds at most: three per peer and 4,096 peers, as many as the directory cache.
+pub const MAX_OPENING_KEYS: usize = 3 * 4096;
+
+/// Where opened packets go: the TUN queue.
+pub trait Deliver {
+    /// An authentic packet of an admitted peer, from one of its own addresses to one of ours.
+    fn deliver(&mut self, packet: &[u8]);
+}
+
+/// An opening key and whose it is.
+#[derive(Debug)]
+struct Session {
+    key: OpeningKey,
+    slot: PeerSlot,
+    generation: Generation,
+}
+
+/// The inbound half of a worker. One per lane, one thread each; the only holder of its opening keys and windows.
+#[derive(Debug)]
+pub struct Inbound {
+    drops: Arc<DropCounters>,
+    now: Instant,
+    table: Arc<ForwardingTable>,
+    /// By our own random receiver index, so no sender can make it collide. Never iterated.
+    sessions: HashMap<ReceiverIndex, Session>,
+}
+
+impl Inbound {
+    /// A half that counts its drops in `drops`.
+    pub fn new(drops: Arc<DropCounters>) -> Self {
+        Self { drops, now: Instant::ZERO, table: Arc::default(), sessions: HashMap::new() }
+    }
+
+    /// A change of keys, between batches. Installing is acknowledged, because messages that let the peer use the key
+    /// wait for it.
+    pub fn handle_command(&mut self, command: InboundCommand, control: &mut dyn ControlSink) {
+        match command {
+            InboundCommand::Install { key, slot, generation } => {
+                let index = key.local_index();
+                if self.sessions.len() < MAX_OPENING_KEYS {
+                    self.sessions.insert(index, Session { key: *key, slot, generation });
+                    control.offer(ToControl::Installed(index));
+                } else {
+                    self.drops.count(DropReason::QueueFull);
+                }
+            }
+            InboundCommand::Remove(index) => {
+                self.sessions.remove(&index);
+            }
+        }
+    }
+
+    /// Starts a batch: one clock reading and one snapshot for all of its datagrams.
+    pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>) {
+        self.now = now;
+        if !Arc::ptr_eq(&self.table, table) {
+            self.table = Arc::clone(table);
+        }
+    }
+
+    /// One datagram from the UDP socket; it is opened in place.
+    pub fn handle_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        deliver: &mut dyn Deliver,
+        control: &mut dyn ControlSink,
+    ) {
+        if let Err(reason) = self.try_datagram(from, datagram, deliver, control) {
+            self.drops.count(reason);
+        }
+    }
+
+    fn try_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        deliver: &mut dyn Deliver,
+        control: &mut dyn ControlSink,
+    ) -> Result<(), DropReason> {
+        // a: kind
+        let (source, front) = match Kind::of(datagram) {
+            Kind::Transport => (PathSource::Direct(from), 0),
+            Kind::RelayData => (self.relayed(from, datagram)?, DATA_HEADER_LEN),
+            other => return hand_over(other, from, datagram, control),
+        };
+        if front > 0 {
+            match Kind::of(&datagram[front..]) {
+                Kind::Transport => {}
+                other => return hand_over(other, from, datagram, control),
+            }
+        }
+        let message = &mut datagram[front..];
+        // b: session
+        let index = TransportHeader::parse(message)?.receiver;
+        let session = self.sessions.get_mut(&index).ok_or(DropReason::UnknownIndex)?;
+        // c: open, and the current snapshot must still admit whoever sealed it
+        let sealed_len = message.len();
+        let plaintext = session.key.open(message, self.now)?;
+        let peer = self.table.admitted(session.slot, session.generation).ok_or(DropReason::NotMember)?;
+        if session.key.take_confirmation() {
+            control.offer(ToControl::Confirmed { index, slot: peer.slot });
+        }
+        note_authentic(peer, source, sealed_len, plaintext.is_empty(), self.now, control);
+        // d: source and filter
+        let packet = match plaintext.first() {
+            None => return Ok(()),
+            Some(&CONTROL_RECORD) if peer.node_no.is_some() => {
+                return offer(
+                    control,
+                    ToControl::Record { slot: peer.slot, index, bytes: plaintext.to_vec() },
+                );
+            }
+            Some(_) => IpPacket::parse(plaintext).map_err(|_| DropReason::NotIp)?,
+        };
+        if self.table.allowed_ips.lookup(packet.source()) != Some(peer.slot) {
+            return Err(DropReason::SourceNotAllowed);
+        }
+        if filter::check(&packet) == Verdict::Martian {
+            return Err(DropReason::Martian);
+        }
+        if !self.table.own.contains(&packet.destination()) {
+            return Err(DropReason::NotForUs);
+        }
+        // e: deliver
+        deliver.deliver(packet.bytes());
+        Ok(())
+    }
+
+    /// A DATA frame counts as relayed only when it comes from one of our relays.
+    fn relayed(&self, from: SocketAddr, datagram: &[u8]) -> Result<PathSource, DropReason> {
+        let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
+        let relay = self.table.relay_at(from).ok_or(DropReason::BadRelayHeader)?;
+        Ok(PathSource::Relayed { relay: relay.0, sender: header.node_no })
+    }
+}
+
+/// What an authentic message tells besides its content.
+fn note_authentic(
+    peer: &PeerEntry,
+    source: PathSource,
+    len: usize,
+    keepalive: bool,
+    now: Instant,
+    control: &mut dyn ControlSink,
+) {
+    peer.path_activity(source).note_rx(now);
+    if let Some(from) = peer.roams_to(source) {
+        control.offer(ToControl::Roamed { slot: peer.slot, from });
+    }
+    if peer.activity.note_rx(now, 1, len as u64, keepalive) {
+        control.offer(ToControl::Awake { slot: peer.slot });
+    }
+}
+
+/// Everything that is not transport data goes to `Node`, each kind by its own queue.
+fn hand_over(
+    kind: Kind,
+    from: SocketAddr,
+    datagram: &[u8],
+    control: &mut dyn ControlSink,
+) -> Result<(), DropReason> {
+    let class = match kind {
+        Kind::RelayUpkeep | Kind::Stun => ControlClass::RelayUpkeep,
+        Kind::Probe => ControlClass::Probe,
+        Kind::Handshake => ControlClass::Session,
+        Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
+    };
+    offer(control, ToControl::Datagram { class, from, bytes: datagram.to_vec() })
+}
+
+fn offer(control: &mut dyn ControlSink, message: ToControl) -> Result<(), DropReason> {
+    if control.offer(message) { Ok(()) } else { Err(DropReason::QueueFull) }
+}

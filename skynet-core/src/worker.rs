@@ -1,0 +1,143 @@
+//! What passes between the workers and `Node`: both ways by bounded queues that the shell owns.
+//!
+//! ```text
+//!            ── ForwardingTable (snapshot) ──▶
+//!    Node    ── InboundCommand ─────────────▶   Inbound half (all lanes)
+//!            ◀── ToControl, three classes ───   both halves
+//! ```
+
+use core::net::SocketAddr;
+
+use crate::id::{Generation, PeerSlot};
+use crate::session::OpeningKey;
+use crate::wire::wireguard::ReceiverIndex;
+
+/// From `Node` to every inbound half. Answered by [`ToControl::Installed`] where the order of change needs it.
+#[derive(Debug)]
+pub enum InboundCommand {
+    /// Start opening with this key.
+    Install {
+        /// The key and its window; it belongs to this half from now on.
+        key: Box<OpeningKey>,
+        /// Whose it is.
+        slot: PeerSlot,
+        /// Which use of the slot.
+        generation: Generation,
+    },
+    /// Stop opening with the key of this index.
+    Remove(ReceiverIndex),
+}
+
+/// From a worker to `Node`.
+#[derive(Debug)]
+pub enum ToControl {
+    /// A datagram that is not transport data, as received, with its relay header if it had one.
+    Datagram {
+        /// Which queue it belongs in.
+        class: ControlClass,
+        /// Where it came from.
+        from: SocketAddr,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A packet for a known peer that has no key or no path yet. `Node` stages it and starts what is missing.
+    Stage {
+        /// The peer.
+        slot: PeerSlot,
+        /// The IP packet.
+        packet: Vec<u8>,
+    },
+    /// A packet for an overlay address nobody is known to own yet.
+    Unresolved {
+        /// The IP packet.
+        packet: Vec<u8>,
+    },
+    /// Traffic with this peer began after a pause: its timers want to run again.
+    Awake {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// The inbound half opens with this key from now on.
+    Installed(ReceiverIndex),
+    /// The first packet under this key was authentic (WireGuard paper §5.4.5: key confirmation).
+    Confirmed {
+        /// The key.
+        index: ReceiverIndex,
+        /// Whose.
+        slot: PeerSlot,
+    },
+    /// A stock peer's packet was authentic and came from elsewhere than we send to (roaming, WireGuard paper §2.1).
+    Roamed {
+        /// The peer.
+        slot: PeerSlot,
+        /// Where it came from.
+        from: SocketAddr,
+    },
+    /// A control record from inside the tunnel (PROTOCOL §2.1).
+    Record {
+        /// Who sent it: authenticated.
+        slot: PeerSlot,
+        /// Under which key.
+        index: ReceiverIndex,
+        /// The record, with the padding that followed it.
+        bytes: Vec<u8>,
+    },
+}
+
+/// The queues towards `Node`: separate, so that junk in one cannot starve another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ControlClass {
+    /// What came from one of our relays' addresses and is not DATA: keepalives of the relay session.
+    RelayUpkeep,
+    /// Path probes.
+    Probe,
+    /// Handshakes, and everything a worker tells of its own accord.
+    Session,
+}
+
+impl ControlClass {
+    /// Entries each queue holds at most; beyond, [`ControlSink::offer`] refuses and the worker counts a drop.
+    pub const CAPACITY: usize = 1024;
+    /// All of them, most urgent first.
+    pub const ALL: [Self; 3] = [Self::RelayUpkeep, Self::Probe, Self::Session];
+}
+
+impl ToControl {
+    /// The queue this belongs in.
+    pub fn class(&self) -> ControlClass {
+        match self {
+            Self::Datagram { class, .. } => *class,
+            _ => ControlClass::Session,
+        }
+    }
+}
+
+/// The worker's end of the queues.
+pub trait ControlSink {
+    /// Takes the message, or refuses it because its queue is full.
+    fn offer(&mut self, message: ToControl) -> bool;
+}
+
+/// Queues without threads, for tests and the simulator: the production caps, first in, first out per class.
+#[derive(Default, Debug)]
+pub struct LocalQueues {
+    queues: [std::collections::VecDeque<ToControl>; 3],
+}
+
+impl LocalQueues {
+    /// The most urgent waiting message.
+    pub fn pop(&mut self) -> Option<ToControl> {
+        self.queues.iter_mut().find_map(std::collections::VecDeque::pop_front)
+    }
+}
+
+impl ControlSink for LocalQueues {
+    fn offer(&mut self, message: ToControl) -> bool {
+        let queue = &mut self.queues[message.class() as usize];
+        let room = queue.len() < ControlClass::CAPACITY;
+        if room {
+            queue.push_back(message);
+        }
+        room
+    }
+}
