@@ -37,8 +37,8 @@ mod stock;
 mod tags;
 
 pub use agent::{
-    Counters, From, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeTo,
-    ProbeTransmit, RelayPath, Traffic,
+    Counters, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeFrom,
+    ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 pub use candidate::{
     Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_probe_target, select_candidates,

@@ -169,9 +169,9 @@ pub struct Ping {
     pub path_id: u16,
     /// Length of the whole datagram, padding included. Written by [`seal`].
     pub wire_size: u16,
-    /// Transport data messages the sender has sent on this path, modulo 2^32.
+    /// Transport data messages the sender has sent on paths of this kind, modulo 2^32.
     pub tx_data: u32,
-    /// Transport data messages the sender has received on this path, modulo 2^32.
+    /// Transport data messages the sender has received on paths of this kind, modulo 2^32.
     pub rx_data: u32,
 }
 
@@ -186,9 +186,9 @@ pub struct Pong {
     pub path_id: u16,
     /// Length of the PING as it came.
     pub received_size: u16,
-    /// Transport data messages the answerer has sent on this path, modulo 2^32.
+    /// Transport data messages the answerer has sent on paths of this kind, modulo 2^32.
     pub tx_data: u32,
-    /// Transport data messages the answerer has received on this path, modulo 2^32.
+    /// Transport data messages the answerer has received on paths of this kind, modulo 2^32.
     pub rx_data: u32,
     /// Where the PING came from, as the answerer saw it; `[::]:0` if by a relay.
     pub seen: SocketAddr,

@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::rounds::Role;
-use super::{From, PathAgent, ProbeTo};
+use super::{PathAgent, ProbeFrom, ProbeTo};
 use crate::path::candidate::{Candidate, CandidateKind, is_probe_target};
 use crate::path::check::{Check, OPENER_TTL, PINGS_PER_MINUTE, ROUND_PINGS_PER_MINUTE};
 use crate::path::history::Path;
@@ -74,16 +74,16 @@ impl PathAgent {
         Body::Ping(Ping { txid, t_us, path_id, wire_size: 0, tx_data, rx_data })
     }
 
-    pub(super) fn handle_ping(&mut self, from: From, ping: &Ping) {
+    pub(super) fn handle_ping(&mut self, from: ProbeFrom, ping: &Ping) {
         let (to, seen, counters) = match from {
-            From::Direct(addr) => {
+            ProbeFrom::Direct(addr) => {
                 if !is_probe_target(&addr, &self.config.overlay) {
                     self.counters.refused_sources += 1;
                     return;
                 }
                 (ProbeTo::Direct { addr, ttl: None }, addr, self.traffic.direct)
             }
-            From::Relayed { relay, node_no } => {
+            ProbeFrom::Relayed { relay, node_no } => {
                 let none = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
                 (ProbeTo::Relayed { relay, node_no }, none, self.traffic.relayed)
             }
@@ -101,8 +101,8 @@ impl PathAgent {
             self.counters.pongs_sent += 1;
         }
         match from {
-            From::Direct(addr) => self.heard_from(addr),
-            From::Relayed { .. } => self.relay_link.last_rx = Some(self.now.mono),
+            ProbeFrom::Direct(addr) => self.heard_from(addr),
+            ProbeFrom::Relayed { .. } => self.relay_link.last_rx = Some(self.now.mono),
         }
     }
 
@@ -132,11 +132,11 @@ impl PathAgent {
         }
     }
 
-    pub(super) fn handle_pong(&mut self, from: From, pong: &Pong) {
+    pub(super) fn handle_pong(&mut self, from: ProbeFrom, pong: &Pong) {
         let now = self.now.mono;
         let addr = match from {
-            From::Direct(addr) => addr,
-            From::Relayed { relay, node_no } => {
+            ProbeFrom::Direct(addr) => addr,
+            ProbeFrom::Relayed { relay, node_no } => {
                 let mine = self.relay.is_some_and(|r| (r.relay_no, r.node_no) == (relay, node_no));
                 if !mine || self.relay_link.answered(pong.txid, now).is_none() {
                     self.counters.unexpected_pongs += 1;
@@ -173,10 +173,10 @@ impl PathAgent {
         self.pair_answered(i);
     }
 
-    pub(super) fn handle_call(&mut self, from: From, call: &Call) {
+    pub(super) fn handle_call(&mut self, from: ProbeFrom, call: &Call) {
         let live = match from {
-            From::Relayed { .. } => true,
-            From::Direct(addr) => self.pair_index(addr).is_some_and(|i| self.pairs[i].valid),
+            ProbeFrom::Relayed { .. } => true,
+            ProbeFrom::Direct(addr) => self.pair_index(addr).is_some_and(|i| self.pairs[i].valid),
         };
         if !live {
             self.counters.refused_sources += 1;

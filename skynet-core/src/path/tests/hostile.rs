@@ -113,7 +113,7 @@ fn a_member_cannot_turn_the_agent_into_a_cannon() {
         let now = wall(at(t));
         let mut bytes = member.probe(&call(t, (t / 20 % 250) as u8));
         let probe = agent.open(&mut bytes).unwrap();
-        agent.handle_probe(From::Relayed { relay: 1, node_no: 7 }, probe, now);
+        agent.handle_probe(ProbeFrom::Relayed { relay: 1, node_no: 7 }, probe, now);
         agent.handle_timeout(now);
         while let Some(transmit) = agent.poll_transmit() {
             match transmit.to {
@@ -138,7 +138,7 @@ fn many_sources_do_not_push_out_what_answers() {
         let ping = Ping { txid: 1, t_us: 0, path_id: 0, wire_size: 0, tx_data: 0, rx_data: 0 };
         let mut bytes = member.probe(&Body::Ping(ping));
         let probe = agent.open(&mut bytes).unwrap();
-        agent.handle_probe(From::Direct(([203, 0, 113, 9], 1000 + i).into()), probe, wall(at(i.into())));
+        agent.handle_probe(ProbeFrom::Direct(([203, 0, 113, 9], 1000 + i).into()), probe, wall(at(i.into())));
         while let Some(t) = agent.poll_transmit() {
             assert!(t.bytes.len() <= 100);
         }
@@ -153,11 +153,11 @@ fn a_call_from_nowhere_and_a_probe_from_a_bad_address_are_refused() {
     let (mut agent, mut member) = agent_and_member();
     let mut bytes = member.probe(&call(1, 1));
     let probe = agent.open(&mut bytes).unwrap();
-    agent.handle_probe(From::Direct(([203, 0, 113, 9], 1).into()), probe, wall(at(1)));
+    agent.handle_probe(ProbeFrom::Direct(([203, 0, 113, 9], 1).into()), probe, wall(at(1)));
     let ping = Ping { txid: 1, t_us: 0, path_id: 0, wire_size: 0, tx_data: 0, rx_data: 0 };
     let mut bytes = member.probe(&Body::Ping(ping));
     let probe = agent.open(&mut bytes).unwrap();
-    agent.handle_probe(From::Direct(([169, 254, 169, 254], 80).into()), probe, wall(at(1)));
+    agent.handle_probe(ProbeFrom::Direct(([169, 254, 169, 254], 80).into()), probe, wall(at(1)));
     assert_eq!(agent.poll_transmit(), None);
     assert_eq!(agent.candidates().count(), 0);
     assert_eq!(agent.counters().refused_sources, 2);

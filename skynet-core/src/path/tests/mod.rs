@@ -1,5 +1,6 @@
 //! Stories in virtual time: two agents, a relay pipe, two routers.
 
+mod choice;
 mod hostile;
 mod liveness;
 mod net;

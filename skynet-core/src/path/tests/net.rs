@@ -109,7 +109,7 @@ enum Payload {
 enum Event {
     Arrive {
         side: usize,
-        from: From,
+        from: ProbeFrom,
         payload: Payload,
     },
     /// A packet at the public side of a router, or at the attacker.
@@ -328,7 +328,7 @@ impl Net {
     }
 
     fn send_relayed(&mut self, side: usize, payload: Payload) {
-        let from = From::Relayed { relay: RELAY, node_no: node_no(side) };
+        let from = ProbeFrom::Relayed { relay: RELAY, node_no: node_no(side) };
         self.push(self.now + self.relay_delay, Event::Arrive { side: 1 - side, from, payload });
     }
 
@@ -380,11 +380,11 @@ impl Net {
             {
                 self.captured.push((side, bytes.clone()));
             }
-            self.deliver(side, From::Direct(from), payload);
+            self.deliver(side, ProbeFrom::Direct(from), payload);
         }
     }
 
-    fn deliver(&mut self, side: usize, from: From, payload: Payload) {
+    fn deliver(&mut self, side: usize, from: ProbeFrom, payload: Payload) {
         let now = wall(self.now);
         let s = &mut self.sides[side];
         match payload {
@@ -398,8 +398,8 @@ impl Net {
             }
             Payload::Data => {
                 let counters = match from {
-                    From::Direct(_) => &mut s.traffic.direct,
-                    From::Relayed { .. } => &mut s.traffic.relayed,
+                    ProbeFrom::Direct(_) => &mut s.traffic.direct,
+                    ProbeFrom::Relayed { .. } => &mut s.traffic.relayed,
                 };
                 counters.rx = counters.rx.wrapping_add(1);
                 counters.last_rx = Some(self.now);
