@@ -44,7 +44,7 @@ reasons! {
     // What a peer did.
     /// Too short, too long, or a field that contradicts another.
     Malformed = "malformed", Peer;
-    /// A message type nobody has defined.
+    /// A first byte or message type nobody has defined.
     UnknownType = "unknown_type", Peer;
     /// A version or critical bit this build does not know.
     UnknownVersion = "unknown_version", Peer;

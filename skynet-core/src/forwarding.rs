@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::allowed_ips::{AllowedIps, Prefix};
 use crate::id::{Generation, NodeNo, PeerSlot, RelayNo};
-use crate::session::{Activity, PathSource, SealingKey};
+use crate::session::{Activity, Mac1Check, PathSource, SealingKey};
 use crate::time::{Duration, Instant};
 use crate::wire::relay::DATA_HEADER_LEN;
 
@@ -31,6 +31,8 @@ pub struct ForwardingTable {
     pub overlay: Vec<Prefix>,
     /// Where relay frames may come from, and the number of the relay there. At most four.
     pub relays: Vec<(SocketAddr, RelayNo)>,
+    /// Keeps handshakes of strangers out of the queue to `Node`; `None` only before the first snapshot.
+    pub mac1: Option<Mac1Check>,
 }
 
 /// One peer as a worker sees it.

@@ -22,7 +22,7 @@ use crate::wire::Kind;
 use crate::wire::ip::IpPacket;
 use crate::wire::record::CONTROL_RECORD;
 use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
-use crate::wire::wireguard::{ReceiverIndex, TransportHeader};
+use crate::wire::wireguard::{ReceiverIndex, TYPE_COOKIE_REPLY, TransportHeader};
 use crate::worker::{ControlClass, ControlSink, InboundCommand, ToControl};
 
 /// Opening keys one half holds at most: three per peer and 4,096 peers, as many as the directory cache.
@@ -109,12 +109,12 @@ impl Inbound {
         let (source, front) = match Kind::of(datagram) {
             Kind::Transport => (PathSource::Direct(from), 0),
             Kind::RelayData => (self.relayed(from, datagram)?, DATA_HEADER_LEN),
-            other => return hand_over(other, from, datagram, control),
+            other => return self.hand_over(other, from, 0, datagram, control),
         };
         if front > 0 {
             match Kind::of(&datagram[front..]) {
                 Kind::Transport => {}
-                other => return hand_over(other, from, datagram, control),
+                other => return self.hand_over(other, from, front, datagram, control),
             }
         }
         let message = &mut datagram[front..];
@@ -154,6 +154,32 @@ impl Inbound {
         Ok(())
     }
 
+    /// Everything that is not transport data goes to `Node`, each kind by its own queue. Handshakes of those who do not
+    /// know our key end here. `front` bytes of relay header stay in front: `Node` wants to know the way it came.
+    fn hand_over(
+        &self,
+        kind: Kind,
+        from: SocketAddr,
+        front: usize,
+        datagram: &[u8],
+        control: &mut dyn ControlSink,
+    ) -> Result<(), DropReason> {
+        let payload = &datagram[front..];
+        let class = match kind {
+            Kind::RelayUpkeep | Kind::Stun => ControlClass::RelayUpkeep,
+            Kind::Probe => ControlClass::Probe,
+            Kind::Handshake => {
+                let has_mac1 = !payload.starts_with(&[TYPE_COOKIE_REPLY]);
+                if has_mac1 && !self.table.mac1.as_ref().is_some_and(|m| m.is_valid(payload)) {
+                    return Err(DropReason::BadMac1);
+                }
+                ControlClass::Session
+            }
+            Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
+        };
+        offer(control, ToControl::Datagram { class, from, bytes: datagram.to_vec() })
+    }
+
     /// A DATA frame counts as relayed only when it comes from one of our relays.
     fn relayed(&self, from: SocketAddr, datagram: &[u8]) -> Result<PathSource, DropReason> {
         let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
@@ -178,22 +204,6 @@ fn note_authentic(
     if peer.activity.note_rx(now, 1, len as u64, keepalive) {
         control.offer(ToControl::Awake { slot: peer.slot });
     }
-}
-
-/// Everything that is not transport data goes to `Node`, each kind by its own queue.
-fn hand_over(
-    kind: Kind,
-    from: SocketAddr,
-    datagram: &[u8],
-    control: &mut dyn ControlSink,
-) -> Result<(), DropReason> {
-    let class = match kind {
-        Kind::RelayUpkeep | Kind::Stun => ControlClass::RelayUpkeep,
-        Kind::Probe => ControlClass::Probe,
-        Kind::Handshake => ControlClass::Session,
-        Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
-    };
-    offer(control, ToControl::Datagram { class, from, bytes: datagram.to_vec() })
 }
 
 fn offer(control: &mut dyn ControlSink, message: ToControl) -> Result<(), DropReason> {

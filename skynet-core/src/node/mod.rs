@@ -43,7 +43,8 @@ use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::{ProbeTags, StockPath};
 use crate::rng::Rng;
 use crate::session::{
-    Admission, IndexAllocator, LocalKey, PathSource, PeerPsk, Session, SessionConfig, Tai64n, TimestampClock,
+    Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, PeerPsk, Session, SessionConfig, Tai64n,
+    TimestampClock,
 };
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::Kind as Wire;
@@ -62,6 +63,7 @@ pub struct Node {
     indices: IndexAllocator,
     timestamps: TimestampClock,
     admission: Admission,
+    mac1: Mac1Check,
     pending: PendingInitiations,
     peers: Peers,
     tags: ProbeTags,
@@ -105,6 +107,7 @@ impl Node {
         let probe_start =
             u32::try_from(now.unix.0).unwrap_or(u32::MAX).max(config.floors.probe_start.saturating_add(1));
         let mut node = Self {
+            mac1: Mac1Check::new(&local.public()),
             admission: Admission::new(&local.public(), &mut rng, now.mono),
             local,
             indices: IndexAllocator::new(),

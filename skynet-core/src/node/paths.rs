@@ -11,8 +11,8 @@ use crate::member::{Endpoint, Member, RelayRtt};
 use crate::node::peers::{HelloState, Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::path::{
-    Candidate, CandidateKind, From, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeTo,
-    RelayPath, Traffic,
+    Candidate, CandidateKind, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
+    ProbeTo, RelayPath, Traffic,
 };
 use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
 use crate::session::{PathSource, PeerPsk, Session, SessionConfig, Tai64n};
@@ -104,8 +104,8 @@ impl Node {
             _ => DropReason::BadTag,
         })?;
         let from = match source {
-            PathSource::Direct(address) => From::Direct(address),
-            PathSource::Relayed { relay, sender } => From::Relayed { relay, node_no: sender },
+            PathSource::Direct(address) => ProbeFrom::Direct(address),
+            PathSource::Relayed { relay, sender } => ProbeFrom::Relayed { relay, node_no: sender },
         };
         self.tell_traffic(slot, now);
         if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {

@@ -44,6 +44,7 @@ impl Node {
             peers,
             own: self.stock_addresses.iter().copied().chain(member_addresses).collect(),
             overlay: self.overlay(),
+            mac1: Some(self.mac1.clone()),
             relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
         }
     }

@@ -94,11 +94,30 @@ pub fn seal_macs(message: &mut [u8], responder: &PublicKey, cookie: Option<&Cook
     }
 }
 
+/// Whether a sender knows whom it talks to (WireGuard §5.4.4): half a microsecond, before anything else is done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mac1Check {
+    key: [u8; 32],
+}
+
+impl Mac1Check {
+    /// For messages to `ours`.
+    pub fn new(ours: &PublicKey) -> Self {
+        Self { key: mac1_key(ours) }
+    }
+
+    /// For an initiation or a response; false for anything too short to be one.
+    pub fn is_valid(&self, message: &[u8]) -> bool {
+        let Some((body, macs)) = message.split_last_chunk::<{ 2 * MAC_LEN }>() else { return false };
+        mac_eq(&mac16(&self.key, &[body]), &macs[..MAC_LEN])
+    }
+}
+
 /// The responder's side: checks MACs, makes cookies. The secret behind them changes every 120 s; the previous one
 /// still verifies, so that a cookie given out late lives as long as its receiver believes.
 #[derive(Debug)]
 pub struct CookieChecker {
-    mac1_key: [u8; 32],
+    mac1: Mac1Check,
     reply_key: [u8; 32],
     rng: Rng,
     secret: Secret,
@@ -110,14 +129,19 @@ impl CookieChecker {
     /// For messages to `ours`.
     pub fn new(ours: &PublicKey, mut rng: Rng, now: Instant) -> Self {
         let secret = Secret::random(&mut rng);
-        let (mac1_key, reply_key) = (mac1_key(ours), cookie_key(ours));
-        Self { mac1_key, reply_key, rng, secret, previous: None, rotated: now }
+        Self {
+            mac1: Mac1Check::new(ours),
+            reply_key: cookie_key(ours),
+            rng,
+            secret,
+            previous: None,
+            rotated: now,
+        }
     }
 
     /// Whether the sender knew whom it talks to.
     pub fn mac1_is_valid(&self, message: &[u8]) -> bool {
-        let Some((body, macs)) = message.split_last_chunk::<{ 2 * MAC_LEN }>() else { return false };
-        mac_eq(&mac16(&self.mac1_key, &[body]), &macs[..MAC_LEN])
+        self.mac1.is_valid(message)
     }
 
     /// Whether the sender got our cookie at `source`.

@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 
 use super::keys::SessionSecrets;
 use super::noise::{Primitives, SharedSecrets, SharedTrace};
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 use super::null;
 use super::timestamp::Tai64n;
 use super::transport::AeadKey;
@@ -29,7 +29,7 @@ pub enum Engine {
     #[default]
     Noise,
     /// Nothing but the messages: for simulations of thousands.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Null,
 }
 
@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn aead(self, key: &Secret) -> AeadKey {
         match self {
             Self::Noise => AeadKey::chacha20_poly1305(key),
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Self::Null => AeadKey::Null(null::NullKey::new(key)),
         }
     }
@@ -171,7 +171,7 @@ impl SentInitiation {
                 local.remember(&peer, &trace);
                 noise
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Engine::Null => null::write_initiation(&local.public, timestamp, &this.seed),
         };
         Ok((this, Initiation::encode(index, &noise)))
@@ -210,7 +210,7 @@ impl SentInitiation {
                 state.read_message(message.noise(), &mut []).map_err(|_| DropReason::BadHandshake)?;
                 Ok(split(state, &trace))
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Engine::Null => {
                 let ours = null::write_initiation(&local.public, self.timestamp, &self.seed);
                 null::read_response(&ours, message.noise(), psk)
@@ -221,7 +221,7 @@ impl SentInitiation {
 
 enum PendingState {
     Noise(Box<HandshakeState>, SharedTrace, LocalKey),
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Null(Box<[u8; 108]>, Rng),
 }
 
@@ -269,7 +269,7 @@ pub fn consume_initiation(
             let state = PendingState::Noise(Box::new(state), trace, local.clone());
             Ok(PendingInitiation { peer_static, timestamp, sender, state })
         }
-        #[cfg(feature = "sim")]
+        #[cfg(any(test, feature = "sim"))]
         Engine::Null => {
             let (peer_static, timestamp) = null::read_initiation(message)?;
             let noise = message.noise().try_into().expect("an initiation's Noise part has 108 bytes");
@@ -311,7 +311,7 @@ impl PendingInitiation {
                 state.write_message(&[], &mut noise).map_err(|_| DropReason::BadHandshake)?;
                 (noise, split(*state, &trace))
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             PendingState::Null(noise, mut rng) => null::write_response(&noise[..], psk, &mut rng),
         };
         Ok((Response::encode(index, self.sender, &noise), secrets))

@@ -23,7 +23,7 @@ mod keypairs;
 pub mod keys;
 mod message;
 mod noise;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod null;
 pub mod replay;
 mod timers;
@@ -38,13 +38,15 @@ mod handshake_tests;
 mod model_tests;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod testing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use activity::{Activity, Traffic};
 pub use admission::{Admission, Verdict};
-pub use cookie::PathSource;
+pub use cookie::{Mac1Check, PathSource};
 pub use handshake::{Engine, LocalKey, PendingInitiation, consume_initiation};
 pub use index::IndexAllocator;
 pub use keys::{Direction, PeerPsk, bound_psk, lane_key};

@@ -64,7 +64,8 @@ impl Session {
         self.serve_wish(now, cx);
     }
 
-    /// The data plane found control asleep and noted traffic: looks at it now.
+    /// The data plane found control asleep and noted traffic, or [`SealingKey::needs_rekey`](super::SealingKey) is
+    /// true: looks at it now. Calling it too often costs time and nothing else.
     pub fn handle_wake(&mut self, now: Now, cx: &mut Context<'_>) {
         self.look(now, cx);
     }
@@ -93,15 +94,21 @@ impl Session {
         // Asleep first, then read: traffic that begins after the reads finds us asleep and wakes us.
         self.activity.set_awake(false);
         self.look_at = None;
-        let Some(born) = self.keys.current().map(|k| k.born) else { return };
+        let Some(born) = self.keys.current().map(|k| k.born) else {
+            if let Some(every) = self.persistent_keepalive {
+                self.look_at = Some(now.mono + every);
+                self.initiate(now, cx);
+            }
+            return;
+        };
         let keepalive = self.keepalive_due(now.mono);
         let dead = due(self.activity.unheard_since(), DEAD_PEER_TIMEOUT);
         let persistent = self.persistent_due(born);
-        let rekey = self.rekey_due(now.mono);
-
-        if [keepalive, persistent].iter().flatten().any(|&at| at <= now.mono) {
+        let sends_now = [keepalive, persistent].iter().flatten().any(|&at| at <= now.mono);
+        if sends_now {
             self.events.push_back(SessionEvent::SendKeepalive);
         }
+        let rekey = self.rekey_due(sends_now, now.mono);
         if dead.is_some_and(|at| at <= now.mono) {
             self.activity.forget_unheard();
             self.initiate(now, cx);
@@ -139,23 +146,27 @@ impl Session {
 
     /// When the current key is to be renewed: 120 s old and sending, 165 s old and receiving (initiator only), or
     /// enough messages (either end).
-    fn rekey_due(&self, now: Instant) -> Option<Instant> {
+    fn rekey_due(&self, sends_now: bool, now: Instant) -> Option<Instant> {
         let key = self.keys.current()?;
+        if key.sealing.is_worn() {
+            return Some(now);
+        }
         if !key.initiator {
-            return key.sealing.needs_rekey(now).then_some(now);
+            return None;
         }
         let (on_send, on_receive) = (key.born + REKEY_AFTER_TIME, key.born + REKEY_ON_RECEIVE_AFTER_TIME);
         // Traffic of the last 10 s counts as going on, so a busy key is renewed on time and not at the next look.
-        let busy =
-            |last: Option<Instant>| last.is_some_and(|at| now.saturating_since(at) <= KEEPALIVE_TIMEOUT);
+        let busy = |last: Option<Instant>, mark: Instant| {
+            last.is_some_and(|at| at >= mark || now.saturating_since(at) <= KEEPALIVE_TIMEOUT)
+        };
         if now < on_send {
             Some(on_send)
-        } else if busy(self.activity.last_any_tx()) {
+        } else if sends_now || busy(self.activity.last_any_tx(), on_send) {
             Some(now)
         } else if now < on_receive {
             Some(on_receive)
         } else {
-            busy(self.activity.last_any_rx()).then_some(now)
+            busy(self.activity.last_any_rx(), on_receive).then_some(now)
         }
     }
 }

@@ -34,7 +34,7 @@ pub enum AeadKey {
     /// WireGuard's cipher, by `ring`.
     ChaCha20Poly1305(Box<LessSafeKey>),
     /// No cipher: the tag names key and counter, nothing is hidden.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Null(super::null::NullKey),
 }
 
@@ -60,7 +60,7 @@ impl AeadKey {
                     .expect("a packet is shorter than 256 GiB");
                 tag.as_ref().try_into().expect("the tag has 16 bytes")
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Self::Null(key) => key.tag(counter),
         }
     }
@@ -71,7 +71,7 @@ impl AeadKey {
             Self::ChaCha20Poly1305(key) => {
                 key.open_in_place(nonce(counter), Aad::empty(), sealed).ok().map(|plain| plain.len())
             }
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             Self::Null(key) => {
                 let (body, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
                 (*tag == key.tag(counter)).then_some(body.len())
@@ -162,10 +162,15 @@ impl SealingKey {
         Some(start..start + n)
     }
 
-    /// Whether control should hear that this key wants a successor: enough messages, or the initiator's 120 s.
-    pub fn needs_rekey(&self, now: Instant) -> bool {
+    /// Whether so many messages were sealed that the key wants a successor.
+    pub fn is_worn(&self) -> bool {
         self.reserved() >= self.key.rekey_after_messages()
-            || self.initiator && now.saturating_since(self.born) >= REKEY_AFTER_TIME
+    }
+
+    /// Whether control should hear ([`super::Session::handle_wake`]) that this key wants a successor: it is worn, or
+    /// we are the initiator and it is 120 s old.
+    pub fn needs_rekey(&self, now: Instant) -> bool {
+        self.is_worn() || self.initiator && now.saturating_since(self.born) >= REKEY_AFTER_TIME
     }
 
     /// Seals one packet in place under a reserved `counter` and returns the datagram's length.
@@ -314,6 +319,9 @@ mod tests {
         }
         let longer = [&good[..], &[0]].concat();
         assert_eq!(opening.open(&mut longer.clone(), Instant::ZERO).err(), Some(DropReason::BadTag));
+        let mut oversized = good.clone();
+        oversized.resize(65_535, 0);
+        assert_eq!(opening.open(&mut oversized, Instant::ZERO).err(), Some(DropReason::BadTag));
         assert!(!opening.take_confirmation());
         opening.open(&mut good.clone(), Instant::ZERO).expect("the window did not move");
     }

@@ -99,6 +99,7 @@ fn a_bundle_has_its_documents_in_order_and_once() {
 fn a_token_survives_its_text_and_no_damage_goes_unseen() {
     let token = Network::new().token();
     let text = token.encode();
+    println!("a token with one relay has {} characters", text.len());
     let back = JoinToken::parse(&format!("  {}\n", *text)).unwrap();
     assert_eq!(*back.encode(), *text);
     assert_eq!(back.relays(), token.relays());
@@ -169,6 +170,7 @@ fn the_largest_legal_documents_fit_their_maxima() {
     let endpoint = Endpoint { kind: 1, address: "198.51.100.4:4000".parse().unwrap() };
     credentials.sign_record(vec![endpoint; 16], vec![RelayRtt { relay_no: 1, rtt_ms: 20 }; 8], NOW).unwrap();
     let bundle = credentials.bundle().encode();
+    println!("largest bundle {}, largest manifest {} bytes", bundle.len(), manifest.bytes().len());
     assert!(bundle.len() <= bundle::MAX_BUNDLE, "{}", bundle.len());
     assert!(credentials.bundle().certificate.bytes().len() <= MAX_DOCUMENT);
     assert!(Bundle::parse(&bundle).is_ok());

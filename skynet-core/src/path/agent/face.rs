@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::path::candidate::Prefix;
+use crate::allowed_ips::Prefix;
 use crate::path::history::{Path, Reason};
 use crate::time::{Duration, Instant};
 use crate::wire::probe::{Body, Head};

@@ -1,0 +1,247 @@
+//! Control connections: TCP streams around the [`ControlServer`], and the thread that asks the directory.
+//!
+//! One task owns the machine. Each connection has a reader that hands over bytes and a writer whose queue the machine
+//! bounds; the directory runs on a thread of its own because committing waits for the disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use skynet_core::time::UnixTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
+
+use crate::clock::Clock;
+use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
+
+/// What a reader hands over at once, bytes.
+const READ: usize = 16 * 1024;
+/// Events from readers and writers that may wait; full means that readers stop reading.
+const EVENTS: usize = 1024;
+/// After an accept that failed for lack of descriptors: existing connections go on meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A writer that cannot finish within this has a dead other side.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Who answers what leaves the machine: registrar and store.
+pub trait Directory: Send + 'static {
+    /// Does `op`; what it answers is durable when it returns.
+    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply;
+}
+
+/// What the control side tells others, at most a second old.
+#[derive(Clone, Default, Debug)]
+pub struct ControlStats {
+    /// Open connections.
+    pub connections: usize,
+    /// Members online.
+    pub joined: usize,
+    /// Refusals by reason.
+    pub drops: Drops,
+}
+
+enum Event {
+    Bytes(ConnId, Vec<u8>),
+    Written(ConnId, usize),
+    Closed(ConnId),
+}
+
+struct Stream {
+    writer: mpsc::UnboundedSender<Vec<u8>>,
+    reader: AbortHandle,
+}
+
+struct Shell {
+    server: ControlServer,
+    clock: Clock,
+    streams: BTreeMap<ConnId, Stream>,
+    next: u64,
+    events: mpsc::Sender<Event>,
+    store: mpsc::UnboundedSender<(u64, StoreOp)>,
+}
+
+/// Serves `listener` until `stop` says so.
+///
+/// # Errors
+/// The directory's thread cannot be started or has ended.
+pub async fn run(
+    listener: TcpListener,
+    server: ControlServer,
+    directory: impl Directory,
+    clock: Clock,
+    stats: Arc<Mutex<ControlStats>>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let (events, mut from_streams) = mpsc::channel(EVENTS);
+    let (store, mut from_store) = start_directory(directory, clock)?;
+    let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
+    let mut publish = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let deadline = shell.server.poll_timeout().map(|at| clock.deadline(at));
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(event) = from_streams.recv() => shell.on_event(event),
+            reply = from_store.recv() => {
+                let Some((id, reply)) = reply else {
+                    return Err(io::Error::other("the directory thread has ended"));
+                };
+                shell.server.handle_store_reply(id, reply, clock.now());
+            }
+            accepted = accept(&listener) => {
+                if let Some((stream, peer)) = accepted {
+                    shell.on_accept(stream, peer);
+                }
+            }
+            () = sleep_until(deadline) => shell.server.handle_timeout(clock.now()),
+            _ = publish.tick() => if let Ok(mut stats) = stats.lock() {
+                stats.connections = shell.server.connections();
+                stats.joined = shell.server.joined();
+                stats.drops = shell.server.drops().clone();
+            },
+        }
+        shell.drain();
+    }
+    for stream in shell.streams.values() {
+        stream.reader.abort();
+    }
+    Ok(())
+}
+
+impl Shell {
+    fn on_accept(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let conn = ConnId(self.next);
+        self.next += 1;
+        if !self.server.handle_stream_opened(conn, peer, self.clock.now()) {
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        let (read, write) = stream.into_split();
+        let (writer, queue) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read_stream(conn, read, self.events.clone())).abort_handle();
+        tokio::spawn(write_stream(conn, write, queue, self.events.clone()));
+        self.streams.insert(conn, Stream { writer, reader });
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Bytes(conn, bytes) => self.server.handle_stream_bytes(conn, &bytes, self.clock.now()),
+            Event::Written(conn, n) => self.server.handle_stream_written(conn, n),
+            Event::Closed(conn) => {
+                self.server.handle_stream_closed(conn);
+                self.drop_stream(conn);
+            }
+        }
+    }
+
+    /// Carries out what the machine wants.
+    fn drain(&mut self) {
+        while let Some(request) = self.server.poll_store_request() {
+            let _ = self.store.send((request.id, request.op));
+        }
+        while let Some(output) = self.server.poll_stream_write() {
+            match output {
+                StreamOutput::Bytes(conn, bytes) => {
+                    if let Some(stream) = self.streams.get(&conn) {
+                        let _ = stream.writer.send(bytes);
+                    }
+                }
+                StreamOutput::Close(conn) => self.drop_stream(conn),
+            }
+        }
+    }
+
+    /// The writer ends after its queue, or after its deadline.
+    fn drop_stream(&mut self, conn: ConnId) {
+        if let Some(stream) = self.streams.remove(&conn) {
+            stream.reader.abort();
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never ends the loop: an error costs one connection or a pause.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            debug!(%error, "accept failed");
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+            ) {
+                warn!(%error, "no descriptors for another control connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            None
+        }
+    }
+}
+
+async fn read_stream(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Event>) {
+    let mut buffer = vec![0; READ];
+    loop {
+        match read.read(&mut buffer).await {
+            Ok(n) if n > 0 => {
+                if events.send(Event::Bytes(conn, buffer[..n].to_vec())).await.is_err() {
+                    return;
+                }
+            }
+            _ => {
+                let _ = events.send(Event::Closed(conn)).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn write_stream(
+    conn: ConnId,
+    mut write: OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(bytes) = queue.recv().await {
+        match tokio::time::timeout(WRITE_DEADLINE, write.write_all(&bytes)).await {
+            Ok(Ok(())) => {
+                if events.send(Event::Written(conn, bytes.len())).await.is_err() {
+                    return;
+                }
+            }
+            _ => {
+                let _ = events.send(Event::Closed(conn)).await;
+                return;
+            }
+        }
+    }
+    let _ = write.shutdown().await;
+}
+
+type StoreChannel = (mpsc::UnboundedSender<(u64, StoreOp)>, mpsc::UnboundedReceiver<(u64, StoreReply)>);
+
+/// Requests are bounded by the machine: so many per connection, so many connections.
+fn start_directory(mut directory: impl Directory, clock: Clock) -> io::Result<StoreChannel> {
+    let (store, mut requests) = mpsc::unbounded_channel();
+    let (replies, from_store) = mpsc::unbounded_channel();
+    thread::Builder::new().name("directory".into()).spawn(move || {
+        while let Some((id, op)) = requests.blocking_recv() {
+            let reply = directory.execute(op, clock.now().unix);
+            if replies.send((id, reply)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok((store, from_store))
+}

@@ -1,0 +1,106 @@
+//! The directory behind the control channel: this host's registrar over its store.
+
+use skynet_core::control::DeniedCode;
+use skynet_core::control::message::{ConflictWhat, Lookup};
+use skynet_core::member::Bundle;
+use skynet_core::time::UnixTime;
+use tracing::{info, warn};
+
+use crate::io::control::Directory;
+use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, find, list};
+use crate::server::{Joined, Listed, StoreOp, StoreReply};
+use crate::store::{Store, StoreError};
+
+/// Bytes of bundles in one answer to LIST: what fits a frame with their headers.
+const LIST_BYTES: usize = 15_000;
+
+/// One network's registrar and store.
+pub struct LocalDirectory<S> {
+    registrar: Registrar,
+    store: S,
+}
+
+impl<S: Store> LocalDirectory<S> {
+    /// A directory over `store`.
+    pub fn new(registrar: Registrar, store: S) -> Self {
+        Self { registrar, store }
+    }
+
+    fn network_id(&self) -> [u8; 8] {
+        self.registrar.trust().network_id().0
+    }
+
+    fn joined(&self, plan: JoinPlan) -> StoreReply {
+        let trust = self.registrar.trust();
+        info!(identity = ?plan.identity, node = %std::net::Ipv4Addr::from(plan.node_no), new = plan.new, "joined");
+        StoreReply::Joined(Box::new(Joined {
+            network_id: self.network_id(),
+            identity: plan.identity,
+            node_no: plan.node_no,
+            receipt: plan.receipt,
+            genesis: trust.genesis().bytes().to_vec(),
+            manifest: trust.manifest().bytes().to_vec(),
+        }))
+    }
+
+    fn get(&self, lookup: &Lookup) -> Result<StoreReply, StoreError> {
+        let by = match lookup {
+            Lookup::Key(key) => GetBy::Key(*key),
+            Lookup::Identity(identity) => GetBy::Identity(*identity),
+            Lookup::Name(name) => match name.parse() {
+                Ok(name) => GetBy::Name(name),
+                Err(_) => return Ok(StoreReply::NotFound),
+            },
+            Lookup::Ipv4(address) => GetBy::V4(*address),
+            Lookup::Ipv6(address) => GetBy::V6(*address),
+        };
+        let found = find(&self.store, &by)?.and_then(listed);
+        Ok(found.map_or(StoreReply::NotFound, StoreReply::Found))
+    }
+
+    fn list(&self, after: u32, limit: u16) -> Result<StoreReply, StoreError> {
+        let (page, more) = list(&self.store, after, limit.into(), LIST_BYTES)?;
+        Ok(StoreReply::Listed(more, page.into_iter().filter_map(|(_, bundle)| listed(bundle)).collect()))
+    }
+}
+
+/// A bundle with the identity it is of; `None` if the store holds what is no bundle.
+fn listed(bundle: Vec<u8>) -> Option<Listed> {
+    let identity = Bundle::parse(&bundle).ok()?.certificate.unverified().identity;
+    Some(Listed { identity, bundle })
+}
+
+fn refused(refusal: Refusal) -> StoreReply {
+    match refusal {
+        Refusal::Denied { code, text } => {
+            let code = DeniedCode::from_u16(code as u16).expect("both follow the table in PROTOCOL §4.1");
+            info!(?code, text, "denied");
+            StoreReply::Denied(code, text)
+        }
+        Refusal::AddressTaken => StoreReply::Conflict(ConflictWhat::Ipv4),
+        Refusal::NameTaken => StoreReply::Conflict(ConflictWhat::Name),
+    }
+}
+
+impl<S: Store + 'static> Directory for LocalDirectory<S> {
+    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        let failed = |error: StoreError| {
+            warn!(%error, "the directory store failed");
+            refused(error.into())
+        };
+        match op {
+            StoreOp::Join { bundle, key } => match self.registrar.join(&bundle, &key, &self.store, now) {
+                Ok(plan) => self.joined(plan),
+                Err(refusal) => refused(refusal),
+            },
+            StoreOp::Update { record, key, .. } => {
+                self.registrar.update(&record, &key, &self.store).map_or_else(refused, StoreReply::Done)
+            }
+            StoreOp::Leave { key, .. } => {
+                self.registrar.leave(&key, &self.store).map_or_else(refused, |()| StoreReply::Done(0))
+            }
+            StoreOp::Get { lookup, .. } => self.get(&lookup).unwrap_or_else(failed),
+            StoreOp::List { after, limit, .. } => self.list(after, limit).unwrap_or_else(failed),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The thread that moves datagrams: receive a batch, let the [`Forwarder`] decide, send what is left of it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use skynet_core::time::Instant;
+
+use crate::clock::Clock;
+use crate::io::udp::{Batch, UdpSocket};
+use crate::server::{Action, Drops, ForwardCounters, Forwarder};
+
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// What the thread tells others, at most a second old.
+#[derive(Clone, Default, Debug)]
+pub struct ForwardStats {
+    /// Sessions in the table.
+    pub sessions: usize,
+    /// Datagrams and bytes.
+    pub counters: ForwardCounters,
+    /// Drops by reason.
+    pub drops: Drops,
+}
+
+/// A running forwarding thread.
+#[derive(Debug)]
+pub struct ForwardThread {
+    stop: Arc<AtomicBool>,
+    stats: Arc<Mutex<ForwardStats>>,
+    handle: thread::JoinHandle<io::Result<()>>,
+}
+
+impl ForwardThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system cannot start a thread.
+    pub fn start(socket: UdpSocket, forwarder: Forwarder, clock: Clock) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stats = Arc::new(Mutex::new(ForwardStats::default()));
+        let (stop_2, stats_2) = (Arc::clone(&stop), Arc::clone(&stats));
+        let handle = thread::Builder::new()
+            .name("forward".into())
+            .spawn(move || run(&socket, forwarder, clock, &stop_2, &stats_2))?;
+        Ok(Self { stop, stats, handle })
+    }
+
+    /// The last published figures.
+    pub fn stats(&self) -> ForwardStats {
+        self.stats.lock().map(|stats| stats.clone()).unwrap_or_default()
+    }
+
+    /// Whether the thread has ended without being told to.
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Stops the thread and waits for it, at most a receive timeout.
+    ///
+    /// # Errors
+    /// What ended the thread before.
+    pub fn stop(self) -> io::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.handle.join().map_err(|_| io::Error::other("the forwarding thread panicked"))?
+    }
+}
+
+fn run(
+    socket: &UdpSocket,
+    mut forwarder: Forwarder,
+    clock: Clock,
+    stop: &AtomicBool,
+    stats: &Mutex<ForwardStats>,
+) -> io::Result<()> {
+    let mut batch = Batch::new();
+    let mut next_publish = Instant::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let received = socket.receive(&mut batch)?;
+        let now = clock.now();
+        for slot in 0..received {
+            let Some((from, datagram)) = batch.datagram(slot) else { continue };
+            let len = datagram.len();
+            match forwarder.handle_datagram(from, datagram, now) {
+                Action::Forward { to } => batch.send_to(slot, len, Some(to), socket),
+                Action::Reply { len } => batch.send_to(slot, len, None, socket),
+                Action::Drop(_) => {}
+            }
+        }
+        if received > 0 {
+            socket.send(&mut batch);
+        }
+        if now.mono >= forwarder.poll_timeout() {
+            forwarder.handle_timeout(now.mono);
+        }
+        if now.mono >= next_publish {
+            next_publish = now.mono + PUBLISH;
+            if let Ok(mut stats) = stats.try_lock() {
+                stats.sessions = forwarder.sessions();
+                stats.counters = forwarder.counters();
+                stats.drops = forwarder.drops().clone();
+            }
+        }
+    }
+    Ok(())
+}

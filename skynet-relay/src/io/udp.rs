@@ -1,0 +1,312 @@
+//! UDP in batches: one system call receives up to [`BATCH`] datagrams, one sends what became of them.
+//!
+//! All memory is allocated once. A received datagram is changed and sent from where it was received; there is no copy.
+//! The only `unsafe` of the relay is in this file.
+
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Datagrams per system call.
+pub const BATCH: usize = 64;
+/// Longest datagram, bytes: a jumbo frame. Longer ones are cut by the kernel and dropped here.
+pub const MAX_DATAGRAM: usize = 9_216;
+/// How long a receive waits, so that the caller sees its timers and a request to stop.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Asked of the kernel for both directions; it gives what `net.core.rmem_max` allows.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A blocking UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    v6: bool,
+}
+
+impl UdpSocket {
+    /// Binds `addr`; an IPv6 wildcard also receives IPv4.
+    ///
+    /// # Errors
+    /// As `bind(2)`.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // Less than asked for is not an error.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
+        socket.bind(&addr.into())?;
+        Ok(Self { socket, v6: addr.is_ipv6() })
+    }
+
+    /// The address bound.
+    ///
+    /// # Errors
+    /// As `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Receives at least one datagram into `batch` and returns how many; 0 after [`RECEIVE_TIMEOUT`].
+    ///
+    /// # Errors
+    /// As `recvmmsg(2)`, timeouts and interruptions excepted.
+    pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        let mut headers = batch.headers(MAX_DATAGRAM);
+        // SAFETY: the headers point into `batch`, which outlives the call, and say how long each buffer is.
+        let n = unsafe {
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as u32,
+                libc::MSG_WAITFORONE,
+                std::ptr::null_mut(),
+            )
+        };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            batch.received = 0;
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                // An earlier datagram of ours met a closed port: nobody's error.
+                io::ErrorKind::ConnectionRefused => Ok(0),
+                _ => Err(error),
+            };
+        }
+        batch.received = n as usize;
+        for (slot, header) in headers.iter().take(batch.received).enumerate() {
+            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            batch.lens[slot] = if cut { 0 } else { header.msg_len as usize };
+            batch.outgoing[slot] = false;
+        }
+        Ok(batch.received)
+    }
+
+    /// Sends the slots marked by [`Batch::send_to`]; returns how many left. A datagram the kernel refuses is skipped.
+    pub fn send(&self, batch: &mut Batch) -> usize {
+        let mut chosen = [0usize; BATCH];
+        let mut count = 0;
+        for slot in 0..batch.received {
+            if batch.outgoing[slot] {
+                chosen[count] = slot;
+                count += 1;
+            }
+        }
+        let all = batch.headers(0);
+        // SAFETY: mmsghdr is a C structure for which all zero bytes are a value.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+        for (header, &slot) in headers.iter_mut().zip(&chosen[..count]) {
+            *header = all[slot];
+        }
+        let (mut done, mut sent) = (0, 0);
+        while done < count {
+            // SAFETY: `done < count ≤ BATCH` headers follow; they point into `batch`, which outlives the call.
+            let n = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    headers.as_mut_ptr().add(done),
+                    (count - done) as u32,
+                    0,
+                )
+            };
+            if n > 0 {
+                sent += n as usize;
+                done += n as usize;
+            } else if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                done += 1;
+            }
+        }
+        sent
+    }
+
+    fn native(&self, to: SocketAddr) -> SocketAddr {
+        match to {
+            SocketAddr::V4(v4) if self.v6 => {
+                SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()
+            }
+            to => to,
+        }
+    }
+}
+
+/// Buffers, lengths and addresses of up to [`BATCH`] datagrams.
+pub struct Batch {
+    bytes: Box<[u8]>,
+    lens: [usize; BATCH],
+    names: Box<[libc::sockaddr_storage; BATCH]>,
+    vectors: Box<[libc::iovec; BATCH]>,
+    outgoing: [bool; BATCH],
+    received: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Batch {
+    /// An empty batch; all its memory is reserved here.
+    pub fn new() -> Self {
+        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: sockaddr_storage is a C structure for which all zero bytes are a value.
+        let name: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        Self {
+            bytes: vec![0; BATCH * MAX_DATAGRAM].into_boxed_slice(),
+            lens: [0; BATCH],
+            names: Box::new([name; BATCH]),
+            vectors: Box::new([vector; BATCH]),
+            outgoing: [false; BATCH],
+            received: 0,
+        }
+    }
+
+    /// The datagram in `slot` and where it came from; `None` if it was cut or its family is unknown.
+    pub fn datagram(&mut self, slot: usize) -> Option<(SocketAddr, &mut [u8])> {
+        let from = read_name(&self.names[slot])?;
+        let len = self.lens[slot];
+        let start = slot * MAX_DATAGRAM;
+        (len > 0).then(|| (from, &mut self.bytes[start..start + len]))
+    }
+
+    /// Marks `slot` to be sent: its first `len` bytes, to `to`, or back where it came from.
+    pub fn send_to(&mut self, slot: usize, len: usize, to: Option<SocketAddr>, socket: &UdpSocket) {
+        if let Some(to) = to {
+            write_name(&mut self.names[slot], socket.native(to));
+        }
+        self.lens[slot] = len.min(MAX_DATAGRAM);
+        self.outgoing[slot] = true;
+    }
+
+    /// Headers over all slots: with `capacity` bytes each for receiving, with their own lengths if it is 0.
+    fn headers(&mut self, capacity: usize) -> [libc::mmsghdr; BATCH] {
+        // SAFETY: mmsghdr is a C structure for which all zero bytes are a value.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+        for (slot, header) in headers.iter_mut().enumerate() {
+            let start = slot * MAX_DATAGRAM;
+            let buffer = &mut self.bytes[start..start + MAX_DATAGRAM];
+            let receiving = capacity > 0;
+            self.vectors[slot].iov_base = buffer.as_mut_ptr().cast();
+            self.vectors[slot].iov_len = if receiving { capacity } else { self.lens[slot] };
+            header.msg_hdr.msg_iov = &mut self.vectors[slot];
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
+            header.msg_hdr.msg_namelen = if receiving {
+                size_of::<libc::sockaddr_storage>() as libc::socklen_t
+            } else {
+                name_len(&self.names[slot])
+            };
+        }
+        headers
+    }
+}
+
+fn name_len(name: &libc::sockaddr_storage) -> libc::socklen_t {
+    if i32::from(name.ss_family) == libc::AF_INET6 {
+        size_of::<libc::sockaddr_in6>() as libc::socklen_t
+    } else {
+        size_of::<libc::sockaddr_in>() as libc::socklen_t
+    }
+}
+
+fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: sockaddr_storage is as large and as aligned as any socket address; the family says which it is.
+            let v4 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn write_name(name: &mut libc::sockaddr_storage, addr: SocketAddr) {
+    match addr {
+        SocketAddr::V4(a) => {
+            // SAFETY: sockaddr_storage is as large and as aligned as any socket address; zero bytes are a value of it.
+            let v4 = unsafe {
+                *name = mem::zeroed();
+                &mut *std::ptr::from_mut(name).cast::<libc::sockaddr_in>()
+            };
+            v4.sin_family = libc::AF_INET as libc::sa_family_t;
+            v4.sin_port = a.port().to_be();
+            v4.sin_addr.s_addr = u32::from(*a.ip()).to_be();
+        }
+        SocketAddr::V6(a) => {
+            // SAFETY: as above.
+            let v6 = unsafe {
+                *name = mem::zeroed();
+                &mut *std::ptr::from_mut(name).cast::<libc::sockaddr_in6>()
+            };
+            v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            v6.sin6_port = a.port().to_be();
+            v6.sin6_addr.s6_addr = a.ip().octets();
+            v6.sin6_scope_id = a.scope_id();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_go_out_from_where_they_came_in() {
+        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let to = relay.local_addr().unwrap();
+        let a = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let b = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for i in 0..10u8 {
+            a.send_to(&vec![i; 100 + usize::from(i)], to).unwrap();
+        }
+        let (mut batch, mut got) = (Batch::new(), 0);
+        while got < 10 {
+            let n = relay.receive(&mut batch).unwrap();
+            for slot in 0..n {
+                let (from, bytes) = batch.datagram(slot).unwrap();
+                assert_eq!(from, a.local_addr().unwrap());
+                let (len, first) = (bytes.len(), bytes[0]);
+                assert_eq!(len, 100 + usize::from(first));
+                let target = (first % 2 == 0).then(|| b.local_addr().unwrap());
+                batch.send_to(slot, len, target, &relay);
+            }
+            assert_eq!(relay.send(&mut batch), n);
+            got += n;
+        }
+        let mut buffer = [0; 300];
+        for socket in [&a, &b] {
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            for _ in 0..5 {
+                let (len, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!((len, from), (100 + usize::from(buffer[0]), to));
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv6_socket_serves_both_families() {
+        let relay = UdpSocket::bind("[::]:0".parse().unwrap()).unwrap();
+        let port = relay.local_addr().unwrap().port();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
+        let mut batch = Batch::new();
+        assert_eq!(relay.receive(&mut batch).unwrap(), 1);
+        let canonical = client.local_addr().unwrap();
+        batch.send_to(0, 5, Some(canonical), &relay);
+        assert_eq!(relay.send(&mut batch), 1);
+        assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
+    }
+}

@@ -1,0 +1,142 @@
+//! Making join tokens: the operator's, with the root key.
+
+use std::path::Path;
+use std::time::Duration;
+
+use skynet_core::key::{Secret, SigningKey};
+use skynet_core::member::document::Content as _;
+use skynet_core::member::token::MAX_TOKEN_RELAYS;
+use skynet_core::member::{
+    Delegation, Ipv4Prefix, JoinToken, Manifest, NamePattern, Tags, TokenId, TokenRelay,
+};
+use skynet_core::rng::Rng;
+use skynet_core::time::UnixTime;
+use zeroize::Zeroizing;
+
+use super::{NetworkError, load_root_key, load_trust};
+
+/// What a token is to allow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenOptions {
+    /// How long new nodes can join with it.
+    pub ttl: Duration,
+    /// How many nodes can join with it; 0 is unlimited.
+    pub max_uses: u32,
+    /// The tags its nodes carry.
+    pub tags: Tags,
+    /// Whether its nodes are ephemeral.
+    pub ephemeral: bool,
+    /// Where its nodes' addresses come from; `None` is the network's whole range.
+    pub pool: Option<Ipv4Prefix>,
+    /// Which names its nodes may have; `None` is any.
+    pub names: Option<NamePattern>,
+    /// How long a node's certificate lives at most.
+    pub node_lifetime: Duration,
+    /// The relays it names; `None` is the first address of each relay of the manifest, four relays at most.
+    pub relays: Option<Vec<TokenRelay>>,
+}
+
+impl Default for TokenOptions {
+    /// Good for a day and any number of nodes, whose certificates live a year.
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(86_400),
+            max_uses: 0,
+            tags: Tags::default(),
+            ephemeral: false,
+            pool: None,
+            names: None,
+            node_lifetime: Duration::from_secs(365 * 86_400),
+            relays: None,
+        }
+    }
+}
+
+impl TokenOptions {
+    /// Refuses what no network with this range can give.
+    pub(super) fn check(&self, range: &Ipv4Prefix) -> Result<(), NetworkError> {
+        let wrong = |text: String| Err(NetworkError::Options(text));
+        if let Some(pool) = self.pool.filter(|pool| !range.covers(pool) || !pool.is_pool()) {
+            return wrong(format!(
+                "the pool {pool} must lie inside the network's range {range}, and not be a /31"
+            ));
+        }
+        if self.ttl.is_zero() || self.node_lifetime.is_zero() {
+            return wrong("a token and its nodes need a life of at least one second".into());
+        }
+        if self.relays.as_ref().is_some_and(|relays| relays.is_empty() || relays.len() > MAX_TOKEN_RELAYS) {
+            return wrong("a token names one to four relays".into());
+        }
+        Ok(())
+    }
+}
+
+/// A token that was just made: shown once, stored nowhere.
+#[derive(Clone)]
+pub struct NewToken {
+    /// The token, `skj1.…`: a secret.
+    pub text: Zeroizing<String>,
+    /// Its public name, for listing and revoking.
+    pub id: TokenId,
+    /// Until when new nodes can join with it.
+    pub not_after: UnixTime,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a token of the network in `dir`. Needs the root key, so only the operator's user can.
+pub fn create_token(
+    dir: &Path,
+    options: &TokenOptions,
+    rng: &mut Rng,
+    now: UnixTime,
+) -> Result<NewToken, NetworkError> {
+    let root = load_root_key(dir)?;
+    let trust = load_trust(dir)?;
+    if trust.genesis().root != root.identity() {
+        let path = super::root_key_path(dir);
+        return Err(
+            super::FileError::new(&path, "is not the root key of this network", super::RESTORE).into()
+        );
+    }
+    let manifest = trust.manifest();
+    options.check(&manifest.v4)?;
+    let seed = Secret::random(rng);
+    let id = TokenId(rng.array());
+    let not_after = now.plus_secs(options.ttl.as_secs());
+    let delegation = Delegation {
+        network_id: trust.network_id(),
+        token_id: id,
+        token_key: SigningKey::from_seed(seed.expose()).identity(),
+        signer: root.identity(),
+        not_after,
+        max_node_lifetime: u32::try_from(options.node_lifetime.as_secs()).unwrap_or(u32::MAX),
+        max_uses: options.max_uses,
+        ephemeral: options.ephemeral,
+        tags: options.tags.clone(),
+        pool: options.pool.unwrap_or(manifest.v4),
+        names: options.names.clone(),
+    };
+    let delegation = delegation.sign(&root)?.into_signed();
+    let relays = options.relays.clone().unwrap_or_else(|| manifest_relays(manifest));
+    let token = JoinToken::new(trust.root_pin(), seed, relays, delegation);
+    Ok(NewToken { text: token.encode(), id, not_after })
+}
+
+fn manifest_relays(manifest: &Manifest) -> Vec<TokenRelay> {
+    let first = |relay: &skynet_core::member::RelayEntry| {
+        relay.addresses.first().map(|&address| TokenRelay {
+            relay_no: relay.relay_no,
+            key: relay.key,
+            address,
+        })
+    };
+    manifest.relays.iter().filter_map(first).take(MAX_TOKEN_RELAYS).collect()
+}

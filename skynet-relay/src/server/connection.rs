@@ -1,0 +1,74 @@
+//! One control connection as the server sees it.
+
+use core::net::SocketAddr;
+
+use skynet_core::control::{Channel, Message};
+use skynet_core::key::Identity;
+use skynet_core::time::{Duration, Instant};
+
+use super::drops::DropReason;
+use super::limit::Bucket;
+
+/// How long a connection may be without handshake and JOIN, also between two JOINs.
+pub(super) const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Three PINGs of a node and some.
+pub(super) const IDLE: Duration = Duration::from_secs(75);
+/// Bytes a reader may be behind.
+pub(super) const MAX_UNSENT: usize = 256 * 1024;
+/// Attempts to JOIN on one connection: a node grinds its address a few times at most.
+pub(super) const MAX_JOINS: u8 = 64;
+/// Requests at the store at once.
+pub(super) const MAX_PENDING: u16 = 32;
+/// Requests per second, and their burst.
+pub(super) const REQUEST_RATE: (u64, u64) = (50, 200);
+
+/// Who the other side is, once JOIN succeeded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct MemberKey {
+    pub(super) network_id: [u8; 8],
+    pub(super) identity: Identity,
+}
+
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    pub(super) peer: SocketAddr,
+    pub(super) member: Option<MemberKey>,
+    pub(super) joins: u8,
+    pub(super) pending: u16,
+    pub(super) requests: Bucket,
+    /// When to give up: JOIN while not joined, silence afterwards.
+    pub(super) deadline: Instant,
+    /// When the server will look at `deadline`.
+    pub(super) armed: Instant,
+    /// Bytes handed out and not yet reported as written.
+    pub(super) unsent: usize,
+}
+
+impl Connection {
+    pub(super) fn new(channel: Channel, peer: SocketAddr, now: Instant) -> Self {
+        Self {
+            channel,
+            peer,
+            member: None,
+            joins: 0,
+            pending: 0,
+            requests: Bucket::full(REQUEST_RATE.1, now),
+            deadline: now + JOIN_DEADLINE,
+            armed: now + JOIN_DEADLINE,
+            unsent: 0,
+        }
+    }
+
+    /// Life from the other side: postpones the deadline of a joined connection only.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if self.member.is_some() {
+            self.deadline = now + IDLE;
+        }
+    }
+
+    /// Seals a message into the channel.
+    pub(super) fn send(&mut self, request: u32, message: &Message) -> Result<(), DropReason> {
+        let bytes = message.encode(request).map_err(|_| DropReason::BrokenChannel)?;
+        self.channel.send(&bytes).map_err(|_| DropReason::BrokenChannel)
+    }
+}

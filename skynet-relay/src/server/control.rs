@@ -1,0 +1,579 @@
+//! The control side of the relay: handshakes, JOIN, look-ups, presence.
+//!
+//! It decides who may ask what and never what is true: everything that is stored or looked up leaves as a
+//! [`StoreRequest`], and the member is answered only after the shell has called
+//! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
+
+use core::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use skynet_core::control::message::{ConflictWhat, HEADER_LEN, Lookup, MAX_BUNDLE, member_len};
+use skynet_core::control::message::{Member, MessageError, Welcome};
+use skynet_core::control::{Channel, DeniedCode, Message};
+use skynet_core::key::{Identity, PublicKey, StaticSecret};
+use skynet_core::rng::{Rng, RngCore as _};
+use skynet_core::time::{Instant, Now};
+use skynet_core::wire::relay::{Ticket, bind_key};
+
+use super::cluster::ClusterKeys;
+use super::connection::{
+    Connection, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MemberKey, REQUEST_RATE,
+};
+use super::drops::{DropReason, Drops};
+use super::limit::prefix;
+
+/// A connection, numbered by the shell and never reused while a reply may be under way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ConnId(pub u64);
+
+/// Who this relay is and what it bears.
+#[derive(Clone, Debug)]
+pub struct ControlServerConfig {
+    /// This relay's number in the manifest.
+    pub relay_no: u16,
+    /// Its key, pinned by tokens and manifest.
+    pub key: StaticSecret,
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// Most of them that have not joined.
+    pub max_unjoined: usize,
+    /// Most of those from one IPv4 address or IPv6 /64.
+    pub max_unjoined_per_prefix: u16,
+    /// Seconds a ticket is good for.
+    pub ticket_lifetime_s: u64,
+}
+
+impl ControlServerConfig {
+    /// The defaults around a relay's number and key.
+    pub fn new(relay_no: u16, key: StaticSecret) -> Self {
+        Self {
+            relay_no,
+            key,
+            max_connections: 20_000,
+            max_unjoined: 512,
+            max_unjoined_per_prefix: 128,
+            ticket_lifetime_s: 14 * 86_400,
+        }
+    }
+}
+
+/// Something for the store or the registrar. `id` comes back with the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreRequest {
+    /// To be given to [`ControlServer::handle_store_reply`].
+    pub id: u64,
+    /// What to do.
+    pub op: StoreOp,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreOp {
+    /// Admit or renew the member whose session key the handshake has proven.
+    Join {
+        /// Delegation, certificate, binding, maybe receipt and record.
+        bundle: Vec<u8>,
+        /// The proven key; the binding must name it.
+        key: PublicKey,
+    },
+    /// Store a node record of `identity`.
+    Update {
+        /// The member's network.
+        network_id: [u8; 8],
+        /// Who asks; the record must be its own.
+        identity: Identity,
+        /// Its proven session key.
+        key: PublicKey,
+        /// The record.
+        record: Vec<u8>,
+    },
+    /// Find a member.
+    Get {
+        /// Where to look.
+        network_id: [u8; 8],
+        /// Whom to look for.
+        lookup: Lookup,
+    },
+    /// Members in order of node number.
+    List {
+        /// Where to look.
+        network_id: [u8; 8],
+        /// Only those above this number.
+        after: u32,
+        /// At most this many.
+        limit: u16,
+    },
+    /// The member leaves for good.
+    Leave {
+        /// The member's network.
+        network_id: [u8; 8],
+        /// Who leaves.
+        identity: Identity,
+        /// Its proven session key.
+        key: PublicKey,
+    },
+}
+
+/// What the registrar made of a JOIN.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Joined {
+    /// The network.
+    pub network_id: [u8; 8],
+    /// The member.
+    pub identity: Identity,
+    /// Its overlay IPv4 address as a number.
+    pub node_no: u32,
+    /// The admission receipt.
+    pub receipt: Vec<u8>,
+    /// The genesis document.
+    pub genesis: Vec<u8>,
+    /// The manifest in force.
+    pub manifest: Vec<u8>,
+}
+
+/// A member found by LIST.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The member.
+    pub identity: Identity,
+    /// Its documents.
+    pub bundle: Vec<u8>,
+}
+
+/// The store's answer, given when what it says is durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreReply {
+    /// JOIN: admitted.
+    Joined(Box<Joined>),
+    /// JOIN: taken by another.
+    Conflict(ConflictWhat),
+    /// Any: no.
+    Denied(DeniedCode, String),
+    /// UPDATE: stored under this version. LEAVE: 0.
+    Done(u64),
+    /// GET: found.
+    Found(Listed),
+    /// GET: nobody.
+    NotFound,
+    /// LIST: some, and whether there are more.
+    Listed(bool, Vec<Listed>),
+}
+
+/// What the shell does with a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamOutput {
+    /// Write these bytes, then call [`ControlServer::handle_stream_written`].
+    Bytes(ConnId, Vec<u8>),
+    /// Close it; `handle_stream_closed` need not be called.
+    Close(ConnId),
+}
+
+struct Asked {
+    conn: ConnId,
+    request: u32,
+    leaves: bool,
+}
+
+/// The machine. *Getters* `connections`, `joined`, `drops`, `is_online`; *handle* `handle_stream_*`,
+/// `handle_store_reply`, `handle_timeout`; *poll* `poll_store_request`, `poll_stream_write` until `None`, then
+/// `poll_timeout`.
+pub struct ControlServer {
+    config: ControlServerConfig,
+    keys: ClusterKeys,
+    rng: Rng,
+    connections: BTreeMap<ConnId, Connection>,
+    unjoined: BTreeMap<u64, u16>,
+    online: BTreeMap<MemberKey, ConnId>,
+    asked: BTreeMap<u64, Asked>,
+    next_id: u64,
+    /// One entry per connection; a deadline that moved is armed again when its entry comes up.
+    deadlines: BTreeSet<(Instant, ConnId)>,
+    requests: VecDeque<StoreRequest>,
+    output: VecDeque<StreamOutput>,
+    drops: Drops,
+    last_now: Instant,
+}
+
+impl ControlServer {
+    /// A server without connections.
+    pub fn new(config: ControlServerConfig, keys: ClusterKeys, rng: Rng) -> Self {
+        Self {
+            config,
+            keys,
+            rng,
+            connections: BTreeMap::new(),
+            unjoined: BTreeMap::new(),
+            online: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            next_id: 1,
+            deadlines: BTreeSet::new(),
+            requests: VecDeque::new(),
+            output: VecDeque::new(),
+            drops: Drops::default(),
+            last_now: Instant::ZERO,
+        }
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+    /// Members online here.
+    pub fn joined(&self) -> usize {
+        self.online.len()
+    }
+    /// What was refused, by reason.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+    /// Whether a member's control channel is open here.
+    pub fn is_online(&self, network_id: [u8; 8], identity: Identity) -> bool {
+        self.online.contains_key(&MemberKey { network_id, identity })
+    }
+
+    /// A stream from `peer`. `false`: close it at once, it is not known here.
+    pub fn handle_stream_opened(&mut self, conn: ConnId, peer: SocketAddr, now: Now) -> bool {
+        self.last_now = self.last_now.max(now.mono);
+        let source = prefix(peer.ip());
+        let of_source = self.unjoined.get(&source).copied().unwrap_or(0);
+        let unjoined: usize = self.unjoined.values().map(|&n| usize::from(n)).sum();
+        if self.connections.len() >= self.config.max_connections {
+            self.drops.count(DropReason::TooManyConnections);
+            return false;
+        }
+        if unjoined >= self.config.max_unjoined || of_source >= self.config.max_unjoined_per_prefix {
+            self.drops.count(DropReason::TooManyUnjoined);
+            return false;
+        }
+        self.unjoined.insert(source, of_source + 1);
+        let channel = Channel::responder(&self.config.key, &mut self.rng, now.mono);
+        let connection = Connection::new(channel, peer, now.mono);
+        self.connections.insert(conn, connection);
+        self.arm(conn);
+        true
+    }
+
+    /// Bytes from a stream, at most 16 KiB at a time.
+    pub fn handle_stream_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.heard(now.mono);
+        let mut result = connection.channel.feed(bytes).map_err(|_| DropReason::BrokenChannel);
+        while result.is_ok() {
+            let Some(connection) = self.connections.get_mut(&conn) else { return };
+            result = match connection.channel.poll_message() {
+                Ok(Some(message)) => self.on_message(conn, &message, now.mono),
+                Ok(None) => break,
+                Err(_) => Err(DropReason::BrokenChannel),
+            };
+        }
+        match result {
+            Ok(()) => self.flush(conn),
+            Err(reason) => self.close(conn, reason),
+        }
+    }
+
+    /// `n` bytes of a stream were written.
+    pub fn handle_stream_written(&mut self, conn: ConnId, n: usize) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.unsent = connection.unsent.saturating_sub(n);
+        }
+    }
+
+    /// A stream is gone.
+    pub fn handle_stream_closed(&mut self, conn: ConnId) {
+        self.forget(conn);
+    }
+
+    /// The answer to a [`StoreRequest`].
+    pub fn handle_store_reply(&mut self, id: u64, reply: StoreReply, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        let Some(asked) = self.asked.remove(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&asked.conn) else { return };
+        connection.pending -= 1;
+        let message = match reply {
+            StoreReply::Joined(joined) => self.welcome(asked.conn, *joined, now),
+            StoreReply::Conflict(what) => Message::Conflict(what),
+            StoreReply::Denied(code, text) => Message::denied(code, &text),
+            StoreReply::Done(version) => Message::Ack(version),
+            StoreReply::NotFound => Message::NoPeer,
+            StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
+            StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
+        };
+        if asked.leaves && matches!(message, Message::Ack(_)) {
+            self.set_offline(asked.conn, now.mono);
+        }
+        self.answer(asked.conn, asked.request, &message, now.mono);
+    }
+
+    /// Closes what is late.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        while let Some(&(at, conn)) = self.deadlines.first() {
+            if at > now.mono {
+                break;
+            }
+            self.deadlines.remove(&(at, conn));
+            let Some(connection) = self.connections.get(&conn) else { continue };
+            if connection.deadline > now.mono {
+                self.arm(conn);
+            } else if connection.member.is_some() {
+                self.close(conn, DropReason::Idle);
+            } else {
+                self.close(conn, DropReason::JoinDeadline);
+            }
+        }
+    }
+
+    /// The next thing for the store. Answer each exactly once.
+    pub fn poll_store_request(&mut self) -> Option<StoreRequest> {
+        self.requests.pop_front()
+    }
+    /// The next thing for a stream.
+    pub fn poll_stream_write(&mut self) -> Option<StreamOutput> {
+        self.output.pop_front()
+    }
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.output.is_empty() || !self.requests.is_empty() {
+            return Some(self.last_now);
+        }
+        self.deadlines.first().map(|&(at, _)| at)
+    }
+
+    fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
+        let connection = self.connections.get_mut(&conn).expect("the caller just looked it up");
+        let (request, message) = match Message::parse(bytes) {
+            Ok(parsed) => parsed,
+            Err(MessageError::UnknownType { request: 0, .. }) => return Ok(()),
+            Err(MessageError::UnknownType { request, .. }) => {
+                let text = "this relay does not know that request";
+                return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+            }
+            Err(_) => {
+                return connection.send(0, &Message::denied(DeniedCode::Malformed, "malformed message"));
+            }
+        };
+        if let Message::Ping(t) = message {
+            return connection.send(request, &Message::Pong(t));
+        }
+        let (rate, burst) = REQUEST_RATE;
+        if connection.pending >= MAX_PENDING || !connection.requests.take(1, rate, burst, now) {
+            return connection.send(request, &Message::denied(DeniedCode::TryAgain, "too many requests"));
+        }
+        if let Message::Join(bundle) = message {
+            return self.on_join(conn, request, bundle, now);
+        }
+        let Some(member) = connection.member else {
+            return connection.send(request, &Message::denied(DeniedCode::NotJoined, "join first"));
+        };
+        let MemberKey { network_id, identity } = member;
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        let op = match message {
+            Message::Update(record) => StoreOp::Update { network_id, identity, key, record },
+            Message::Get(lookup) => StoreOp::Get { network_id, lookup },
+            Message::List { after, limit } => {
+                StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
+            }
+            Message::Leave => StoreOp::Leave { network_id, identity, key },
+            _ => {
+                let text = "this message is not a request";
+                return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+            }
+        };
+        self.ask(conn, request, op);
+        Ok(())
+    }
+
+    fn on_join(
+        &mut self,
+        conn: ConnId,
+        request: u32,
+        bundle: Vec<u8>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let connection = self.connections.get_mut(&conn).expect("the caller just looked it up");
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        if connection.joins >= MAX_JOINS {
+            return Err(DropReason::JoinDeadline);
+        }
+        connection.joins += 1;
+        if connection.member.is_none() {
+            // The store's time is not the node's.
+            connection.deadline = now + 2 * JOIN_DEADLINE;
+        } else {
+            connection.joins = 0;
+        }
+        self.ask(conn, request, StoreOp::Join { bundle, key });
+        Ok(())
+    }
+
+    fn ask(&mut self, conn: ConnId, request: u32, op: StoreOp) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.pending += 1;
+        let id = self.next_id;
+        self.next_id += 1;
+        let leaves = matches!(op, StoreOp::Leave { .. });
+        self.asked.insert(id, Asked { conn, request, leaves });
+        self.requests.push_back(StoreRequest { id, op });
+    }
+
+    /// Enters the member as online and mints its ticket.
+    fn welcome(&mut self, conn: ConnId, joined: Joined, now: Now) -> Message {
+        let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
+        self.set_online(conn, member, now.mono);
+        let (kid, cluster_key) = self.keys.current();
+        let ticket = Ticket {
+            kid,
+            rate_class: 0,
+            node_no: joined.node_no,
+            network_id: joined.network_id,
+            not_after: now.unix.0.saturating_add(self.config.ticket_lifetime_s),
+            issue_nonce: self.rng.next_u64(),
+            identity_hash: Ticket::hash_identity(&joined.identity),
+        }
+        .mint(cluster_key);
+        let observed = self.connections[&conn].peer;
+        Message::Welcome(Box::new(Welcome {
+            relay_unix_ms: super::unix_ms(now),
+            observed,
+            ticket,
+            bind_key: bind_key(cluster_key, &ticket),
+            relay_no: self.config.relay_no,
+            receipt: joined.receipt,
+            genesis: joined.genesis,
+            manifest: joined.manifest,
+        }))
+    }
+
+    fn set_online(&mut self, conn: ConnId, member: MemberKey, now: Instant) {
+        let connection = self.connections.get_mut(&conn).expect("the caller just looked it up");
+        match connection.member.replace(member) {
+            None => {
+                let source = prefix(connection.peer.ip());
+                release(&mut self.unjoined, source);
+            }
+            Some(old) if old != member => {
+                if self.online.get(&old) == Some(&conn) {
+                    self.online.remove(&old);
+                }
+            }
+            Some(_) => {}
+        }
+        connection.joins = 0;
+        connection.heard(now);
+        self.online.insert(member, conn);
+    }
+
+    /// After LEAVE the connection is one that has not joined.
+    fn set_offline(&mut self, conn: ConnId, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Some(member) = connection.member.take() {
+            *self.unjoined.entry(prefix(connection.peer.ip())).or_insert(0) += 1;
+            connection.deadline = now + JOIN_DEADLINE;
+            if self.online.get(&member) == Some(&conn) {
+                self.online.remove(&member);
+            }
+            self.arm(conn);
+        }
+    }
+
+    fn arm(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        self.deadlines.remove(&(connection.armed, conn));
+        connection.armed = connection.deadline;
+        self.deadlines.insert((connection.armed, conn));
+    }
+
+    fn describe(&self, conn: ConnId, found: Listed) -> Member {
+        let network = self.connections.get(&conn).and_then(|c| c.member).map(|m| m.network_id);
+        let online = network.is_some_and(|network_id| self.is_online(network_id, found.identity));
+        Member { online, bundle: found.bundle }
+    }
+
+    /// As many members as fit a frame.
+    fn members(&self, conn: ConnId, mut more: bool, listed: Vec<Listed>) -> Message {
+        let mut room = skynet_core::control::channel::MAX_MESSAGE - HEADER_LEN - 1;
+        let mut members = Vec::new();
+        for found in listed {
+            if found.bundle.len() > MAX_BUNDLE {
+                continue;
+            }
+            let Some(left) = room.checked_sub(member_len(found.bundle.len())) else {
+                more = true;
+                break;
+            };
+            room = left;
+            members.push(self.describe(conn, found));
+        }
+        Message::Members { more, members }
+    }
+
+    fn answer(&mut self, conn: ConnId, request: u32, message: &Message, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if connection.member.is_none() {
+            connection.deadline = now + JOIN_DEADLINE;
+        }
+        match connection.send(request, message) {
+            Ok(()) => self.flush(conn),
+            Err(reason) => self.close(conn, reason),
+        }
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        while let Some(bytes) = connection.channel.poll_bytes() {
+            connection.unsent += bytes.len();
+            self.output.push_back(StreamOutput::Bytes(conn, bytes));
+        }
+        if connection.unsent > MAX_UNSENT {
+            self.close(conn, DropReason::SlowReader);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: DropReason) {
+        self.drops.count(reason);
+        self.flush_last_words(conn);
+        self.forget(conn);
+        self.output.push_back(StreamOutput::Close(conn));
+    }
+
+    /// What was sealed before the error still leaves, but not to a reader that does not read.
+    fn flush_last_words(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if connection.unsent <= MAX_UNSENT {
+            while let Some(bytes) = connection.channel.poll_bytes() {
+                self.output.push_back(StreamOutput::Bytes(conn, bytes));
+            }
+        }
+    }
+
+    fn forget(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        self.deadlines.remove(&(connection.armed, conn));
+        match connection.member {
+            None => release(&mut self.unjoined, prefix(connection.peer.ip())),
+            Some(member) => {
+                if self.online.get(&member) == Some(&conn) {
+                    self.online.remove(&member);
+                }
+            }
+        }
+    }
+}
+
+/// Most members asked of the store at once; a frame holds fewer.
+const MAX_LISTED: u16 = 256;
+
+fn release(unjoined: &mut BTreeMap<u64, u16>, source: u64) {
+    if let Some(n) = unjoined.get_mut(&source) {
+        *n -= 1;
+        if *n == 0 {
+            unjoined.remove(&source);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

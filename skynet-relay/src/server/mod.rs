@@ -1,0 +1,36 @@
+//! The relay as a pure machine: no socket, no clock, no store.
+//!
+//! Two halves that share nothing but keys, so that the shell can run them on different threads: [`Forwarder`] moves
+//! datagrams, [`ControlServer`] talks to members over streams and hands what must be stored or looked up to the shell.
+
+pub mod cluster;
+mod connection;
+pub mod control;
+pub mod drops;
+pub mod forward;
+mod limit;
+mod session;
+mod stun;
+
+pub use cluster::ClusterKeys;
+pub use control::{
+    ConnId, ControlServer, ControlServerConfig, Joined, Listed, StoreOp, StoreReply, StoreRequest,
+    StreamOutput,
+};
+pub use drops::{DropReason, Drops};
+pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
+
+use skynet_core::time::Now;
+
+/// Both halves, for a caller that runs them in one thread (a simulation).
+pub struct Server {
+    /// The UDP side.
+    pub forwarder: Forwarder,
+    /// The control side.
+    pub control: ControlServer,
+}
+
+/// The wall clock in milliseconds.
+fn unix_ms(now: Now) -> u64 {
+    now.unix.0.saturating_mul(1000).saturating_add(u64::from(now.unix_nanos / 1_000_000))
+}

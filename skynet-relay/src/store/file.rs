@@ -1,0 +1,221 @@
+//! The store of a single relay: one redb file, mode 0600, checked in full when it is opened.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition, TableError,
+};
+
+use super::{Committed, Expect, Store, StoreError, Transaction, Versioned, View, Write};
+
+/// Key → (revision, value).
+const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("skynet directory");
+/// `format` and `revision`.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("skynet meta");
+const FORMAT: u64 = 1;
+
+const RESTORE: &str = "restore it from a backup, or move it away to start with an empty directory (nodes join again by themselves)";
+
+/// A directory in one file. It is opened exclusively; a damaged or foreign file is refused and stays as it is.
+pub struct RedbStore {
+    database: Database,
+}
+
+impl std::fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RedbStore")
+    }
+}
+
+impl RedbStore {
+    /// Opens the file, or creates it if there is none. Every page is verified first (some 10 ms per 10 MB).
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        match open_no_follow(path) {
+            Ok(file) => Self::open_existing(path, file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::create(path),
+            Err(e) => {
+                Err(refused(path, format!("cannot be opened: {e}"), "check the path and its permissions"))
+            }
+        }
+    }
+
+    /// Made under another name and renamed when it is complete, so a crash leaves no half-made file behind.
+    fn create(path: &Path) -> Result<Self, StoreError> {
+        let fail = |e: io::Error| refused(path, format!("cannot be created: {e}"), "check the directory");
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let temporary = PathBuf::from(temporary);
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&temporary)
+            .map_err(fail)?;
+        let database = Database::builder()
+            .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
+            .map_err(unavailable)?;
+        let transaction = database.begin_write().map_err(unavailable)?;
+        transaction.open_table(DIRECTORY).map_err(unavailable)?;
+        {
+            let mut meta = transaction.open_table(META).map_err(unavailable)?;
+            meta.insert("format", FORMAT).map_err(unavailable)?;
+            meta.insert("revision", 0).map_err(unavailable)?;
+        }
+        transaction.commit().map_err(unavailable)?;
+        // A link, not a rename: it never replaces a file that appeared meanwhile.
+        fs::hard_link(&temporary, path).map_err(fail)?;
+        fs::remove_file(&temporary).map_err(fail)?;
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|d| d.sync_all()).map_err(fail)?;
+        Ok(Self { database })
+    }
+
+    fn open_existing(path: &Path, file: File) -> Result<Self, StoreError> {
+        let metadata = file.metadata().map_err(unavailable)?;
+        if !metadata.is_file() {
+            return Err(refused(path, "is not a regular file", "name another file"));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(refused(path, "can be read by others", "run chmod 600 on it"));
+        }
+        if metadata.len() == 0 {
+            return Err(refused(path, "is empty", RESTORE));
+        }
+        let database = Database::builder()
+            .set_check_integrity_on_open(true)
+            .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
+            .map_err(|e| match e {
+                DatabaseError::DatabaseAlreadyOpen => {
+                    refused(path, "is in use by another skynet-relay", "stop that one first")
+                }
+                DatabaseError::Storage(StorageError::Corrupted(why)) => {
+                    refused(path, format!("is damaged ({why})"), RESTORE)
+                }
+                other => refused(path, format!("is not a directory store ({other})"), RESTORE),
+            })?;
+        let store = Self { database };
+        match store.format() {
+            Ok(Some(FORMAT)) => Ok(store),
+            Ok(Some(other)) => Err(refused(
+                path,
+                format!("has format {other}, this program knows {FORMAT}"),
+                "upgrade skynet",
+            )),
+            Ok(None) => Err(refused(path, "is a database of another program", "name another file")),
+            Err(e) => Err(refused(path, format!("is damaged ({e})"), RESTORE)),
+        }
+    }
+
+    fn format(&self) -> Result<Option<u64>, StoreError> {
+        let transaction = self.database.begin_read().map_err(unavailable)?;
+        let missing = |e: &TableError| {
+            matches!(e, TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. })
+        };
+        match (transaction.open_table(META), transaction.open_table(DIRECTORY)) {
+            (Ok(meta), Ok(_)) => Ok(meta.get("format").map_err(unavailable)?.map(|format| format.value())),
+            (Err(e), _) | (_, Err(e)) if missing(&e) => Ok(None),
+            (Err(e), _) | (_, Err(e)) => Err(unavailable(e)),
+        }
+    }
+}
+
+impl View for RedbStore {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        let transaction = self.database.begin_read().map_err(unavailable)?;
+        let table = transaction.open_table(DIRECTORY).map_err(unavailable)?;
+        read(&table, key)
+    }
+
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Versioned)>, StoreError> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let transaction = self.database.begin_read().map_err(unavailable)?;
+        let table = transaction.open_table(DIRECTORY).map_err(unavailable)?;
+        let mut found = Vec::new();
+        for entry in table.range::<&str>((start, Bound::Unbounded)).map_err(unavailable)?.take(limit) {
+            let (key, value) = entry.map_err(unavailable)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            let (revision, value) = value.value();
+            found.push((key.value().to_owned(), Versioned { revision, value: value.to_vec() }));
+        }
+        Ok(found)
+    }
+}
+
+impl Store for RedbStore {
+    /// One write transaction at a time; redb syncs the file before it returns (`Durability::Immediate`).
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        transaction.check_limits()?;
+        // Dropped on every early return, which aborts it.
+        let writing = self.database.begin_write().map_err(unavailable)?;
+        let revision = {
+            let mut table = writing.open_table(DIRECTORY).map_err(unavailable)?;
+            let mut meta = writing.open_table(META).map_err(unavailable)?;
+            for (key, expect) in &transaction.compare {
+                let found = read(&table, key)?.map_or(Expect::Absent, |v| Expect::Revision(v.revision));
+                if found != *expect {
+                    return Err(StoreError::Conflict { key: key.clone() });
+                }
+            }
+            let last = meta.get("revision").map_err(unavailable)?.map_or(0, |revision| revision.value());
+            if transaction.is_empty() {
+                return Ok(Committed { revision: last });
+            }
+            meta.insert("revision", last + 1).map_err(unavailable)?;
+            for write in &transaction.writes {
+                match write {
+                    Write::Put(key, value) => {
+                        table.insert(key.as_str(), (last + 1, value.as_slice())).map_err(unavailable)?;
+                    }
+                    Write::Delete(key) => drop(table.remove(key.as_str()).map_err(unavailable)?),
+                }
+            }
+            last + 1
+        };
+        writing.commit().map_err(unavailable)?;
+        Ok(Committed { revision })
+    }
+}
+
+fn read(
+    table: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
+    key: &str,
+) -> Result<Option<Versioned>, StoreError> {
+    let found = table.get(key).map_err(unavailable)?;
+    Ok(found.map(|entry| {
+        let (revision, value) = entry.value();
+        Versioned { revision, value: value.to_vec() }
+    }))
+}
+
+fn open_no_follow(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+}
+
+fn unavailable(e: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(e.to_string())
+}
+
+fn refused(path: &Path, problem: impl Into<String>, cure: &'static str) -> StoreError {
+    StoreError::Refused { path: path.to_owned(), problem: problem.into(), cure }
+}
