@@ -102,6 +102,11 @@ impl Overlay {
         &self.agents
     }
 
+    /// The join token as text.
+    pub fn token(&self) -> &str {
+        self.network.token()
+    }
+
     /// A cloud of this kind, 20 ms from the internet.
     pub fn cloud(&mut self, kind: NatKind) -> CloudId {
         self.topology.add_cloud(kind, Duration::from_millis(20))
@@ -223,7 +228,7 @@ impl Overlay {
         let seed = self.next_seed();
         let old = self.agent(id);
         let config = AgentConfig { seed, persisted: old.persisted().clone(), ..old.config().clone() };
-        let host = Box::new(AgentHost::new(config, Rc::clone(&self.batch)));
+        let host = Box::new(old.successor(config));
         self.world_mut().start_host(id, host);
     }
 
