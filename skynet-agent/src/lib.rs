@@ -1,1 +1,21 @@
 //! The skynet agent: joins a VM to the overlay and forwards its packets.
+//!
+//! The shell around `skynet_core`: sockets, the TUN device, netlink, threads, files and the command line. It makes
+//! no protocol decision.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod entropy;
+pub mod fingerprint;
+pub mod icmp;
+pub mod netcfg;
+pub mod notify;
+pub mod privileges;
+pub mod runtime;
+pub mod secret;
+pub mod state;
+pub mod tun;
+pub mod udp;
+pub mod wake;

@@ -1,0 +1,122 @@
+//! What the agent tells about itself: `status/1`. Field names carry their unit; stable within version 1.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the agent is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// Runs, but belongs to no network and has no token.
+    NotJoined,
+    /// Has a token or credentials and waits for a relay's answer.
+    Joining,
+    /// Has its address; packets flow.
+    Up,
+    /// Was refused for good; `message` says why.
+    Failed,
+}
+
+/// The answer to `status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Always `status/1`.
+    pub schema: String,
+    /// The agent's version.
+    pub version: String,
+    /// Where it is on its way.
+    pub state: AgentState,
+    /// One sentence about what it waits for or what went wrong.
+    pub message: Option<String>,
+    /// This node.
+    #[serde(rename = "self")]
+    pub this: SelfReport,
+    /// Its relays.
+    pub relays: Vec<RelayReport>,
+    /// The peers it knows, by name.
+    pub peers: Vec<PeerReport>,
+    /// Packets dropped since the start, by cause; causes that did not occur are left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// This node.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SelfReport {
+    /// Its name in the network.
+    pub name: Option<String>,
+    /// The network's name.
+    pub network: Option<String>,
+    /// The network's id, hexadecimal.
+    pub network_id: Option<String>,
+    /// Its overlay address.
+    pub ipv4: Option<String>,
+    /// Length of the overlay's IPv4 prefix.
+    pub ipv4_prefix_len: Option<u8>,
+    /// Its overlay IPv6 address.
+    pub ipv6: Option<String>,
+    /// Its X25519 public key in base64.
+    pub public_key: Option<String>,
+    /// The TUN device.
+    pub interface: String,
+    /// The UDP port.
+    pub port: u16,
+    /// Host candidates told to peers.
+    pub local_addresses: Vec<String>,
+}
+
+/// One relay.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RelayReport {
+    /// Its number in the network.
+    pub relay: u16,
+    /// Its address in use.
+    pub address: String,
+    /// The control channel is joined.
+    pub control: bool,
+    /// Packets can go through it.
+    pub bound: bool,
+    /// Round-trip time, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Our address as it sees it.
+    pub observed: Option<String>,
+}
+
+/// One peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its name; the public key's beginning for a stock peer.
+    pub name: String,
+    /// Its overlay IPv4 address.
+    pub ipv4: Option<String>,
+    /// Its overlay IPv6 address.
+    pub ipv6: Option<String>,
+    /// Its X25519 public key in base64.
+    pub public_key: String,
+    /// Whether the relay says it is there; `null` for a stock peer.
+    pub online: Option<bool>,
+    /// `direct`, `relay` or `none`.
+    pub path: String,
+    /// Where its packets go: `ip:port` or `relay N`.
+    pub via: Option<String>,
+    /// Round-trip time on the path in use, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Bytes received from it inside the tunnel.
+    pub rx_bytes: u64,
+    /// Bytes sent to it inside the tunnel.
+    pub tx_bytes: u64,
+    /// Seconds since the last completed handshake.
+    pub handshake_age_s: Option<u64>,
+}
+
+impl StatusReport {
+    /// The peer meant by `word`: its name, one of its addresses, or its public key.
+    pub fn find(&self, word: &str) -> Option<&PeerReport> {
+        self.peers.iter().find(|p| {
+            p.name == word
+                || p.ipv4.as_deref() == Some(word)
+                || p.ipv6.as_deref() == Some(word)
+                || p.public_key == word
+        })
+    }
+}

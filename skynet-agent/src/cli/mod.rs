@@ -1,0 +1,178 @@
+//! The command line: one file per verb. Verbs talk to the running agent over its control socket.
+
+mod down;
+mod exit;
+mod format;
+mod ping;
+mod run;
+mod spawn;
+mod status;
+mod up;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_SOCKET, Overrides};
+use crate::secret::SecretText;
+pub use exit::{Exit, Failure};
+
+/// Printed by `--help`; also the numbers in the control socket's errors.
+const EXIT_CODES: &str = "Exit codes:
+  0  ok
+  1  failed as asked
+  2  usage
+  3  no agent running
+  4  not joined
+  5  timeout
+  6  degraded (works, but not as well as asked)
+
+Every flag has an environment variable SKYNET_…: a flag beats it, and it beats /etc/skynet/agent.toml.
+Secrets may be given as file:PATH.";
+
+#[derive(Parser)]
+#[command(name = "skynet-agent", version, about = "Joins this machine to a skynet overlay network.", after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Join the network if need be and start the agent in the background; idempotent.
+    Up(up::UpArgs),
+    /// Run the agent in the foreground (for systemd).
+    Run(run::RunArgs),
+    /// Stop the agent cleanly; its identity and address stay.
+    Down(down::DownArgs),
+    /// This node, its relays and one line per peer.
+    Status(status::StatusArgs),
+    /// Ping a peer through the overlay and name the path of each answer.
+    Ping(ping::PingArgs),
+}
+
+/// How the agent is to run: the same for `up` and `run`.
+#[derive(Args, Clone)]
+struct AgentArgs {
+    /// Configuration file [default: /etc/skynet/agent.toml, if it is there].
+    #[arg(long, env = "SKYNET_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where identity and credentials are kept [default: /var/lib/skynet].
+    #[arg(long, env = "SKYNET_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The agent's control socket [default: /run/skynet/agent.sock].
+    #[arg(long, env = "SKYNET_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Join token (skj1.…), or file:PATH.
+    #[arg(long, env = "SKYNET_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Name to join under [default: the host name].
+    #[arg(long, env = "SKYNET_NAME")]
+    name: Option<String>,
+    /// Name of the TUN device [default: skynet0].
+    #[arg(long, env = "SKYNET_INTERFACE", value_name = "NAME")]
+    interface: Option<String>,
+    /// UDP port, 0 for any [default: 41820].
+    #[arg(long, env = "SKYNET_PORT")]
+    port: Option<u16>,
+}
+
+impl AgentArgs {
+    fn load(&self) -> Result<Config, Failure> {
+        let overrides = Overrides {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            socket: self.socket.clone(),
+            token: self.token.clone().map(SecretText::new),
+            name: self.name.clone(),
+            interface: self.interface.clone(),
+            port: self.port,
+        };
+        Ok(Config::load(overrides)?)
+    }
+
+    /// The same as flags, for the background process; never the token.
+    fn to_flags(&self) -> Vec<OsString> {
+        let mut flags = Vec::new();
+        let mut push = |flag: &str, value: Option<OsString>| {
+            flags.extend(value.map(|v| [OsString::from(flag), v]).into_iter().flatten());
+        };
+        push("--config", self.config.clone().map(Into::into));
+        push("--state-dir", self.state_dir.clone().map(Into::into));
+        push("--socket", self.socket.clone().map(Into::into));
+        push("--name", self.name.clone().map(Into::into));
+        push("--interface", self.interface.clone().map(Into::into));
+        push("--port", self.port.map(|p| p.to_string().into()));
+        flags
+    }
+}
+
+/// Which agent to talk to, and how to print.
+#[derive(Args, Clone)]
+struct AskArgs {
+    /// The agent's control socket [default: /run/skynet/agent.sock].
+    #[arg(long, env = "SKYNET_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print JSON with a "schema" field.
+    #[arg(long)]
+    json: bool,
+}
+
+impl AskArgs {
+    fn socket(&self) -> PathBuf {
+        // A file this user may not read, or that is wrong, is the agent's matter and not this verb's.
+        let configured = || Config::load(Overrides::default()).ok().map(|c| c.socket);
+        self.socket.clone().or_else(configured).unwrap_or_else(|| DEFAULT_SOCKET.into())
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (schema, json, result) = match cli.verb {
+        Verb::Up(args) => ("up/1", args.json, up::run(&args)),
+        Verb::Run(args) => ("run/1", args.json, run::run(&args)),
+        Verb::Down(args) => ("down/1", args.ask.json, down::run(&args)),
+        Verb::Status(args) => ("status/1", args.ask.json, status::run(&args)),
+        Verb::Ping(args) => ("ping/1", args.ask.json, ping::run(&args)),
+    };
+    let exit = result.unwrap_or_else(|failure| {
+        if json {
+            format::print_json(&serde_json::json!({
+                "schema": schema,
+                "error": { "code": failure.exit as u8, "message": failure.message },
+            }));
+        } else {
+            eprintln!("skynet-agent: {}", failure.message);
+        }
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_lists_the_exit_codes() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("3  no agent running") && help.contains("6  degraded"), "{help}");
+    }
+
+    #[test]
+    fn flags_survive_the_way_to_the_background_process_and_the_token_does_not() {
+        let line = ["skynet-agent", "up", "--token", "skj1.x", "--port", "7", "--name", "a"];
+        let Verb::Up(args) = Cli::try_parse_from(line).unwrap().verb else { panic!("not up") };
+        let flags: Vec<_> = args.agent.to_flags().into_iter().map(|f| f.into_string().unwrap()).collect();
+        assert!(!flags.iter().any(|f| f.contains("skj1")));
+        let again = ["skynet-agent".to_owned(), "run".to_owned()].into_iter().chain(flags);
+        let Verb::Run(run) = Cli::try_parse_from(again).unwrap().verb else { panic!("not run") };
+        assert_eq!(run.agent.port, args.agent.port);
+        assert_eq!(run.agent.name.as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Starting the agent in the background, with its log in a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{AgentArgs, Exit, Failure};
+use crate::config::Config;
+
+/// A log above this is set aside once at start: `agent.log.1` replaces the one before.
+const MAX_LOG: u64 = 16 << 20;
+/// What is shown of the log of an agent that did not start.
+const TAIL: u64 = 4 << 10;
+
+/// An agent started just now.
+pub(super) struct Background {
+    child: Child,
+    log: PathBuf,
+    log_start: u64,
+}
+
+impl Background {
+    /// Starts `run` with the same flags; the token is not among them, it goes over the control socket.
+    pub(super) fn start(config: &Config, args: &AgentArgs) -> Result<Self, Failure> {
+        let log = config.state_dir.join("agent.log");
+        let failed =
+            |what: &Path, e: std::io::Error| Failure::new(Exit::Failed, format!("{}: {e}", what.display()));
+        if !config.state_dir.exists() {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
+            made.map_err(|e| failed(&config.state_dir, e))?;
+        }
+        if std::fs::metadata(&log).is_ok_and(|m| m.len() > MAX_LOG) {
+            let _ = std::fs::rename(&log, log.with_extension("log.1"));
+        }
+        let file = open_log(&log).map_err(|e| failed(&log, e))?;
+        let log_start = file.metadata().map(|m| m.len()).unwrap_or(0);
+        let program = std::env::current_exe().map_err(|e| failed(Path::new("/proc/self/exe"), e))?;
+        let child = Command::new(&program)
+            .arg("run")
+            .arg("--background")
+            .args(args.to_flags())
+            .env_remove("SKYNET_TOKEN")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .map_err(|e| failed(&program, e))?;
+        Ok(Self { child, log, log_start })
+    }
+
+    /// What the agent said last, if it has ended already.
+    pub(super) fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        let text = self.log_tail().unwrap_or_default();
+        let said: Vec<&str> = text
+            .lines()
+            .rev()
+            .take_while(|l| !l.trim().is_empty())
+            .filter_map(|l| l.strip_prefix("skynet-agent: "))
+            .collect();
+        Some(match said.first() {
+            Some(sentence) => (*sentence).to_owned(),
+            None => format!("the agent ended with {status}; see {}", self.log.display()),
+        })
+    }
+
+    fn log_tail(&self) -> std::io::Result<String> {
+        let mut file = File::open(&self.log)?;
+        let end = file.metadata()?.len();
+        file.seek(SeekFrom::Start(self.log_start.max(end.saturating_sub(TAIL))))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
+}

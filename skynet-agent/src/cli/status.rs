@@ -1,0 +1,166 @@
+//! `skynet-agent status`: this node, its relays, one line per peer.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{AskArgs, Exit, Failure, format};
+use crate::api::{AgentState, Client, PeerReport, Request, StatusReport};
+
+#[derive(Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+    /// Print again every second until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    let mut client = Client::connect(&args.ask.socket())?;
+    loop {
+        let status: StatusReport = client.ask(&Request::Status)?;
+        if args.ask.json {
+            format::print_json(&status);
+        } else {
+            if args.watch && std::io::stdout().is_terminal() {
+                format::print_line("\x1b[H\x1b[2J");
+            }
+            format::print_line(render(&status).trim_end());
+        }
+        if !args.watch {
+            return Ok(if status.state == AgentState::Up { Exit::Ok } else { Exit::NotJoined });
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn render(status: &StatusReport) -> String {
+    let mut out = String::new();
+    let this = &status.this;
+    let state = match status.state {
+        AgentState::NotJoined => "not joined",
+        AgentState::Joining => "joining",
+        AgentState::Up => "up",
+        AgentState::Failed => "refused",
+    };
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{} {state}", this.name.as_deref().unwrap_or("this node"));
+    if let Some(ipv4) = &this.ipv4 {
+        let _ = write!(out, "  {ipv4}/{}", this.ipv4_prefix_len.unwrap_or(32));
+    }
+    if let Some(ipv6) = &this.ipv6 {
+        let _ = write!(out, "  {ipv6}");
+    }
+    let _ = writeln!(out, "  {}  UDP {}", this.interface, this.port);
+    if let Some(message) = &status.message {
+        let _ = writeln!(out, "{message}");
+    }
+    for relay in &status.relays {
+        let control = if relay.control { "joined" } else { "not joined" };
+        let bound = if relay.bound { "bound" } else { "not bound" };
+        let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
+        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
+    }
+    if status.peers.is_empty() {
+        out.push_str("no peers yet\n");
+    } else {
+        let _ = writeln!(out, "{}", table(&status.peers));
+    }
+    out
+}
+
+fn table(peers: &[PeerReport]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST"]);
+    let dash = || "-".to_owned();
+    for peer in peers {
+        let path = match (&peer.via, peer.path.as_str()) {
+            (Some(via), "direct") => format!("direct {via}"),
+            (Some(via), "relay") => via.clone(),
+            _ => peer.path.clone(),
+        };
+        table.add_row([
+            peer.name.clone(),
+            peer.ipv4.clone().or_else(|| peer.ipv6.clone()).unwrap_or_else(dash),
+            path,
+            peer.rtt_us.map_or_else(dash, format::rtt),
+            format::bytes(peer.rx_bytes),
+            format::bytes(peer.tx_bytes),
+            peer.handshake_age_s.map_or_else(dash, format::age),
+        ]);
+    }
+    for column in 3..=6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{RelayReport, SelfReport};
+
+    #[test]
+    fn the_table_has_one_aligned_line_per_peer() {
+        let peer = |name: &str, path: &str, via: Option<&str>| PeerReport {
+            name: name.to_owned(),
+            ipv4: Some("10.7.0.9".to_owned()),
+            ipv6: None,
+            public_key: "k".to_owned(),
+            online: None,
+            path: path.to_owned(),
+            via: via.map(str::to_owned),
+            rtt_us: via.map(|_| 12_345),
+            rx_bytes: 1_500_000,
+            tx_bytes: 10,
+            handshake_age_s: None,
+        };
+        let status = StatusReport {
+            schema: "status/1".to_owned(),
+            version: "0".to_owned(),
+            state: AgentState::Up,
+            message: None,
+            this: SelfReport {
+                name: Some("a1".to_owned()),
+                ipv4: Some("10.7.0.1".to_owned()),
+                ipv4_prefix_len: Some(16),
+                interface: "skynet0".to_owned(),
+                port: 41820,
+                ..SelfReport::default()
+            },
+            relays: vec![RelayReport {
+                relay: 1,
+                address: "192.0.2.1:3478".to_owned(),
+                control: true,
+                bound: true,
+                rtt_us: Some(900),
+                observed: None,
+            }],
+            peers: vec![
+                peer("b1", "direct", Some("198.51.100.7:41820")),
+                peer("c1", "relay", Some("relay 1")),
+                peer("d1", "none", None),
+            ],
+            drops: std::collections::BTreeMap::new(),
+        };
+        let expected = "\
+a1 up  10.7.0.1/16  skynet0  UDP 41820
+relay 1  192.0.2.1:3478  joined, bound  0.90 ms
+ NAME  ADDRESS   PATH                           RTT       RX    TX  LAST
+ b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -
+ c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -
+ d1    10.7.0.9  none                             -  1.50 MB  10 B     -
+";
+        assert_eq!(render(&status), expected);
+        assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");
+        assert_eq!(status.find("c1").unwrap().path, "relay");
+        assert!(status.find("nobody").is_none());
+    }
+}

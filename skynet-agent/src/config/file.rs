@@ -1,0 +1,133 @@
+//! The file as it is written; checked and resolved into what the agent runs with.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use skynet_core::key::PublicKey;
+
+use super::{MAX_PEERS, StaticPeer, WireGuardNode, parse_duration};
+use crate::netcfg::Prefix;
+use crate::secret::SecretText;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) token: Option<SecretText>,
+    pub(super) name: Option<String>,
+    pub(super) interface: Interface,
+    pub(super) peer: Vec<Peer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Interface {
+    pub(super) name: Option<String>,
+    pub(super) listen_port: Option<u16>,
+    address: Option<OneOrMany>,
+    private_key: Option<SecretText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    public_key: String,
+    preshared_key: Option<SecretText>,
+    endpoint: Option<String>,
+    #[serde(default)]
+    allowed_ips: Vec<String>,
+    persistent_keepalive: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Interface {
+    /// Key and addresses of a plain WireGuard node; both or neither must be there.
+    pub(super) fn wireguard(&self) -> Result<Option<WireGuardNode>, (&'static str, String)> {
+        let texts = match &self.address {
+            None => Vec::new(),
+            Some(OneOrMany::One(one)) => vec![one.clone()],
+            Some(OneOrMany::Many(many)) => many.clone(),
+        };
+        let Some(key) = &self.private_key else {
+            return match texts.is_empty() {
+                true => Ok(None),
+                false => Err(("interface.private_key", "missing, but interface.address is given".to_owned())),
+            };
+        };
+        if texts.is_empty() {
+            return Err(("interface.address", "missing, but interface.private_key is given".to_owned()));
+        }
+        let private_key = key.resolve_static().map_err(|e| ("interface.private_key", e.to_string()))?;
+        let addresses: Result<Vec<_>, _> = texts.iter().map(|t| interface_address(t)).collect();
+        let addresses = addresses.map_err(|e| ("interface.address", e))?;
+        Ok(Some(WireGuardNode { private_key, addresses }))
+    }
+}
+
+/// An address with its on-link prefix length; a bare address is on a link of its own.
+fn interface_address(text: &str) -> Result<(IpAddr, u8), String> {
+    let prefix: Prefix = text.parse().map_err(|e: crate::netcfg::PrefixError| e.to_string())?;
+    let address = text.split('/').next().unwrap_or(text).trim();
+    let address: IpAddr = address.parse().map_err(|_| format!("{text:?} is no address"))?;
+    Ok((address, prefix.prefix_len()))
+}
+
+pub(super) fn peers(file: Vec<Peer>) -> Result<Vec<StaticPeer>, (String, String)> {
+    if file.len() > MAX_PEERS {
+        return Err(("peer".to_owned(), format!("{} peers; at most {MAX_PEERS}", file.len())));
+    }
+    let mut peers: Vec<StaticPeer> = Vec::with_capacity(file.len());
+    for (number, raw) in file.into_iter().enumerate() {
+        let key = |field: &str| format!("peer {}: {field}", number + 1);
+        let peer = peer(raw).map_err(|(field, what)| (key(field), what))?;
+        if peers.iter().any(|p| p.public_key == peer.public_key) {
+            return Err((key("public_key"), format!("{} is given twice", peer.public_key)));
+        }
+        if let Some(twice) =
+            peer.allowed_ips.iter().find(|ip| peers.iter().any(|p| p.allowed_ips.contains(ip)))
+        {
+            return Err((key("allowed_ips"), format!("{twice} belongs to an earlier peer already")));
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+fn peer(raw: Peer) -> Result<StaticPeer, (&'static str, String)> {
+    let public_key: PublicKey =
+        raw.public_key.parse().map_err(|e: skynet_core::key::KeyParseError| ("public_key", e.to_string()))?;
+    let preshared_key = raw.preshared_key.map(|k| k.resolve_key()).transpose();
+    let allowed: Result<Vec<Prefix>, _> = raw.allowed_ips.iter().map(|t| t.parse()).collect();
+    let keepalive = match raw.persistent_keepalive.as_deref() {
+        None | Some("off") => None,
+        Some(text) => Some(parse_duration(text).map_err(|e| ("persistent_keepalive", e))?),
+    };
+    if keepalive.is_some_and(|k| k.is_zero()) {
+        return Err(("persistent_keepalive", "must be longer than nothing, or \"off\"".to_owned()));
+    }
+    Ok(StaticPeer {
+        public_key,
+        preshared_key: preshared_key.map_err(|e| ("preshared_key", e.to_string()))?,
+        endpoint: raw.endpoint.as_deref().map(endpoint).transpose().map_err(|e| ("endpoint", e))?,
+        allowed_ips: allowed.map_err(|e| ("allowed_ips", e.to_string()))?,
+        persistent_keepalive: keepalive,
+    })
+}
+
+/// `host:port`; a name is resolved once, when the configuration is read.
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let mut found =
+        text.to_socket_addrs().map_err(|e| format!("{text:?} is no host:port that resolves: {e}"))?;
+    found.next().ok_or_else(|| format!("{text:?} has no address"))
+}

@@ -1,0 +1,200 @@
+//! `/etc/skynet/agent.toml`, under the flags and the environment that override it.
+//!
+//! ```toml
+//! token = "file:/etc/skynet/token"     # how to join, once
+//! name = "worker-7"                    # default: the machine's host name
+//!
+//! [interface]
+//! name = "skynet0"
+//! listen_port = 41820
+//!
+//! # A stock WireGuard peer beside the members of the network:
+//! [[peer]]
+//! public_key = "…"
+//! preshared_key = "file:/etc/skynet/psk"
+//! endpoint = "198.51.100.7:51820"
+//! allowed_ips = ["172.30.0.0/16"]
+//! persistent_keepalive = "25s"
+//! ```
+//! With `[interface] private_key` and `address` the agent is a plain WireGuard node without any network membership.
+//! Unknown keys are refused: a typing error must not become a default.
+
+mod file;
+mod units;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skynet_core::key::{PublicKey, Secret, StaticSecret};
+use skynet_core::member::Name;
+
+use crate::netcfg::Prefix;
+use crate::secret::SecretText;
+
+pub use units::parse_duration;
+
+/// Where the configuration is looked for; it need not exist.
+pub const DEFAULT_CONFIG: &str = "/etc/skynet/agent.toml";
+/// Where the state is kept.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/skynet";
+/// The local control socket.
+pub const DEFAULT_SOCKET: &str = "/run/skynet/agent.sock";
+/// Fixed, so that a cloud's security group can name it; not WireGuard's own, so that both can run.
+pub const DEFAULT_PORT: u16 = 41_820;
+/// The TUN device's name.
+pub const DEFAULT_INTERFACE: &str = "skynet0";
+/// Static peers per agent: each costs a session (about 1 KiB) and a row in every forwarding table.
+pub const MAX_PEERS: usize = 1_024;
+
+/// What flags and environment say; each `Some` beats the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Another configuration file; it must exist.
+    pub config: Option<PathBuf>,
+    /// Where state is kept.
+    pub state_dir: Option<PathBuf>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// The join token.
+    pub token: Option<SecretText>,
+    /// The name to join under.
+    pub name: Option<String>,
+    /// The TUN device's name.
+    pub interface: Option<String>,
+    /// The UDP port; 0: any.
+    pub port: Option<u16>,
+}
+
+/// What the agent runs with.
+#[derive(Debug)]
+pub struct Config {
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The join token, if one was given.
+    pub token: Option<SecretText>,
+    /// The name to join under; the host name unless one is given.
+    pub name: Name,
+    /// The TUN device's name.
+    pub interface: String,
+    /// The UDP port; 0: any.
+    pub port: u16,
+    /// Identity and addresses of a plain WireGuard node, if it is to be one.
+    pub wireguard: Option<WireGuardNode>,
+    /// Stock WireGuard peers.
+    pub peers: Vec<StaticPeer>,
+}
+
+/// A node without membership: its key and addresses come from the configuration.
+#[derive(Debug)]
+pub struct WireGuardNode {
+    /// The X25519 private key.
+    pub private_key: StaticSecret,
+    /// Addresses of the TUN device, each with its on-link prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A stock WireGuard peer (whitepaper §2): cryptokey routing from the configuration.
+#[derive(Clone, Debug)]
+pub struct StaticPeer {
+    /// Its X25519 public key.
+    pub public_key: PublicKey,
+    /// The pre-shared key, if both ends have one.
+    pub preshared_key: Option<Secret>,
+    /// Where it is first tried; it may roam.
+    pub endpoint: Option<SocketAddr>,
+    /// What is routed to it and accepted from it.
+    pub allowed_ips: Vec<Prefix>,
+    /// Send something at least this often.
+    pub persistent_keepalive: Option<Duration>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is not what it should be; the text has line and column.
+    #[error("{path}: {what}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        what: String,
+    },
+    /// One value is wrong.
+    #[error("{path}: {key}: {what}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key in it.
+        key: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Reads the file and lays `overrides` over it.
+    ///
+    /// # Errors
+    /// The file's name, the key and what is wrong with it.
+    pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        let path = overrides.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        Self::parse(&text, &path, overrides)
+    }
+
+    /// Like [`Config::load`], of a text already read. Never panics; an entry for fuzzing.
+    ///
+    /// # Errors
+    /// The file's name, the key and what is wrong with it.
+    pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
+        let file: file::File = toml::from_str(text).map_err(|e| {
+            // Not the error's own text: it quotes the line, which may hold a secret.
+            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            ConfigError::Parse { path: path.to_owned(), what: format!("line {line}: {}", e.message()) }
+        })?;
+        let at =
+            |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
+        let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
+        let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
+        let name = match overrides.name.or(file.name) {
+            Some(name) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
+            None => Name::from_hostname(&host_name()),
+        };
+        Ok(Self {
+            state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            token: overrides.token.or(file.token),
+            name,
+            interface: overrides
+                .interface
+                .or(file.interface.name)
+                .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
+            port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
+            wireguard,
+            peers,
+        })
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+
+const KEY: &str = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=";
+const OTHER: &str = "YmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmI=";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("agent.toml"), Overrides::default())
+}
+
+fn message(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!((config.interface.as_str(), config.port), (DEFAULT_INTERFACE, DEFAULT_PORT));
+    assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    assert!(config.wireguard.is_none() && config.peers.is_empty() && config.token.is_none());
+}
+
+#[test]
+fn a_wireguard_node_with_a_stock_peer_is_understood() {
+    let config = parse(&format!(
+        r#"
+        [interface]
+        name = "wg-sky"
+        listen_port = 51820
+        address = ["10.9.0.1/24", "fd09::1/64"]
+        private_key = "{KEY}"
+        [[peer]]
+        public_key = "{OTHER}"
+        preshared_key = "{KEY}"
+        endpoint = "198.51.100.7:51820"
+        allowed_ips = ["10.9.0.2", "172.30.1.1/16"]
+        persistent_keepalive = "25s"
+        "#
+    ))
+    .unwrap();
+    let node = config.wireguard.unwrap();
+    assert_eq!(node.addresses, [("10.9.0.1".parse().unwrap(), 24), ("fd09::1".parse().unwrap(), 64)]);
+    let peer = &config.peers[0];
+    assert_eq!(peer.endpoint, Some("198.51.100.7:51820".parse().unwrap()));
+    assert_eq!(peer.allowed_ips[1].to_string(), "172.30.0.0/16");
+    assert_eq!(peer.persistent_keepalive, Some(Duration::from_secs(25)));
+    assert!(!format!("{node:?} {peer:?}").contains("YWFh"), "keys do not print");
+}
+
+#[test]
+fn flags_beat_the_file() {
+    let overrides = Overrides {
+        port: Some(7),
+        interface: Some("sky7".to_owned()),
+        name: Some("flag".to_owned()),
+        ..Overrides::default()
+    };
+    let text = "name = \"file\"\nstate_dir = \"/srv/sky\"\n[interface]\nname = \"sky1\"\nlisten_port = 1";
+    let config = Config::parse(text, Path::new("agent.toml"), overrides).unwrap();
+    assert_eq!((config.interface.as_str(), config.port), ("sky7", 7));
+    assert_eq!(config.name.as_str(), "flag");
+    assert_eq!(config.state_dir, Path::new("/srv/sky"));
+}
+
+#[test]
+fn every_mistake_names_the_file_the_key_and_what_is_wrong() {
+    let peer = format!("[[peer]]\npublic_key = \"{OTHER}\"\n");
+    for (text, words) in [
+        ("tokn = \"x\"".to_owned(), vec!["agent.toml", "tokn"]),
+        ("[interface]\nlisten_port = 70000".to_owned(), vec!["agent.toml", "70000"]),
+        (format!("[interface]\nprivate_key = \"{KEY}\""), vec!["interface.address", "missing"]),
+        ("[interface]\naddress = \"10.0.0.1/24\"".to_owned(), vec!["interface.private_key", "missing"]),
+        (
+            "[interface]\naddress = \"10.0.0.1/24\"\nprivate_key = \"short\"".to_owned(),
+            vec!["interface.private_key", "44"],
+        ),
+        (
+            format!("[interface]\naddress = \"10.0.0/24\"\nprivate_key = \"{KEY}\""),
+            vec!["interface.address", "10.0.0/24"],
+        ),
+        (format!("{peer}{peer}"), vec!["peer 2: public_key", "twice"]),
+        (format!("{peer}persistent_keepalive = \"25\""), vec!["peer 1: persistent_keepalive", "25s"]),
+        (format!("{peer}persistent_keepalive = \"0s\""), vec!["peer 1: persistent_keepalive", "off"]),
+        (format!("{peer}allowed_ips = [\"10.0.0.0/40\"]"), vec!["peer 1: allowed_ips", "10.0.0.0/40"]),
+        (format!("{peer}endpoint = \"nowhere\""), vec!["peer 1: endpoint", "nowhere"]),
+        (format!("{peer}colour = 1"), vec!["colour"]),
+        ("[[peer]]\npublic_key = \"x\"".to_owned(), vec!["peer 1: public_key"]),
+        ("name = \"No Name\"".to_owned(), vec!["name", "No Name"]),
+    ] {
+        let message = message(&text);
+        for word in words {
+            assert!(message.contains(word), "{word:?} not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn an_allowed_ip_belongs_to_one_peer() {
+    let text = format!(
+        "[[peer]]\npublic_key = \"{KEY}\"\nallowed_ips = [\"10.0.0.0/8\"]\n\
+         [[peer]]\npublic_key = \"{OTHER}\"\nallowed_ips = [\"10.1.0.0/16\", \"10.9.9.9/8\"]"
+    );
+    assert!(message(&text).contains("peer 2: allowed_ips: 10.0.0.0/8"));
+}
+
+#[test]
+fn an_error_beside_a_secret_does_not_quote_it() {
+    let message = message(&format!("name = \"a\"\n[interface]\nprivate_key = \"{KEY}\" x"));
+    assert!(message.contains("line 3") && !message.contains("YWFh"), "{message}");
+}
+
+#[test]
+fn durations_carry_their_unit() {
+    assert_eq!(parse_duration("25s"), Ok(Duration::from_secs(25)));
+    assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+    for bad in ["", "25", "s", "-1s", "1.5s", "25 s", "25h", "99999999999999999999s", "5d"] {
+        assert!(parse_duration(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_file_cut_or_flipped_anywhere_never_panics() {
+    let sample = format!(
+        "name = \"a\"\n[interface]\nlisten_port = 5\naddress = \"10.9.0.1/24\"\nprivate_key = \"{KEY}\"\n\
+         [[peer]]\npublic_key = \"{OTHER}\"\nallowed_ips = [\"10.0.0.0/8\"]\npersistent_keepalive = \"25s\"\n"
+    );
+    for cut in 0..sample.len() {
+        let _ = parse(&sample[..cut]);
+    }
+    for bit in 0..sample.len() * 8 {
+        let mut bytes = sample.clone().into_bytes();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            let _ = parse(text);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Does the overlay's prefix collide with what the machine already has? Decided before anything is changed.
+
+use super::{Prefix, Snapshot};
+
+/// Something the machine has lies inside the overlay's prefix: skynet would cut it off.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{what} lies inside the overlay's prefix {overlay} and would become unreachable; the cure: remove it, or \
+     create the network with another prefix"
+)]
+pub struct Overlap {
+    /// What collides, with the interface's name.
+    pub what: String,
+    /// The overlay's prefix.
+    pub overlay: Prefix,
+}
+
+/// A wider route that holds the overlay's prefix: legal, since the longer prefix wins, but worth a line in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Covered {
+    /// The wider route and its interface.
+    pub what: String,
+    /// The overlay's prefix.
+    pub overlay: Prefix,
+}
+
+/// Checks each of `overlays` against addresses and routes, those of `own_interface` and our own routes left out.
+///
+/// # Errors
+/// The first address or route inside an overlay prefix.
+pub fn check(
+    overlays: &[Prefix],
+    snapshot: &Snapshot,
+    own_interface: Option<u32>,
+) -> Result<Vec<Covered>, Overlap> {
+    let mut covered = Vec::new();
+    for &overlay in overlays {
+        for interface in snapshot.interfaces.iter().filter(|i| Some(i.index) != own_interface) {
+            if let Some(a) = interface.addresses.iter().find(|a| overlay.contains(a.ip)) {
+                let what = format!("the address {}/{} of {}", a.ip, a.prefix_len, interface.name);
+                return Err(Overlap { what, overlay });
+            }
+        }
+        for route in snapshot.routes.iter().filter(|r| !r.ours) {
+            if own_interface.is_some() && route.interface == own_interface {
+                continue;
+            }
+            let what = || format!("the route {} ({})", route.destination, snapshot.name_of(route.interface));
+            if overlay.covers(&route.destination) {
+                return Err(Overlap { what: what(), overlay });
+            }
+            // A default route covers everything and surprises nobody.
+            if route.destination.prefix_len() > 0 && route.destination.covers(&overlay) {
+                covered.push(Covered { what: what(), overlay });
+            }
+        }
+    }
+    Ok(covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Interface, InterfaceAddress, Route};
+    use super::*;
+
+    fn machine(address: &str, routes: &[(&str, u32, bool)]) -> Snapshot {
+        let (ip, len) = address.split_once('/').unwrap();
+        let address =
+            InterfaceAddress { ip: ip.parse().unwrap(), prefix_len: len.parse().unwrap(), usable: true };
+        let interface = |index, name: &str, addresses| Interface {
+            index,
+            name: name.to_owned(),
+            up: true,
+            loopback: false,
+            addresses,
+        };
+        Snapshot {
+            interfaces: vec![interface(2, "eth0", vec![address]), interface(9, "skynet0", vec![])],
+            routes: routes
+                .iter()
+                .map(|&(d, i, ours)| Route { destination: d.parse().unwrap(), interface: Some(i), ours })
+                .collect(),
+        }
+    }
+
+    fn overlay() -> Vec<Prefix> {
+        vec!["10.7.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()]
+    }
+
+    #[test]
+    fn an_address_inside_is_refused_by_name() {
+        let error = check(&overlay(), &machine("10.7.200.1/24", &[]), None).unwrap_err();
+        assert!(error.to_string().contains("the address 10.7.200.1/24 of eth0"), "{error}");
+    }
+
+    #[test]
+    fn a_route_inside_is_refused_by_name_whatever_its_length() {
+        for inside in ["10.7.0.0/16", "10.7.9.0/24", "10.7.1.1/32", "fd00:1:0:5::/64"] {
+            let error =
+                check(&overlay(), &machine("192.168.1.5/24", &[(inside, 2, false)]), None).unwrap_err();
+            assert!(error.to_string().contains(&format!("the route {inside} (eth0)")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wider_route_is_a_warning_and_a_default_route_nothing() {
+        let machine = machine("10.9.0.1/8", &[("10.0.0.0/8", 2, false), ("0.0.0.0/0", 2, false)]);
+        let covered = check(&overlay(), &machine, None).unwrap();
+        assert_eq!(covered.len(), 1);
+        assert!(covered[0].what.contains("10.0.0.0/8 (eth0)"));
+    }
+
+    #[test]
+    fn neighbours_and_what_is_ours_do_not_collide() {
+        let machine = machine(
+            "10.8.0.1/16",
+            &[("10.8.0.0/16", 2, false), ("10.7.0.0/16", 1, true), ("10.7.0.0/16", 9, false)],
+        );
+        assert_eq!(check(&overlay(), &machine, Some(9)), Ok(vec![]));
+    }
+}

@@ -1,0 +1,77 @@
+//! The overlay's interface on this machine: made only after nothing collides, removed without a trace.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+
+use crate::netcfg::{NetConfig, Prefix, overlap};
+use crate::tun::TunDevice;
+
+/// Inner MTU until paths are measured: fits an underlay of 1,500 with the relay's header, IPv6 and WireGuard's
+/// overhead (48 + 8 + 32 + 16 bytes of padding) and room for a cloud's own encapsulation.
+pub(super) const MTU: u16 = 1_360;
+
+/// What the interface is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    pub(super) name: String,
+    /// Each with its on-link prefix length.
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    /// Led to the interface besides the on-link prefixes: allowed IPs of stock peers.
+    pub(super) routes: Vec<Prefix>,
+}
+
+impl Plan {
+    /// The prefixes that are on-link, each once.
+    fn on_link(&self) -> Vec<Prefix> {
+        let mut prefixes: Vec<_> =
+            self.addresses.iter().filter_map(|&(ip, len)| Prefix::new(ip, len)).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+}
+
+/// A TUN device that is up.
+pub(super) struct Interface {
+    pub(super) plan: Plan,
+    pub(super) tun: TunDevice,
+    pub(super) index: u32,
+}
+
+/// Makes the interface.
+///
+/// # Errors
+/// What collides, what is missing, or what the kernel refused; nothing is left behind.
+pub(super) async fn bring_up(net: &impl NetConfig, plan: Plan) -> anyhow::Result<Interface> {
+    let on_link = plan.on_link();
+    for covered in overlap::check(&on_link, &net.snapshot().await?, None)? {
+        tracing::warn!(route = covered.what, overlay = %covered.overlay, "a wider route holds the overlay's prefix");
+    }
+    let tun = TunDevice::create(&plan.name, MTU)?;
+    let index = tun.index().context("the TUN device just made")?;
+    net.bring_up(index, &plan.addresses).await?;
+    for &prefix in &on_link {
+        if let Err(e) = net.add_unreachable(prefix).await {
+            tracing::warn!(%e, %prefix, "no unreachable route: overlay traffic may leave by another way when the agent is down");
+        }
+    }
+    for &prefix in &plan.routes {
+        if prefix.prefix_len() == 0 {
+            tracing::warn!(%prefix, "no default route through the overlay: that would cut off the underlay");
+        } else if !on_link.iter().any(|p| p.covers(&prefix)) {
+            net.add_route(prefix, index).await?;
+        }
+    }
+    tracing::info!(interface = plan.name, addresses = ?plan.addresses, mtu = MTU, "interface up");
+    Ok(Interface { plan, tun, index })
+}
+
+/// Takes away what outlives the device.
+pub(super) async fn clean_up(net: &impl NetConfig) {
+    match net.remove_unreachable().await {
+        Ok(0) => {}
+        Ok(routes) => tracing::debug!(routes, "unreachable routes removed"),
+        Err(e) => tracing::warn!(%e, "unreachable routes are still there"),
+    }
+}

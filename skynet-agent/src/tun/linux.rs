@@ -1,0 +1,153 @@
+//! [`TunDevice`]: a non-persistent TUN device of the kernel. It vanishes with the process, whatever ends it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use super::{PacketBatch, TunRead, TunWrite};
+
+/// A device that cannot be made: what is missing and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// No `/dev/net/tun`.
+    #[error(
+        "/dev/net/tun is missing; the cure: modprobe tun (in a container: run it with --device /dev/net/tun)"
+    )]
+    NoDevice,
+    /// The device may not be opened.
+    #[error("/dev/net/tun may not be opened by this user; the cure: run as root, or chmod 0666 /dev/net/tun")]
+    NotAllowed,
+    /// No right to configure interfaces.
+    #[error(
+        "the capability CAP_NET_ADMIN is missing; the cure: run as root (in a container: --cap-add NET_ADMIN)"
+    )]
+    NoCapability,
+    /// Somebody else has an interface of this name.
+    #[error(
+        "an interface named {name} exists already; the cure: stop what owns it, or choose another --interface"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Not a name an interface can have.
+    #[error("{name:?} cannot name an interface: 1 to 15 characters of a-z A-Z 0-9 . _ -")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// Anything else.
+    #[error("creating the interface {name}: {source}")]
+    Io {
+        /// The name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A handle on one TUN queue; clones share it. The device is removed when the last one is dropped.
+#[derive(Clone)]
+pub struct TunDevice {
+    device: Arc<SyncDevice>,
+}
+
+impl TunDevice {
+    /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses.
+    ///
+    /// # Errors
+    /// See [`TunError`].
+    pub fn create(name: &str, mtu: u16) -> Result<Self, TunError> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > 15 || !name.chars().all(valid) || matches!(name, "." | "..") {
+            return Err(TunError::BadName { name: name.to_owned() });
+        }
+        check_access(name)?;
+        let built = DeviceBuilder::new()
+            .name(name)
+            .mtu(mtu)
+            .enable(false)
+            .with(|b| {
+                b.offload(false).packet_information(false);
+            })
+            .build_sync();
+        let device = built.map_err(|e| creation_error(name, e))?;
+        device.set_nonblocking(true).map_err(|source| TunError::Io { name: name.to_owned(), source })?;
+        Ok(Self { device: Arc::new(device) })
+    }
+
+    /// The interface's index.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn index(&self) -> io::Result<u32> {
+        self.device.if_index()
+    }
+}
+
+/// Says what is missing before the kernel's terser answer does.
+fn check_access(name: &str) -> Result<(), TunError> {
+    // Asked of this network namespace; /sys may show another one.
+    if nix::net::if_::if_nametoindex(name).is_ok() {
+        return Err(TunError::NameTaken { name: name.to_owned() });
+    }
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Ok(()),
+        Err(e) => Err(match e.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
+            Some(libc::EACCES | libc::EPERM) => TunError::NotAllowed,
+            _ => TunError::Io { name: name.to_owned(), source: e },
+        }),
+    }
+}
+
+fn creation_error(name: &str, source: io::Error) -> TunError {
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TunError::NoCapability,
+        Some(libc::EBUSY | libc::EEXIST) => TunError::NameTaken { name: name.to_owned() },
+        Some(libc::ENOENT | libc::ENODEV) => TunError::NoDevice,
+        _ => TunError::Io { name: name.to_owned(), source },
+    }
+}
+
+impl AsFd for TunDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.device`, which the returned borrow keeps alive.
+        unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
+    }
+}
+
+impl TunRead for TunDevice {
+    fn read_batch(&mut self, batch: &mut PacketBatch) -> io::Result<usize> {
+        let before = batch.len();
+        while let Some(slot) = batch.slot() {
+            match self.device.recv(slot) {
+                Ok(len) => batch.commit(len),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(batch.len() - before)
+    }
+}
+
+impl TunWrite for TunDevice {
+    fn write(&mut self, packet: &[u8]) -> io::Result<bool> {
+        loop {
+            match self.device.send(packet) {
+                Ok(_) => return Ok(true),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // EIO: the interface is down at the moment; EINVAL: not an IP packet to the kernel's mind.
+                    Some(libc::EAGAIN | libc::EINVAL | libc::ENOBUFS | libc::ENOMEM | libc::EIO) => {
+                        return Ok(false);
+                    }
+                    _ => return Err(e),
+                },
+            }
+        }
+    }
+}

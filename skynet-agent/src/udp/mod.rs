@@ -1,0 +1,10 @@
+//! The UDP socket of one worker: batches in, trains out.
+//!
+//! Sends and receives never block for longer than a full socket buffer needs to drain. The DF bit is set on
+//! everything: the overlay's MTU is found by its own probes, not by fragments. A v4-mapped address is reported as
+//! the plain IPv4 address it is, and any address may be given to send to.
+
+mod socket;
+mod sys;
+
+pub use socket::{ReceiveBatch, Received, UdpSocket, segments_mut};

@@ -1,0 +1,279 @@
+//! [`UdpSocket`]: options, segmentation offload with its fall-back, and the receive batch.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys::{self, Filled, ReceiveBuffers, SendOptions};
+
+/// Kernel buffer asked for in each direction: about 10 ms at 5 Gbit/s, so a worker that was descheduled for a
+/// slice loses nothing.
+const BUFFER_BYTES: i32 = 8 << 20;
+/// What is taken if 8 MiB is refused.
+const BUFFER_BYTES_SMALL: usize = 4 << 20;
+/// Segments per `sendmsg`: the kernel's UDP_MAX_SEGMENTS before it grew to 128.
+const MAX_SEGMENTS: usize = 64;
+/// Largest UDP payload over IPv4.
+const MAX_PAYLOAD: usize = 65_507;
+/// How long a send waits for a full socket buffer before the rest of its train is dropped, in milliseconds.
+const SEND_WAIT_MS: u16 = 5;
+/// Receive buffers per batch. Each may hold a whole GRO train, so eight are as good as more (measured).
+const RECEIVE_COUNT: usize = 8;
+/// One GRO train is at most 64 KiB.
+const RECEIVE_SIZE: usize = 1 << 16;
+
+/// One UDP port: shared by the outbound and the inbound half of a worker and by the control task.
+pub struct UdpSocket {
+    socket: Socket,
+    v6: bool,
+    /// Cleared for good when a device turns out unable to segment.
+    segmentation: AtomicBool,
+    dropped: AtomicU64,
+}
+
+impl UdpSocket {
+    /// Binds `port` (0: any) on all addresses: one dual-stack IPv6 socket, or IPv4 where IPv6 is off.
+    ///
+    /// # Errors
+    /// The kernel's, with the port in the text, e.g. if it is in use.
+    pub fn bind(port: u16) -> io::Result<Self> {
+        Self::bind_v6(port).or_else(|e| match e.raw_os_error() {
+            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPERM) => Self::bind_v4(port),
+            _ => Err(e),
+        })
+    }
+
+    fn bind_v6(port: u16) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_only_v6(false)?;
+        sys::set_option(
+            socket.as_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )?;
+        Self::finish(socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), true)
+    }
+
+    fn bind_v4(port: u16) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        Self::finish(socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false)
+    }
+
+    fn finish(socket: Socket, local: SocketAddr, v6: bool) -> io::Result<Self> {
+        // PROBE sets DF and ignores what ICMP claims about the path.
+        sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        force_buffer(&socket, libc::SO_RCVBUFFORCE, Socket::set_recv_buffer_size);
+        force_buffer(&socket, libc::SO_SNDBUFFORCE, Socket::set_send_buffer_size);
+        if let Err(e) = sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
+            tracing::debug!(%e, "no receive coalescing on this kernel");
+        }
+        socket.set_nonblocking(true)?;
+        socket
+            .bind(&local.into())
+            .map_err(|e| io::Error::new(e.kind(), format!("UDP port {}: {e}", local.port())))?;
+        Ok(Self { socket, v6, segmentation: AtomicBool::new(true), dropped: AtomicU64::new(0) })
+    }
+
+    /// The port the socket is bound to.
+    ///
+    /// # Errors
+    /// The kernel's, if the socket is gone.
+    pub fn port(&self) -> io::Result<u16> {
+        let local = self.socket.local_addr()?;
+        Ok(local.as_socket().map_or(0, |a| a.port()))
+    }
+
+    /// Whether the socket reaches IPv6 destinations.
+    pub fn is_dual_stack(&self) -> bool {
+        self.v6
+    }
+
+    /// Datagrams this socket could not send because its buffer stayed full or the kernel refused them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last one possibly shorter: one `sendmsg` per
+    /// 64 datagrams. If the device cannot segment, the batch is sent again datagram by datagram and segmentation
+    /// stays off for this socket.
+    ///
+    /// # Errors
+    /// The first refused datagram's error; what could be sent was sent, the rest is counted in [`Self::dropped`].
+    pub fn send_train(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<()> {
+        if segment == 0 || bytes.is_empty() {
+            return Ok(());
+        }
+        let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
+        if !self.segmentation.load(Relaxed) || bytes.len() <= segment {
+            return self.send_plain(to, bytes, segment, None);
+        }
+        let step = MAX_SEGMENTS.min(MAX_PAYLOAD / segment).max(1) * segment;
+        let mut result = Ok(());
+        for part in bytes.chunks(step) {
+            result = result.and(self.send_segmented(to, part, segment));
+        }
+        result
+    }
+
+    fn send_segmented(&self, to: SocketAddr, part: &[u8], segment: usize) -> io::Result<()> {
+        let Ok(size) = u16::try_from(segment) else { return self.send_plain(to, part, segment, None) };
+        if part.len() <= segment || !self.segmentation.load(Relaxed) {
+            return self.send_plain(to, part, segment, None);
+        }
+        let options = SendOptions { segment: Some(size), ttl: None };
+        match self.send_waiting(to, part, options) {
+            Ok(()) => Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
+                // Also the answer to a segment above the device's MTU: only a train whose datagrams go out one by
+                // one proves that it is segmentation that does not work.
+                let result = self.send_plain(to, part, segment, None);
+                if result.is_ok() && self.segmentation.swap(false, Relaxed) {
+                    tracing::warn!(%e, "UDP segmentation does not work on this device; sending datagram by datagram");
+                }
+                result
+            }
+            Err(e) => {
+                self.dropped.fetch_add(part.len().div_ceil(segment) as u64, Relaxed);
+                Err(e)
+            }
+        }
+    }
+
+    fn send_plain(&self, to: SocketAddr, bytes: &[u8], segment: usize, ttl: Option<u8>) -> io::Result<()> {
+        let mut result = Ok(());
+        for datagram in bytes.chunks(segment) {
+            let sent = self.send_waiting(to, datagram, SendOptions { segment: None, ttl });
+            if sent.is_err() {
+                self.dropped.fetch_add(1, Relaxed);
+            }
+            result = result.and(sent);
+        }
+        result
+    }
+
+    /// Sends one datagram, with its own TTL (hop limit) if one is given.
+    ///
+    /// # Errors
+    /// The kernel's; the datagram is then counted in [`Self::dropped`].
+    pub fn send_one(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
+        let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
+        self.send_plain(to, bytes, bytes.len().max(1), ttl)
+    }
+
+    fn send_waiting(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
+        loop {
+            match sys::send(self.socket.as_fd(), to, bytes, options) {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+                    if poll(&mut fds, PollTimeout::from(SEND_WAIT_MS))? == 0 {
+                        return Err(e);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// `to` in the socket's own family.
+    fn destination(&self, to: SocketAddr) -> Option<SocketAddr> {
+        match (self.v6, to.ip()) {
+            (true, IpAddr::V4(ip)) => Some(SocketAddr::from((ip.to_ipv6_mapped(), to.port()))),
+            (true, IpAddr::V6(_)) | (false, IpAddr::V4(_)) => Some(to),
+            (false, IpAddr::V6(ip)) => ip.to_ipv4_mapped().map(|v4| SocketAddr::from((v4, to.port()))),
+        }
+    }
+
+    /// Receives what is there, without waiting: how many buffers of `batch` were filled, 0 if nothing was there.
+    ///
+    /// # Errors
+    /// The kernel's; errors of single datagrams (ICMP) do not count.
+    pub fn receive_batch(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        loop {
+            match sys::receive(self.socket.as_fd(), &mut batch.0) {
+                Ok(()) => return Ok(batch.0.filled.len()),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(0),
+                    Some(libc::EINTR | libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH) => {}
+                    _ => return Err(e),
+                },
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn segmentation_works(&self) -> bool {
+        self.segmentation.load(Relaxed)
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn no_ipv6() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "IPv6 is off on this machine")
+}
+
+/// The privileged option passes the machine's limit; without the privilege the limit decides.
+fn force_buffer(socket: &Socket, option: i32, set: fn(&Socket, usize) -> io::Result<()>) {
+    if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, option, BUFFER_BYTES).is_err() {
+        // The kernel clamps to rmem_max or wmem_max instead of failing.
+        if let Err(e) = set(socket, BUFFER_BYTES_SMALL) {
+            tracing::debug!(%e, "socket buffer stays at the system's default");
+        }
+    }
+}
+
+/// Buffers of one receive call: 8 × 64 KiB, allocated once per inbound thread.
+pub struct ReceiveBatch(ReceiveBuffers);
+
+/// One received buffer: one datagram, or a train of datagrams of `stride` bytes from one sender.
+pub struct Received<'a> {
+    /// The sender, never v4-mapped.
+    pub from: SocketAddr,
+    /// The whole buffer; may be empty (an empty datagram is legal).
+    pub bytes: &'a mut [u8],
+    /// Bytes per datagram; the last may be shorter. Never 0.
+    pub stride: usize,
+}
+
+impl ReceiveBatch {
+    /// Allocates the buffers.
+    pub fn new() -> Self {
+        Self(ReceiveBuffers::new(RECEIVE_COUNT, RECEIVE_SIZE))
+    }
+
+    /// What the last [`UdpSocket::receive_batch`] filled, in order of arrival.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = Received<'_>> {
+        let (buffers, filled) = self.0.buffers_mut();
+        buffers.zip(filled).map(|(buffer, &Filled { from, len, stride })| Received {
+            from,
+            bytes: &mut buffer[..len],
+            stride,
+        })
+    }
+}
+
+impl Default for ReceiveBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The single datagrams of a train.
+pub fn segments_mut<'a>(received: &'a mut Received<'_>) -> impl Iterator<Item = &'a mut [u8]> {
+    received.bytes.chunks_mut(received.stride)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

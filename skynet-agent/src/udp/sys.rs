@@ -1,0 +1,231 @@
+//! System calls of the UDP socket: `sendmsg` with control messages and `recvmmsg`. The only `unsafe` of the UDP layer.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::SockAddr;
+
+/// Room for the control messages of one datagram: a segment size and a TTL going out, a segment size coming in.
+/// `cmsghdr` wants the alignment of `usize`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct ControlBuffer([u8; 64]);
+
+/// What may accompany one `sendmsg`.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SendOptions {
+    /// Split the payload into datagrams of this many bytes (`UDP_SEGMENT`).
+    pub(super) segment: Option<u16>,
+    /// Send with this TTL (`IP_TTL`) or hop limit (`IPV6_HOPLIMIT`).
+    pub(super) ttl: Option<u8>,
+}
+
+/// One `sendmsg` of `bytes` to `to`, which must be in the socket's own family.
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    to: SocketAddr,
+    bytes: &[u8],
+    options: SendOptions,
+) -> io::Result<usize> {
+    let address = SockAddr::from(to);
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = ControlBuffer([0; 64]);
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_name = address.as_ptr().cast_mut().cast();
+    header.msg_namelen = address.len();
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_controllen = write_control(&mut control, to, options);
+    if header.msg_controllen > 0 {
+        header.msg_control = control.0.as_mut_ptr().cast();
+    }
+    // SAFETY: every pointer in `header` refers to a local that outlives the call; the kernel only reads them.
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes the control messages asked for and returns their total length.
+fn write_control(control: &mut ControlBuffer, to: SocketAddr, options: SendOptions) -> usize {
+    let mut used = 0;
+    if let Some(segment) = options.segment {
+        used += put_cmsg(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    if let Some(ttl) = options.ttl {
+        // A v4-mapped destination leaves through the IPv4 stack, which reads IP_TTL even on an IPv6 socket.
+        let is_v4 = match to {
+            SocketAddr::V4(_) => true,
+            SocketAddr::V6(a) => a.ip().to_ipv4_mapped().is_some(),
+        };
+        let (level, kind) =
+            if is_v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
+        used += put_cmsg(&mut control.0[used..], level, kind, &i32::from(ttl).to_ne_bytes());
+    }
+    used
+}
+
+/// One control message at the start of `space`, laid out as `CMSG_SPACE`; returns the space it takes.
+fn put_cmsg(space: &mut [u8], level: i32, kind: i32, value: &[u8]) -> usize {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    space[..size_of::<usize>()].copy_from_slice(&(HEADER + value.len()).to_ne_bytes());
+    space[size_of::<usize>()..][..4].copy_from_slice(&level.to_ne_bytes());
+    space[size_of::<usize>() + 4..][..4].copy_from_slice(&kind.to_ne_bytes());
+    space[HEADER..][..value.len()].copy_from_slice(value);
+    (HEADER + value.len()).next_multiple_of(size_of::<usize>())
+}
+
+const _: () = assert!(size_of::<libc::cmsghdr>() == size_of::<usize>() + 8, "cmsghdr is length, level, type");
+
+/// Buffers of one `recvmmsg`: `count` datagrams (or GRO trains) of up to `size` bytes each.
+pub(super) struct ReceiveBuffers {
+    bytes: Box<[u8]>,
+    size: usize,
+    names: Box<[libc::sockaddr_in6]>,
+    controls: Box<[ControlBuffer]>,
+    /// Length, stride and sender of what the last call filled.
+    pub(super) filled: Vec<Filled>,
+}
+
+/// One buffer after `recvmmsg`.
+#[derive(Clone, Copy)]
+pub(super) struct Filled {
+    pub(super) from: SocketAddr,
+    pub(super) len: usize,
+    /// Bytes per datagram in the buffer; the last one may be shorter.
+    pub(super) stride: usize,
+}
+
+impl ReceiveBuffers {
+    pub(super) fn new(count: usize, size: usize) -> Self {
+        // SAFETY: sockaddr_in6 is plain data for which all zeroes is a valid value.
+        let name: libc::sockaddr_in6 = unsafe { zeroed() };
+        Self {
+            bytes: vec![0; count * size].into_boxed_slice(),
+            size,
+            names: vec![name; count].into_boxed_slice(),
+            controls: vec![ControlBuffer([0; 64]); count].into_boxed_slice(),
+            filled: Vec::with_capacity(count),
+        }
+    }
+
+    /// The bytes of buffer `index`.
+    pub(super) fn buffer_mut(&mut self, index: usize) -> &mut [u8] {
+        &mut self.bytes[index * self.size..][..self.size]
+    }
+
+    /// All buffers in order, each as one slice.
+    pub(super) fn buffers_mut(&mut self) -> (std::slice::ChunksExactMut<'_, u8>, &[Filled]) {
+        (self.bytes.chunks_exact_mut(self.size), &self.filled)
+    }
+}
+
+/// Largest `recvmmsg` vector, so that headers live on the stack.
+pub(super) const MAX_VECTOR: usize = 16;
+
+/// One non-blocking `recvmmsg`; fills `buffers.filled`.
+pub(super) fn receive(fd: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io::Result<()> {
+    buffers.filled.clear();
+    let count = buffers.names.len().min(MAX_VECTOR);
+    // SAFETY: iovec is plain data for which all zeroes is a valid value.
+    let mut iovs: [libc::iovec; MAX_VECTOR] = unsafe { zeroed() };
+    // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
+    let mut headers: [libc::mmsghdr; MAX_VECTOR] = unsafe { zeroed() };
+    for i in 0..count {
+        iovs[i].iov_base = buffers.buffer_mut(i).as_mut_ptr().cast();
+        iovs[i].iov_len = buffers.size;
+        let header = &mut headers[i].msg_hdr;
+        header.msg_name = (&raw mut buffers.names[i]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
+        header.msg_iov = &raw mut iovs[i];
+        header.msg_iovlen = 1;
+        header.msg_control = buffers.controls[i].0.as_mut_ptr().cast();
+        header.msg_controllen = size_of::<ControlBuffer>();
+    }
+    // SAFETY: the first `count` headers point to disjoint buffers owned by `buffers`, alive for the whole call.
+    let received = unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            headers.as_mut_ptr(),
+            count as u32,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    for (i, header) in headers.iter().enumerate().take(received) {
+        let len = (header.msg_len as usize).min(buffers.size);
+        let control = &buffers.controls[i].0[..header.msg_hdr.msg_controllen.min(64)];
+        let stride = gro_size(control).filter(|s| *s > 0).unwrap_or(len.max(1));
+        buffers.filled.push(Filled { from: sender(&buffers.names[i]), len, stride });
+    }
+    Ok(())
+}
+
+/// The sender's address; a v4-mapped one becomes plain IPv4. Both families fit `sockaddr_in6`.
+fn sender(name: &libc::sockaddr_in6) -> SocketAddr {
+    if i32::from(name.sin6_family) == libc::AF_INET {
+        // SAFETY: sockaddr_in is smaller than sockaddr_in6, no more aligned, and the family says it is one.
+        let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
+        let ip = std::net::Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+        return SocketAddr::from((ip, u16::from_be(v4.sin_port)));
+    }
+    let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
+    let port = u16::from_be(name.sin6_port);
+    match ip.to_ipv4_mapped() {
+        Some(v4) => SocketAddr::from((v4, port)),
+        None => SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into(),
+    }
+}
+
+/// The segment size of a GRO train among the control messages, read without trusting their lengths.
+fn gro_size(mut control: &[u8]) -> Option<usize> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    while control.len() >= HEADER {
+        let len = usize::from_ne_bytes(control[..size_of::<usize>()].try_into().ok()?);
+        let level = i32::from_ne_bytes(control[size_of::<usize>()..][..4].try_into().ok()?);
+        let kind = i32::from_ne_bytes(control[size_of::<usize>() + 4..][..4].try_into().ok()?);
+        let value = control.get(HEADER..len)?;
+        if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
+            return usize::try_from(i32::from_ne_bytes(value.get(..4)?.try_into().ok()?)).ok();
+        }
+        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
+    }
+    None
+}
+
+/// `setsockopt` of an `int` option that socket2 does not know.
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the value is a local i32 and its size is passed along; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_messages_of_any_length_never_panic() {
+        let mut control = ControlBuffer([0; 64]);
+        let to = SocketAddr::from(([127, 0, 0, 1], 9));
+        let used = write_control(&mut control, to, SendOptions { segment: Some(1200), ttl: Some(3) });
+        assert_eq!(used, 48);
+        for cut in 0..64 {
+            gro_size(&control.0[..cut]);
+        }
+        for byte in 0..8 {
+            for bit in 0..8 {
+                let mut flipped = control;
+                flipped.0[byte] ^= 1 << bit;
+                gro_size(&flipped.0);
+            }
+        }
+        let mut gro = [0u8; 24];
+        put_cmsg(&mut gro, libc::SOL_UDP, libc::UDP_GRO, &1412i32.to_ne_bytes());
+        assert_eq!(gro_size(&gro), Some(1412));
+    }
+}
