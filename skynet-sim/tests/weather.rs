@@ -79,11 +79,16 @@ fn pairs_hold_through_bursts_of_loss() {
     }
 }
 
+/// `SKYNET_SEEDS` of the soak.
+fn seeds() -> u64 {
+    std::env::var("SKYNET_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
+}
+
 /// Hundreds of seeds in weather nobody would work in: `cargo test -p skynet-sim --test weather -- --ignored`.
 #[test]
 #[ignore = "long; part of the soak"]
 fn pairs_hold_in_storms() {
-    for seed in 1_000..1_150 {
+    for seed in 1_000..1_000 + seeds() {
         let link = LinkConfig {
             reorder_ppm: 50_000,
             duplicate_ppm: 50_000,
