@@ -57,6 +57,8 @@ pub fn run(seed: u64, script: &[u8]) -> Result<(), String> {
         chaos.step(byte).map_err(|e| format!("{e}\n{}", chaos.overlay.report()))?;
     }
     chaos.heal();
+    // Whoever was restarted last has its address again.
+    chaos.pass(Duration::from_secs(1))?;
     // Ends a little earlier, so that nothing of it is counted below.
     chaos.talk(Duration::from_millis(500), 280)?;
     chaos.pass(HEALING)?;
