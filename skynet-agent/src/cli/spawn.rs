@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{AgentArgs, Exit, Failure};
+use crate::clock;
 use crate::config::Config;
 
 /// A log above this is set aside once at start: `agent.log.1` replaces the one before.
 const MAX_LOG: u64 = 16 << 20;
 /// What is shown of the log of an agent that did not start.
 const TAIL: u64 = 4 << 10;
+
+/// From closing the socket to the end of the process.
+const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// An agent started just now.
 pub(super) struct Background {
@@ -65,6 +69,18 @@ impl Background {
             Some(sentence) => (*sentence).to_owned(),
             None => format!("the agent ended with {status}; see {}", self.log.display()),
         })
+    }
+
+    /// Like [`Self::ended`], for an agent that has closed its socket and is about to end.
+    pub(super) fn ends(&mut self) -> Option<String> {
+        let deadline = clock::monotonic() + LAST_BREATH;
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || clock::monotonic() > deadline {
+                return ended;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     fn log_tail(&self) -> std::io::Result<String> {

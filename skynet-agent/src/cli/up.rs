@@ -121,9 +121,10 @@ fn join(
 ) -> Result<StatusReport, Failure> {
     let mut ask = |client: &mut Client, request: &Request| {
         let answer: Result<serde_json::Value, ClientError> = client.ask(request);
-        answer.map_err(|e| match background.as_mut().and_then(Background::ended) {
-            Some(sentence) => Failure::new(Exit::Failed, sentence),
-            None => e.into(),
+        answer.map_err(|e| {
+            let is_gone = matches!(e, ClientError::Io { .. } | ClientError::NotRunning { .. });
+            let said = background.as_mut().filter(|_| is_gone).and_then(Background::ends);
+            said.map_or_else(|| e.into(), |sentence| Failure::new(Exit::Failed, sentence))
         })
     };
     if let Some(token) = token {

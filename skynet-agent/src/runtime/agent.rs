@@ -2,6 +2,7 @@
 //! the order in which the core asks.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(super) struct Agent {
     socket: Arc<UdpSocket>,
     engine: Option<EngineRoom>,
     interface: Option<Interface>,
+    local_addresses: Vec<SocketAddr>,
     stream: ControlStream,
     phase: AgentState,
     /// Hash of the token that was given over the control socket last.
@@ -85,6 +87,7 @@ impl Agent {
             socket,
             engine: None,
             interface: None,
+            local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
             token_mark: None,
@@ -346,6 +349,7 @@ impl Agent {
             (_, Err(e)) => return tracing::warn!(%e, "host candidates stay as they are"),
         };
         self.feed(|node, now| node.set_local_addresses(&addresses, now));
+        self.local_addresses = addresses;
     }
 
     async fn answer(&mut self, call: Call) {
@@ -404,6 +408,7 @@ impl Agent {
             this: SelfReport {
                 interface: self.config.interface.clone(),
                 port: self.socket.port().unwrap_or(self.config.port),
+                local_addresses: self.local_addresses.iter().map(SocketAddr::to_string).collect(),
                 ..SelfReport::default()
             },
             relays: Vec::new(),
