@@ -1,2 +1,44 @@
-//! iperf3 matrix in namespaces against other overlays.
-fn main() {}
+//! `skynet-bench`: what a tunnel costs, measured beside other tunnels in one interleaved run on one machine.
+
+mod clean;
+mod compare;
+mod link;
+mod measure;
+mod metric;
+mod peer;
+mod peers;
+mod report;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Measures skynet beside the plain link and other tunnels")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// iperf3, ping, processor time and memory of every peer, in two namespaces joined by a veth
+    Compare(compare::Arguments),
+    /// Remove the namespaces a killed run has left behind
+    Clean,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Clean => clean::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skynet-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -18,7 +18,7 @@ pub mod id;
 pub mod key;
 pub mod member;
 pub mod node;
-pub mod noise;
+mod noise;
 pub mod path;
 pub mod receive;
 pub mod relay;

@@ -16,7 +16,7 @@ use zeroize::Zeroize;
 
 use crate::crypto;
 use crate::key::{PublicKey, StaticSecret};
-use crate::noise::Resolver;
+use crate::noise::Primitives;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 
@@ -237,9 +237,9 @@ fn mac1_key(relay: &PublicKey) -> [u8; 32] {
     crypto::hash(&[b"skynet control mac1", relay.as_bytes()])
 }
 
-fn builder(rng: Rng) -> Result<snow::Builder<'static>, snow::Error> {
+fn builder(local: &StaticSecret, rng: &mut Rng) -> Result<snow::Builder<'static>, snow::Error> {
     let params = PATTERN.parse().expect("the pattern is a constant");
-    snow::Builder::with_resolver(params, Box::new(Resolver::new(rng))).prologue(PROLOGUE)
+    snow::Builder::with_resolver(params, Box::new(Primitives::alone(local, rng))).prologue(PROLOGUE)
 }
 
 fn begin(
@@ -247,7 +247,7 @@ fn begin(
     relay: &PublicKey,
     rng: &mut Rng,
 ) -> Result<(HandshakeState, Vec<u8>), snow::Error> {
-    let mut handshake = builder(rng.fork())?
+    let mut handshake = builder(local, rng)?
         .local_private_key(local.expose())?
         .remote_public_key(relay.as_bytes())?
         .build_initiator()?;
@@ -269,8 +269,9 @@ fn respond(
         return Err(ChannelError::Mac1);
     }
     let run = || -> Result<_, snow::Error> {
-        let mut handshake =
-            builder(responder.rng.fork())?.local_private_key(responder.local.expose())?.build_responder()?;
+        let mut handshake = builder(&responder.local, &mut responder.rng)?
+            .local_private_key(responder.local.expose())?
+            .build_responder()?;
         handshake.read_message(message, &mut [0; MESSAGE_1])?;
         let remote = handshake.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey);
         let mut answer = vec![0; 2 + MESSAGE_2];

@@ -1,7 +1,7 @@
 //! Addresses of the overlay, derived from keys, and the labels of a network.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
 use crate::crypto::hash;
@@ -174,25 +174,6 @@ impl FromStr for Ipv4Prefix {
     }
 }
 
-/// `addr18`: 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) and 2 bytes of port.
-pub fn encode_addr18(address: &SocketAddr) -> [u8; 18] {
-    let ip = match address.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    let mut out = [0; 18];
-    out[..16].copy_from_slice(&ip.octets());
-    out[16..].copy_from_slice(&address.port().to_be_bytes());
-    out
-}
-
-/// The inverse of [`encode_addr18`]; every 18 bytes are some address.
-pub fn decode_addr18(bytes: &[u8; 18]) -> SocketAddr {
-    let ip = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[..16]).expect("16 of 18 bytes"));
-    let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
-    SocketAddr::new(ip, u16::from_be_bytes([bytes[16], bytes[17]]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,13 +221,5 @@ mod tests {
         assert_eq!(a.octets()[..6], pin.v6_prefix().octets()[..6]);
         assert_eq!(a.octets()[0], 0xfd);
         assert_ne!(a.octets()[6..], b.octets()[6..]);
-    }
-
-    #[test]
-    fn addr18_keeps_both_families() {
-        for text in ["192.0.2.1:443", "[2001:db8::1]:3478"] {
-            let address: SocketAddr = text.parse().unwrap();
-            assert_eq!(decode_addr18(&encode_addr18(&address)), address);
-        }
     }
 }

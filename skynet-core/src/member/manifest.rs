@@ -2,11 +2,12 @@
 
 use core::net::SocketAddr;
 
-use super::address::{Ipv4Prefix, NetworkId, RootPin, encode_addr18};
+use super::address::{Ipv4Prefix, NetworkId, RootPin};
 use super::document::{Content, Kind, Verified};
 use super::tlv::{Cursor, Reader, TlvError, Writer};
 use crate::key::{Identity, PublicKey};
 use crate::time::UnixTime;
+use crate::wire::address;
 
 /// Most registrars, and most issuers, of one network.
 pub const MAX_SIGNERS: usize = 16;
@@ -143,7 +144,7 @@ fn encode_relay(relay: &RelayEntry) -> Vec<u8> {
     out.extend_from_slice(relay.key.as_bytes());
     // A count above the maximum is written as it is, and refused when the signed document is read back.
     out.push(u8::try_from(relay.addresses.len()).unwrap_or(u8::MAX));
-    out.extend(relay.addresses.iter().flat_map(encode_addr18));
+    out.extend(relay.addresses.iter().copied().flat_map(address::encode));
     out
 }
 

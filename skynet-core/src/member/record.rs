@@ -2,13 +2,14 @@
 
 use core::net::{Ipv4Addr, SocketAddr};
 
-use super::address::{NetworkId, TokenId, encode_addr18};
+use super::address::{NetworkId, TokenId};
 use super::certificate::text;
 use super::document::{Content, Kind};
 use super::name::Name;
 use super::tlv::{Reader, TlvError, Writer};
 use crate::key::{Identity, PublicKey};
 use crate::time::UnixTime;
+use crate::wire::address;
 
 /// Most endpoints in a record.
 pub const MAX_ENDPOINTS: usize = 16;
@@ -159,7 +160,7 @@ impl Content for Record {
         let mut endpoints = Vec::new();
         for endpoint in &self.endpoints {
             endpoints.push(endpoint.kind);
-            endpoints.extend_from_slice(&encode_addr18(&endpoint.address));
+            endpoints.extend_from_slice(&address::encode(endpoint.address));
         }
         w.optional(0x05, &endpoints);
         let mut relays = Vec::new();

@@ -5,7 +5,7 @@
 
 use core::net::SocketAddr;
 
-use super::address::decode_addr18;
+use crate::wire::address;
 
 const CRITICAL: u8 = 0x80;
 
@@ -257,7 +257,7 @@ impl<'a> Cursor<'a> {
     }
     /// The next 18 bytes as an address and port (`addr18`).
     pub fn addr18(&mut self) -> Option<SocketAddr> {
-        self.array().map(|b| decode_addr18(&b))
+        self.array().map(|b| address::decode(&b))
     }
     /// What has not been read yet.
     pub fn rest(&self) -> &'a [u8] {

@@ -10,13 +10,14 @@ use core::net::SocketAddr;
 use data_encoding::{BASE64URL_NOPAD, DecodeKind};
 use zeroize::Zeroizing;
 
-use super::address::{NetworkId, RootPin, encode_addr18};
+use super::address::{NetworkId, RootPin};
 use super::certificate::Delegation;
 use super::document::{DocumentError, Signed};
 use super::tlv::Cursor;
 use crate::crypto::{hash, mac_eq};
 use crate::key::{PublicKey, Secret, SigningKey};
 use crate::time::UnixTime;
+use crate::wire::address;
 
 /// What every token starts with.
 pub const PREFIX: &str = "skj1.";
@@ -73,7 +74,7 @@ impl TokenRelay {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.relay_no.to_be_bytes());
         out.extend_from_slice(self.key.as_bytes());
-        out.extend_from_slice(&encode_addr18(&self.address));
+        out.extend_from_slice(&address::encode(self.address));
     }
 
     pub(super) fn decode(c: &mut Cursor<'_>) -> Option<Self> {

@@ -1,8 +1,8 @@
 //! `Node`: the control plane of one agent, sans-IO.
 //!
 //! It owns the parts and composes them; the rules are theirs. Who may talk to us: `session::admission`. Whose packets
-//! these are: `session`. Which way they go: `path`. Who is a member: `member`, by way of [`membership`]. What the
-//! workers know of all that: [`publish`].
+//! these are: `session`. Which way they go: `path`. Who is a member: `member`, by way of `membership`. What the
+//! workers know of all that: `publish`.
 //!
 //! Methods are of four kinds. *Getters*: [`Node::status`], [`Node::drops`]. *Handlers*: `handle_*`, something
 //! happened. *Commands*: [`Node::set_local_addresses`], [`Node::reset_sessions`]. *Polls*: after any of the others drain

@@ -9,7 +9,6 @@ use super::check::PingBudget;
 use super::history::{History, HistoryEntry, Path};
 use super::keys::{NonceSource, PairKeys, ReplayWindow};
 use super::link::{Link, Origin, Pair};
-use crate::allowed_ips::Prefix;
 use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};

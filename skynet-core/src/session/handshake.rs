@@ -10,7 +10,6 @@ use snow::HandshakeState;
 use zeroize::Zeroize;
 
 use super::keys::SessionSecrets;
-use super::noise::{Primitives, SharedSecrets, SharedTrace};
 #[cfg(any(test, feature = "sim"))]
 use super::null;
 use super::timestamp::Tai64n;
@@ -19,6 +18,7 @@ use crate::constants::{LABEL_COOKIE, LABEL_MAC1, NOISE_NAME, NOISE_PROLOGUE};
 use crate::crypto::hash;
 use crate::drop::DropReason;
 use crate::key::{PublicKey, Secret, StaticSecret};
+use crate::noise::{Primitives, SharedSecrets, SharedTrace};
 use crate::rng::Rng;
 use crate::wire::wireguard::{INITIATION_LEN, Initiation, RESPONSE_LEN, ReceiverIndex, Response};
 
@@ -220,7 +220,7 @@ impl SentInitiation {
 }
 
 enum PendingState {
-    Noise(Box<HandshakeState>, SharedTrace, LocalKey),
+    Noise(Box<HandshakeState>, SharedTrace),
     #[cfg(any(test, feature = "sim"))]
     Null(Box<[u8; 108]>, Rng),
 }
@@ -266,7 +266,7 @@ pub fn consume_initiation(
             let key = state.get_remote_static().and_then(|key| key.first_chunk());
             let peer_static = PublicKey(*key.expect("message 1 carries the static key"));
             local.remember(&peer_static, &trace);
-            let state = PendingState::Noise(Box::new(state), trace, local.clone());
+            let state = PendingState::Noise(Box::new(state), trace);
             Ok(PendingInitiation { peer_static, timestamp, sender, state })
         }
         #[cfg(any(test, feature = "sim"))]
@@ -305,7 +305,7 @@ impl PendingInitiation {
         index: ReceiverIndex,
     ) -> Result<([u8; RESPONSE_LEN], SessionSecrets), DropReason> {
         let (noise, secrets) = match self.state {
-            PendingState::Noise(mut state, trace, _local) => {
+            PendingState::Noise(mut state, trace) => {
                 state.set_psk(2, psk.expose()).expect("32 bytes in slot 2");
                 let mut noise = [0; 48];
                 state.write_message(&[], &mut noise).map_err(|_| DropReason::BadHandshake)?;

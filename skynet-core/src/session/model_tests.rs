@@ -233,22 +233,22 @@ fn every_interleaving_of_a_first_handshake_keeps_every_packet() {
 
 #[test]
 fn every_interleaving_of_a_rekey_under_traffic_keeps_every_packet() {
-    let runs = exhaustively(9, |path| {
+    let runs = exhaustively(7, |path| {
         lossless(World::new(established(Engine::Null, true), [1, 0], [2, 2], 0), path)
     });
-    assert!(runs > 2_000, "{runs}");
+    assert!(runs > 400, "{runs}");
 }
 
 #[test]
 fn every_interleaving_of_crossing_handshakes_converges_to_one_keypair() {
     let runs =
-        exhaustively(14, |path| lossless(World::new(End::pair(Engine::Null, true), [1, 1], [1, 1], 0), path));
-    assert!(runs > 10_000, "{runs}");
+        exhaustively(13, |path| lossless(World::new(End::pair(Engine::Null, true), [1, 1], [1, 1], 0), path));
+    assert!(runs > 4_000, "{runs}");
 }
 
 #[test]
 fn random_interleavings_of_crossing_rekeys_under_traffic_lose_nothing_and_converge() {
-    for seed in 0..10_000u64 {
+    for seed in 0..4_000u64 {
         let mut rng = Rng::from_seed(crate::crypto::hash(&[&seed.to_le_bytes()]));
         let start =
             if seed % 2 == 0 { End::pair(Engine::Null, true) } else { established(Engine::Null, true) };
@@ -258,7 +258,7 @@ fn random_interleavings_of_crossing_rekeys_under_traffic_lose_nothing_and_conver
 
 #[test]
 fn random_interleavings_with_loss_converge_and_never_repeat_a_counter() {
-    for seed in 0..10_000u64 {
+    for seed in 0..4_000u64 {
         let mut rng = Rng::from_seed(crate::crypto::hash(&[b"loss", &seed.to_le_bytes()]));
         let start =
             if seed % 2 == 0 { End::pair(Engine::Null, true) } else { established(Engine::Null, true) };

@@ -33,7 +33,7 @@ pub(super) fn retransmit_after(rng: &mut Rng) -> Duration {
     REKEY_TIMEOUT + Duration::from_nanos(rng.below(jitter + 1))
 }
 
-/// A deadline or now, if a condition has begun; `None` if it has not.
+/// The deadline of a condition that began at `since`, if it did.
 fn due(since: Option<Instant>, after: Duration) -> Option<Instant> {
     since.map(|since| since + after)
 }

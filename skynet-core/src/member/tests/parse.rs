@@ -211,7 +211,7 @@ proptest! {
         let network = Network::new();
         let endpoints = endpoints.into_iter().map(|(kind, address)| Endpoint {
             kind,
-            address: address::decode_addr18(&address::encode_addr18(&address)),
+            address: crate::wire::address::canonical(address),
         });
         let record = Record {
             network_id: network.manifest.network_id, identity: network.root.identity(),

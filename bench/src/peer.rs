@@ -1,0 +1,52 @@
+//! What can be compared. A new peer is one file in `peers/` and a line in [`crate::peers::all`].
+
+use std::any::Any;
+use std::net::Ipv4Addr;
+
+use crate::link::Link;
+
+/// A way to get packets from one end of the link to the other.
+pub(crate) trait Peer {
+    /// Its name in tables and in `--peer`.
+    fn name(&self) -> &'static str;
+
+    /// Program, version and cipher, for the report.
+    fn describe(&self) -> String;
+
+    /// What must be done before it can be measured, in one sentence; `None` if nothing.
+    fn missing(&self) -> Option<String> {
+        None
+    }
+
+    /// Installs what is missing, from the registry of its packaging. Without a way to do so, does nothing.
+    fn install(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Whether it is a tunnel, and not the plain link all are compared to.
+    fn is_tunnel(&self) -> bool {
+        true
+    }
+
+    /// Brings it up on both ends of the link; the link's directory is its to write in.
+    fn up(&self, link: &Link) -> anyhow::Result<Running>;
+}
+
+/// A peer that is up; dropping it brings it down.
+pub(crate) struct Running {
+    /// What the left end asks for to reach the right one through it.
+    pub(crate) target: Ipv4Addr,
+    /// The processes that carry its traffic, at both ends; their processor time and memory are its cost.
+    pub(crate) processes: Vec<u32>,
+    /// Whatever stops it when dropped.
+    pub(crate) guards: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+impl Running {
+    /// Down, in the reverse order of up.
+    pub(crate) fn down(mut self) {
+        while let Some(guard) = self.guards.pop() {
+            drop(guard);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The production agent as a host: one `Node`, one `Worker` with both halves, and an application on top.
+//!
+//! ```text
+//! application ─▶ Outbound ─▶ send batch ─▶ datagrams        datagrams ─▶ Inbound ─▶ application
+//!                   │                                                       │
+//!                   └──────────── queues with production caps ─▶ Node ◀─────┘ ─▶ datagrams, control stream
+//! ```
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use skynet_core::batch::SendBatch;
+use skynet_core::drop::DropReason;
+use skynet_core::forwarding::ForwardingTable;
+use skynet_core::member::{Credentials, JoinToken};
+use skynet_core::node::{
+    Addresses, ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, Status,
+};
+use skynet_core::receive::{Deliver, Inbound};
+use skynet_core::send::{Outbound, Sent};
+use skynet_core::session::Engine;
+use skynet_core::time::{Instant, Now, earliest};
+use skynet_core::worker::LocalQueues;
+
+use super::application::Application;
+use super::{Host, Queue, StreamCommand, StreamEvent, StreamId, Transmit};
+
+/// One slab for all agents of a world: a batch lives for one turn only.
+pub type SharedBatch = Rc<RefCell<SendBatch>>;
+
+/// Packets an application sends in one turn; the rest is due at once again.
+const MAX_PACKETS_PER_TURN: usize = 64;
+
+/// Rounds of draining queues and events in one turn.
+const MAX_ROUNDS: usize = 10_000;
+
+/// Datagrams one turn may send.
+const MAX_OUT: usize = 65_536;
+
+/// Notes kept of what went wrong or changed.
+const MAX_NOTES: usize = 256;
+
+/// What survives a restart of the process: the files of `/var/lib/skynet`.
+#[derive(Clone, Default, Debug)]
+pub struct Persisted {
+    /// Credentials, once joined.
+    pub credentials: Option<Vec<u8>>,
+    /// High-water marks.
+    pub floors: Floors,
+}
+
+/// How an agent starts.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The join token as text.
+    pub token: String,
+    /// Its wish for a name.
+    pub name: String,
+    /// Local endpoint of lane 0.
+    pub local: SocketAddr,
+    /// Randomness of this start. Another one than at any start before.
+    pub seed: [u8; 32],
+    /// Real or stand-in cryptography.
+    pub engine: Engine,
+    /// What a start before left.
+    pub persisted: Persisted,
+}
+
+struct Running {
+    node: Node,
+    inbound: Inbound,
+    outbound: Outbound,
+    queues: LocalQueues,
+    table: Arc<ForwardingTable>,
+}
+
+/// The agent.
+pub struct AgentHost {
+    config: AgentConfig,
+    batch: SharedBatch,
+    running: Option<Running>,
+    application: Application,
+    addresses: Option<Addresses>,
+    persisted: Persisted,
+    control: Option<StreamId>,
+    next_stream: u64,
+    out: VecDeque<Transmit>,
+    commands: VecDeque<(StreamId, StreamCommand)>,
+    notes: Vec<(Instant, String)>,
+    rx_bytes: u64,
+}
+
+impl AgentHost {
+    /// An agent that has not started.
+    pub fn new(config: AgentConfig, batch: SharedBatch) -> Self {
+        Self {
+            persisted: config.persisted.clone(),
+            config,
+            batch,
+            running: None,
+            application: Application::default(),
+            addresses: None,
+            control: None,
+            next_stream: 0,
+            out: VecDeque::new(),
+            commands: VecDeque::new(),
+            notes: Vec::new(),
+            rx_bytes: 0,
+        }
+    }
+
+    /// Its place in the overlay, once joined.
+    pub const fn addresses(&self) -> Option<&Addresses> {
+        self.addresses.as_ref()
+    }
+
+    /// The application on top.
+    pub const fn application(&self) -> &Application {
+        &self.application
+    }
+
+    /// The application on top, to give it something to do.
+    pub const fn application_mut(&mut self) -> &mut Application {
+        &mut self.application
+    }
+
+    /// What `Node` says about itself, once started.
+    pub fn status(&self) -> Option<Status> {
+        self.running.as_ref().map(|r| r.node.status())
+    }
+
+    /// Drops by reason, of `Node` and worker together.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        self.running.as_ref().map(|r| r.node.drops().snapshot()).unwrap_or_default()
+    }
+
+    /// What it would find on disk at its next start.
+    pub const fn persisted(&self) -> &Persisted {
+        &self.persisted
+    }
+
+    /// The configuration of this start.
+    pub const fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// Failures, alarms and path changes, oldest first.
+    pub fn notes(&self) -> &[(Instant, String)] {
+        &self.notes
+    }
+
+    fn note(&mut self, now: Now, text: String) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push((now.mono, text));
+        }
+    }
+
+    fn start(&mut self, now: Now) -> Result<Node, String> {
+        let membership = match &self.persisted.credentials {
+            Some(bytes) => {
+                Membership::Joined(Box::new(Credentials::decode(bytes).map_err(|e| e.to_string())?))
+            }
+            None => Membership::Token {
+                token: Box::new(JoinToken::parse(&self.config.token).map_err(|e| e.to_string())?),
+                name: self.config.name.parse().map_err(|_| "not a name".to_owned())?,
+                fingerprint: *self.config.seed.first_chunk().expect("32 bytes"),
+            },
+        };
+        let config = NodeConfig {
+            membership,
+            stock: None,
+            floors: self.persisted.floors,
+            engine: self.config.engine,
+            port: self.config.local.port(),
+        };
+        let mut node = Node::new(config, self.config.seed, now)?;
+        node.set_local_addresses(&[self.config.local], now);
+        Ok(node)
+    }
+
+    /// Moves everything between application, halves and `Node` until nothing is left.
+    fn settle(&mut self, now: Now) {
+        let Some(mut running) = self.running.take() else { return };
+        self.send_application(&mut running, now);
+        for _ in 0..MAX_ROUNDS {
+            if let Some(message) = running.queues.pop() {
+                running.node.handle_worker(message, now);
+            } else if let Some(t) = running.node.poll_transmit() {
+                let from = self.config.local;
+                self.out.push_back(Transmit { from, to: t.to, ttl: t.ttl, bytes: t.bytes });
+            } else if let Some(event) = running.node.poll_event() {
+                self.on_event(event, &mut running, now);
+            } else {
+                break;
+            }
+        }
+        self.running = Some(running);
+    }
+
+    fn on_event(&mut self, event: NodeEvent, running: &mut Running, now: Now) {
+        match event {
+            NodeEvent::Publish(table) => running.table = table,
+            NodeEvent::Inbound(command) => running.inbound.handle_command(command, &mut running.queues),
+            NodeEvent::ConnectControl(to) => {
+                self.close_control();
+                let id = StreamId(self.next_stream);
+                self.next_stream += 1;
+                self.control = Some(id);
+                let local = SocketAddr::new(self.config.local.ip(), 0);
+                self.commands.push_back((id, StreamCommand::Connect(local, to)));
+            }
+            NodeEvent::SendControl(bytes) => {
+                if let Some(id) = self.control {
+                    self.commands.push_back((id, StreamCommand::Send(bytes)));
+                }
+            }
+            NodeEvent::CloseControl => self.close_control(),
+            NodeEvent::Persist(credentials) => self.persisted.credentials = Some(credentials),
+            NodeEvent::PersistFloors(floors) => self.persisted.floors = floors,
+            NodeEvent::Joined(addresses) => {
+                self.application.set_address(addresses.ipv4);
+                self.addresses = Some(addresses);
+            }
+            NodeEvent::JoinFailed { reason, fatal } => {
+                self.note(now, format!("join failed{}: {reason}", if fatal { " for good" } else { "" }));
+            }
+            NodeEvent::Alarm(reason) => self.note(now, format!("alarm: {reason}")),
+            NodeEvent::PathChanged { peer, path } => self.note(now, format!("path to {peer}: {path}")),
+        }
+    }
+
+    fn close_control(&mut self) {
+        if let Some(id) = self.control.take() {
+            self.commands.push_back((id, StreamCommand::Close));
+        }
+    }
+
+    /// OUT: what the application has to send goes through the outbound half in one batch.
+    fn send_application(&mut self, running: &mut Running, now: Now) {
+        let batch = Rc::clone(&self.batch);
+        let mut batch = batch.borrow_mut();
+        running.outbound.begin(now.mono, &running.table, 1);
+        for _ in 0..MAX_PACKETS_PER_TURN {
+            let Some(packet) = self.application.poll_packet(now) else { break };
+            if running.outbound.handle_packet(&packet, &mut batch, &mut running.queues) == Sent::BatchFull {
+                self.flush(&mut batch);
+                running.outbound.handle_packet(&packet, &mut batch, &mut running.queues);
+            }
+        }
+        self.flush(&mut batch);
+    }
+
+    fn flush(&mut self, batch: &mut SendBatch) {
+        for train in batch.trains() {
+            for bytes in train.bytes.chunks(train.segment) {
+                let (from, to) = (self.config.local, train.to);
+                self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
+            }
+        }
+        batch.clear();
+    }
+}
+
+struct ToApplication<'a>(&'a mut Application, Now);
+
+impl Deliver for ToApplication<'_> {
+    fn deliver(&mut self, packet: &[u8]) {
+        self.0.deliver(packet, self.1);
+    }
+}
+
+impl Host for AgentHost {
+    fn on_start(&mut self, now: Now) {
+        match self.start(now) {
+            Ok(node) => {
+                let drops = Arc::clone(node.drops());
+                self.running = Some(Running {
+                    inbound: Inbound::new(Arc::clone(&drops)),
+                    outbound: Outbound::new(drops),
+                    queues: LocalQueues::default(),
+                    table: Arc::default(),
+                    node,
+                });
+            }
+            Err(reason) => self.note(now, format!("does not start: {reason}")),
+        }
+        self.settle(now);
+    }
+
+    fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
+        let Some(running) = self.running.as_mut().filter(|_| local == self.config.local) else { return };
+        self.rx_bytes += bytes.len() as u64;
+        running.inbound.begin(now.mono, &running.table);
+        let mut deliver = ToApplication(&mut self.application, now);
+        running.inbound.handle_datagram(from, &mut bytes, &mut deliver, &mut running.queues);
+        self.settle(now);
+    }
+
+    fn on_timer(&mut self, now: Now) {
+        if let Some(running) = &mut self.running
+            && running.node.poll_timeout().is_some_and(|(at, _)| at <= now.mono)
+        {
+            running.node.handle_timeout(now);
+        }
+        self.settle(now);
+    }
+
+    fn on_stream(&mut self, stream: StreamId, event: StreamEvent, now: Now) {
+        let Some(running) = self.running.as_mut().filter(|_| self.control == Some(stream)) else { return };
+        let event = match event {
+            StreamEvent::Connected => ControlStreamEvent::Connected,
+            StreamEvent::Bytes(bytes) => ControlStreamEvent::Bytes(bytes),
+            StreamEvent::Closed => {
+                self.control = None;
+                ControlStreamEvent::Closed
+            }
+            StreamEvent::Accepted { .. } => return,
+        };
+        running.node.handle_control(event, now);
+        self.settle(now);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.pop_front()
+    }
+
+    fn poll_stream(&mut self) -> Option<(StreamId, StreamCommand)> {
+        self.commands.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let running = self.running.as_ref()?;
+        earliest(running.node.poll_timeout().map(|(at, _)| at), self.application.poll_timeout())
+    }
+
+    fn timer_name(&self) -> String {
+        let timer = self.running.as_ref().and_then(|r| r.node.poll_timeout());
+        timer.map_or_else(String::new, |(_, timer)| format!("{timer:?}"))
+    }
+
+    fn queues(&self) -> Vec<Queue> {
+        vec![
+            Queue { name: "agent datagrams out", len: self.out.len(), cap: MAX_OUT },
+            Queue { name: "agent stream commands", len: self.commands.len(), cap: MAX_OUT },
+        ]
+    }
+}

@@ -1,0 +1,196 @@
+//! The production relay as a host: `Server`, registrar and directory, with a store in memory.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use skynet_core::rng::Rng;
+use skynet_core::time::{Instant, Now, earliest};
+use skynet_relay::io::control::Directory as _;
+use skynet_relay::io::directory::LocalDirectory;
+use skynet_relay::server::{
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Server,
+    StreamOutput,
+};
+use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
+
+use super::{Host, MemberNetwork, Queue, StreamCommand, StreamEvent, StreamId, Transmit};
+
+/// UDP and TCP port of a relay.
+pub const CONTROL_PORT: u16 = 3478;
+
+/// Bytes given to the control server at once, as its contract asks.
+const MAX_FEED: usize = 16 * 1024;
+
+/// What a relay may hold back before its turn counts as stuck.
+const MAX_OUT: usize = 65_536;
+
+/// The relay. Its store outlives it: a successor in the same place is given the same one.
+pub struct RelayHost {
+    network: MemberNetwork,
+    local: SocketAddr,
+    seed: [u8; 32],
+    limits: ForwardConfig,
+    directory: LocalDirectory<SharedStore>,
+    server: Option<Server>,
+    out: VecDeque<Transmit>,
+    commands: VecDeque<(StreamId, StreamCommand)>,
+}
+
+impl RelayHost {
+    /// A relay at `local` that has not started.
+    pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
+        let directory = LocalDirectory::new(network.registrar(), SharedStore(store));
+        Self {
+            network,
+            local,
+            seed,
+            limits: ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() },
+            directory,
+            server: None,
+            out: VecDeque::new(),
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// The same with other limits of the UDP side.
+    pub fn with_limits(self, limits: ForwardConfig) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The production machine, once started.
+    pub const fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
+    /// Serves the store's requests and collects what goes to streams, until nothing is left.
+    fn settle(&mut self, now: Now) {
+        let Some(mut server) = self.server.take() else { return };
+        loop {
+            if let Some(request) = server.control.poll_store_request() {
+                let reply = self.directory.execute(request.op, now.unix);
+                server.control.handle_store_reply(request.id, reply, now);
+            } else if let Some(output) = server.control.poll_stream_write() {
+                match output {
+                    StreamOutput::Bytes(conn, bytes) => {
+                        server.control.handle_stream_written(conn, bytes.len());
+                        self.commands.push_back((StreamId(conn.0), StreamCommand::Send(bytes)));
+                    }
+                    StreamOutput::Close(conn) => {
+                        self.commands.push_back((StreamId(conn.0), StreamCommand::Close));
+                    }
+                }
+            } else {
+                break;
+            }
+        }
+        self.server = Some(server);
+    }
+}
+
+/// A store that outlives the relay, as a file does.
+#[derive(Clone, Debug)]
+struct SharedStore(Arc<MemoryStore>);
+
+impl View for SharedStore {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        self.0.get(key)
+    }
+
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Versioned)>, StoreError> {
+        self.0.range(prefix, after, limit)
+    }
+}
+
+impl Store for SharedStore {
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        self.0.commit(transaction)
+    }
+}
+
+impl Host for RelayHost {
+    fn on_start(&mut self, now: Now) {
+        let mut rng = Rng::from_seed(self.seed);
+        let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
+        let config = ControlServerConfig::new(1, self.network.relay_key());
+        self.server = Some(Server {
+            forwarder: Forwarder::new(self.limits.clone(), keys.clone(), rng.fork(), now.mono),
+            control: ControlServer::new(config, keys, rng),
+        });
+    }
+
+    fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
+        let Some(server) = &mut self.server else { return };
+        if local.port() != CONTROL_PORT {
+            return;
+        }
+        let to = match server.forwarder.handle_datagram(from, &mut bytes, now) {
+            Action::Forward { to } => to,
+            Action::Reply { len } => {
+                bytes.truncate(len);
+                from
+            }
+            Action::Drop(_) => return,
+        };
+        self.out.push_back(Transmit { from: self.local, to, ttl: None, bytes });
+    }
+
+    fn on_timer(&mut self, now: Now) {
+        if let Some(server) = &mut self.server {
+            server.forwarder.handle_timeout(now.mono);
+            server.control.handle_timeout(now);
+        }
+        self.settle(now);
+    }
+
+    fn on_stream(&mut self, stream: StreamId, event: StreamEvent, now: Now) {
+        let Some(server) = &mut self.server else { return };
+        let conn = ConnId(stream.0);
+        match event {
+            StreamEvent::Accepted { from, .. } => {
+                if !server.control.handle_stream_opened(conn, from, now) {
+                    self.commands.push_back((stream, StreamCommand::Close));
+                }
+            }
+            StreamEvent::Bytes(bytes) => {
+                bytes.chunks(MAX_FEED).for_each(|part| server.control.handle_stream_bytes(conn, part, now));
+            }
+            StreamEvent::Closed => server.control.handle_stream_closed(conn),
+            StreamEvent::Connected => {}
+        }
+        self.settle(now);
+    }
+
+    fn listens_on(&self, local: SocketAddr) -> bool {
+        local == self.local
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.pop_front()
+    }
+
+    fn poll_stream(&mut self) -> Option<(StreamId, StreamCommand)> {
+        self.commands.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let server = self.server.as_ref()?;
+        earliest(Some(server.forwarder.poll_timeout()), server.control.poll_timeout())
+    }
+
+    fn timer_name(&self) -> String {
+        "relay".to_owned()
+    }
+
+    fn queues(&self) -> Vec<Queue> {
+        vec![
+            Queue { name: "relay datagrams out", len: self.out.len(), cap: 1 },
+            Queue { name: "relay stream commands", len: self.commands.len(), cap: MAX_OUT },
+        ]
+    }
+}

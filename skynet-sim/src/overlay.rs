@@ -1,0 +1,282 @@
+//! A whole installation in one world: a relay, clouds, agents that join with one token.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use skynet_core::path::Path;
+use skynet_core::session::Engine;
+use skynet_core::time::{Duration, Instant};
+use skynet_relay::server::ForwardConfig;
+use skynet_relay::store::MemoryStore;
+
+use crate::host::{
+    AgentConfig, AgentHost, Flow, Host, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost,
+    SharedBatch,
+};
+use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
+use crate::oracle::{self, Direct};
+use crate::topology::{CloudId, NatKind, Topology};
+use crate::world::{RunError, Stop, World};
+
+/// UDP port of lane 0 of every agent.
+pub const AGENT_PORT: u16 = 51_820;
+
+/// One-way delay between the relay and the internet.
+const RELAY_LATENCY: Duration = Duration::from_millis(5);
+
+/// A relay and agents around it: see the module.
+pub struct Overlay {
+    /// The world and what is in it.
+    pub topology: Topology,
+    network: MemberNetwork,
+    relay: HostId,
+    relay_address: SocketAddr,
+    store: Arc<MemoryStore>,
+    limits: ForwardConfig,
+    agents: Vec<HostId>,
+    batch: SharedBatch,
+    engine: Engine,
+    starts: u64,
+}
+
+impl Overlay {
+    /// A relay on the internet and nobody else, with real cryptography, watched for queues, timers and packets in
+    /// clear.
+    pub fn new(seed: u64) -> Self {
+        let mut overlay = Self::with_engine(seed, Engine::Noise);
+        overlay.world_mut().add_invariant(NothingInClear);
+        overlay
+    }
+
+    /// The same with this cryptography and no look into packets.
+    pub fn with_engine(seed: u64, engine: Engine) -> Self {
+        let mut topology = Topology::new(seed);
+        let limits = ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() };
+        let store = Arc::new(MemoryStore::new());
+        let mut built = None;
+        let relay = topology.add_public_host(RELAY_LATENCY, |site| {
+            let address = SocketAddr::new(site.ip, crate::host::CONTROL_PORT);
+            let network = MemberNetwork::new(site.seed, site.ip);
+            let mut seed = site.seed;
+            seed[0] ^= 1;
+            let host = RelayHost::new(network.clone(), address, seed, Arc::clone(&store));
+            built = Some((network, address));
+            Box::new(host.with_limits(limits.clone()))
+        });
+        let (network, relay_address) = built.expect("the relay was just built");
+        topology.world.add_invariant(QueuesBounded::default());
+        topology.world.add_invariant(NoSilentTimer);
+        Self {
+            topology,
+            network,
+            relay,
+            relay_address,
+            store,
+            limits,
+            agents: Vec::new(),
+            batch: SharedBatch::default(),
+            engine,
+            starts: 0,
+        }
+    }
+
+    /// The world.
+    pub const fn world(&self) -> &World {
+        &self.topology.world
+    }
+
+    /// The world, to act on.
+    pub const fn world_mut(&mut self) -> &mut World {
+        &mut self.topology.world
+    }
+
+    /// The relay's place.
+    pub const fn relay(&self) -> HostId {
+        self.relay
+    }
+
+    /// All agents in the order they were added.
+    pub fn agents(&self) -> &[HostId] {
+        &self.agents
+    }
+
+    /// A cloud of this kind, 20 ms from the internet.
+    pub fn cloud(&mut self, kind: NatKind) -> CloudId {
+        self.topology.add_cloud(kind, Duration::from_millis(20))
+    }
+
+    /// An agent that starts now and joins with the token.
+    pub fn add_agent(&mut self, cloud: CloudId) -> HostId {
+        let token = self.network.token().to_owned();
+        let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
+        let id = self.topology.add_host(cloud, |site| {
+            let config = AgentConfig {
+                token,
+                name: format!("n{n}"),
+                local: SocketAddr::new(site.ip, AGENT_PORT),
+                seed: site.seed,
+                engine,
+                persisted: Persisted::default(),
+            };
+            Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
+        });
+        self.agents.push(id);
+        id
+    }
+
+    /// An agent.
+    pub fn agent(&self, id: HostId) -> &AgentHost {
+        self.world().host(id)
+    }
+
+    /// An agent's overlay address.
+    ///
+    /// # Panics
+    /// If it has not joined.
+    pub fn address(&self, id: HostId) -> Ipv4Addr {
+        self.agent(id).addresses().expect("asked for after joining").ipv4
+    }
+
+    /// Whether every agent has joined.
+    pub fn all_joined(&self) -> bool {
+        self.agents.iter().all(|a| self.agent(*a).addresses().is_some())
+    }
+
+    /// Runs until every agent has joined; whether they did within `limit`.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn join_all(&mut self, limit: Duration) -> Result<bool, RunError> {
+        let deadline = self.world().now() + limit;
+        let mut waiting: VecDeque<HostId> = self.agents.iter().copied().collect();
+        self.world_mut().run_until(deadline, |world| {
+            while waiting.front().is_some_and(|a| world.host::<AgentHost>(*a).addresses().is_some()) {
+                waiting.pop_front();
+            }
+            waiting.is_empty()
+        })
+    }
+
+    /// Lets `from` send `count` packets of 200 bytes to `to`, one `every` so often, from now on.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn flow(&mut self, from: HostId, to: HostId, every: Duration, count: u64) -> Result<(), RunError> {
+        let to = self.address(to);
+        self.world_mut().with_host(from, |agent: &mut AgentHost, now| {
+            agent.application_mut().start(Flow::new(to, now.mono, every, count, 200));
+        })
+    }
+
+    /// What `to` has of `from`'s packets.
+    pub fn received(&self, from: HostId, to: HostId) -> Option<&Received> {
+        self.agent(to).application().received_from(self.address(from))
+    }
+
+    /// The path `from` uses towards `to`.
+    pub fn path(&self, from: HostId, to: HostId) -> Option<Path> {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let status = self.agent(from).status()?;
+        status.peers.iter().find(|p| p.addresses.contains(&address))?.path
+    }
+
+    /// Whether both ends send directly.
+    pub fn is_direct(&self, a: HostId, b: HostId) -> bool {
+        [self.path(a, b), self.path(b, a)].iter().all(|p| matches!(p, Some(Path::Direct { .. })))
+    }
+
+    /// Whether at least one end sends directly.
+    pub fn claims_direct(&self, a: HostId, b: HostId) -> bool {
+        [self.path(a, b), self.path(b, a)].iter().any(|p| matches!(p, Some(Path::Direct { .. })))
+    }
+
+    /// What the oracle demands of a pair: hosts of one cloud meet on their own network.
+    pub fn expected(&self, a: HostId, b: HostId) -> Direct {
+        let cloud = |h| self.topology.cloud_of(h);
+        if cloud(a).is_some() && cloud(a) == cloud(b) {
+            return Direct::Must;
+        }
+        let behaviour = |h| oracle::Behaviour::from(&self.topology.kind_of(h).config());
+        oracle::direct(behaviour(a), behaviour(b))
+    }
+
+    /// Stops the relay.
+    pub fn stop_relay(&mut self, how: Stop) {
+        let relay = self.relay;
+        self.world_mut().stop_host(relay, how);
+    }
+
+    /// Starts the relay again in its place, with its store and fresh randomness.
+    pub fn start_relay(&mut self) {
+        let seed = self.next_seed();
+        let network = self.network.clone();
+        let host = RelayHost::new(network, self.relay_address, seed, Arc::clone(&self.store));
+        let (relay, host) = (self.relay, Box::new(host.with_limits(self.limits.clone())));
+        self.world_mut().start_host(relay, host);
+    }
+
+    /// Kills an agent's process and starts it again with what it had persisted.
+    pub fn restart_agent(&mut self, id: HostId, how: Stop) {
+        self.world_mut().stop_host(id, how);
+        let seed = self.next_seed();
+        let old = self.agent(id);
+        let config = AgentConfig { seed, persisted: old.persisted().clone(), ..old.config().clone() };
+        let host = Box::new(AgentHost::new(config, Rc::clone(&self.batch)));
+        self.world_mut().start_host(id, host);
+    }
+
+    /// Randomness of a later start: never that of the first.
+    fn next_seed(&mut self) -> [u8; 32] {
+        self.starts += 1;
+        self.world().host_seed((1 << 32) + usize::try_from(self.starts).expect("few restarts"))
+    }
+
+    /// Everything worth reading after a failure.
+    pub fn report(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("at {:?}: {:?}\n", self.elapsed(), self.world().stats());
+        let mut line =
+            |l: std::fmt::Arguments<'_>| writeln!(text, "{l}").expect("writing to a string succeeds");
+        for &agent in &self.agents {
+            let host = self.agent(agent);
+            line(format_args!("{agent:?} {} {:?}", self.topology.kind_of(agent).name(), host.addresses()));
+            for (at, note) in host.notes() {
+                line(format_args!("    {at:?} {note}"));
+            }
+            for (reason, count) in host.drops().into_iter().filter(|(_, count)| *count > 0) {
+                line(format_args!("    dropped {count} {reason}"));
+            }
+            for peer in host.status().into_iter().flat_map(|s| s.peers).filter(|p| p.path.is_some()) {
+                line(format_args!("    peer {} {:?} established {}", peer.name, peer.path, peer.established));
+                for h in &peer.history {
+                    line(format_args!("        {:?} {:?} -> {:?}: {:?}", h.when, h.from, h.to, h.reason));
+                }
+            }
+        }
+        text
+    }
+
+    /// Time since the start of the world.
+    pub fn elapsed(&self) -> Duration {
+        self.world().now().saturating_since(Instant::ZERO)
+    }
+}
+
+/// No datagram between hosts carries an application's marker in clear.
+struct NothingInClear;
+
+impl Invariant for NothingInClear {
+    fn name(&self) -> &'static str {
+        "nothing in clear"
+    }
+
+    fn check(&mut self, _: &World, step: Step<'_>) -> Result<(), String> {
+        let clear = |bytes: &[u8]| bytes.windows(MARKER.len()).any(|w| w == MARKER);
+        match step.sent.iter().find(|d| clear(&d.bytes)) {
+            Some(d) => Err(format!("{} bytes to {} carry the marker", d.bytes.len(), d.to)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! One `skynet-relay` on the lab's relay host.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use super::Binaries;
+use crate::lab::{Lab, Netns, Output, Process, RELAY_ADDRESSES};
+use crate::wait;
+
+const PORT: u16 = 3478;
+/// Making keys and a database; a debug build on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A relay; dropping it stops it.
+#[derive(Debug)]
+pub struct Relay {
+    program: PathBuf,
+    namespace: Netns,
+    directory: PathBuf,
+    address: SocketAddrV4,
+    process: Option<Process>,
+    token: String,
+}
+
+impl Relay {
+    /// Creates a network and waits for its join token.
+    ///
+    /// # Errors
+    /// If it does not print a token within 15 s; with its log.
+    pub fn start(lab: &Lab, binaries: &Binaries) -> anyhow::Result<Self> {
+        Self::start_at(lab, binaries, RELAY_ADDRESSES[0])
+    }
+
+    /// As [`Relay::start`], of another network, on another of the relay host's addresses.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_at(lab: &Lab, binaries: &Binaries, address: Ipv4Addr) -> anyhow::Result<Self> {
+        let directory = lab.logs().join(format!("relay-{address}"));
+        std::fs::create_dir_all(lab.logs())?;
+        let mut relay = Self {
+            program: binaries.relay.clone(),
+            namespace: lab.relay().clone(),
+            directory,
+            address: SocketAddrV4::new(address, PORT),
+            process: None,
+            token: String::new(),
+        };
+        relay.restart()?;
+        Ok(relay)
+    }
+
+    /// The join token of its network.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Where agents reach it.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// Its state.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Starts it again with the state it has; it must have been stopped or killed.
+    ///
+    /// # Errors
+    /// If it does not print a token within 15 s; with its log.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.process.is_none(), "the relay runs already");
+        let mut command = Command::new(&self.program);
+        command.arg("up").arg("--dir").arg(&self.directory);
+        command.arg("--listen").arg(self.address.to_string());
+        command.arg("--public-address").arg(self.address.to_string());
+        let mut process = self.namespace.spawn(command)?;
+        let token = wait::wait_for(START_TIMEOUT, "the relay's join token", || {
+            let is_running = process.is_running();
+            find_token(&process.log()).ok_or(if is_running { "none yet" } else { "it has ended" })
+        })
+        .with_context(|| format!("the relay said:\n{}", process.log()))?;
+        ensure!(process.is_running(), "the relay has ended:\n{}", process.log());
+        self.token = token;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it, as a crash would.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.take().context("the relay does not run")?.kill()?;
+        Ok(())
+    }
+
+    /// Runs `skynet-relay token create` with further arguments and returns the token.
+    ///
+    /// # Errors
+    /// If it fails or prints no token.
+    pub fn create_token(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = self.program.display().to_string();
+        let directory = self.directory.display().to_string();
+        let mut argv = vec![program.as_str(), "token", "create", "--dir", &directory];
+        argv.extend(arguments);
+        let output: Output = self.namespace.exec(&argv)?;
+        let stdout = output.clone().ok()?;
+        find_token(&stdout).with_context(|| format!("no token in {output:?}"))
+    }
+
+    /// What it has printed since it was started.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    pub(super) fn leave_running(self) {
+        if let Some(process) = self.process {
+            process.leave_running();
+        }
+    }
+}
+
+/// The first word that begins as a token, whatever quotes it stands in.
+fn find_token(text: &str) -> Option<String> {
+    let start = text.find("skj1.")?;
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let token: String = text[start..].chars().take_while(|&c| is_part(c)).collect();
+    // The log may have been read in the middle of a line.
+    text[start + token.len()..].chars().next().map(|_| token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_whole_token_only() {
+        assert_eq!(find_token("join with:\n  skj1.aB_-9\n").as_deref(), Some("skj1.aB_-9"));
+        assert_eq!(find_token(r#"{"token":"skj1.abc"}"#).as_deref(), Some("skj1.abc"));
+        assert_eq!(find_token("skj1.ab"), None);
+        assert_eq!(find_token("nothing"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! `skynet-agent status --json`, as far as tests and the demo read it. Unknown fields are ignored, so the agent may say
+//! more; a missing one is an error, so it may not say less.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Where the agent is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// Belongs to no network.
+    NotJoined,
+    /// Waits for a relay's answer.
+    Joining,
+    /// Has its address.
+    Up,
+    /// Was refused for good.
+    Failed,
+}
+
+/// Which way a peer's packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// From socket to socket.
+    Direct,
+    /// Through a relay.
+    Relay,
+    /// None is known yet.
+    None,
+}
+
+impl PathKind {
+    /// Its name in the agent's own words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The whole answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Where the agent is on its way.
+    pub state: AgentState,
+    /// What it waits for or what went wrong.
+    pub message: Option<String>,
+    #[serde(rename = "self")]
+    this: ThisNode,
+    /// Its relays.
+    pub relays: Vec<RelayStatus>,
+    /// The peers it knows.
+    pub peers: Vec<PeerStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ThisNode {
+    ipv4: Option<Ipv4Addr>,
+}
+
+/// One relay.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RelayStatus {
+    /// Its address in use.
+    pub address: SocketAddr,
+    /// Whether the control channel is joined.
+    pub control: bool,
+    /// Whether packets can go through it.
+    pub bound: bool,
+}
+
+/// One peer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its overlay address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its X25519 public key, base64.
+    pub public_key: String,
+    /// Which way its packets go.
+    pub path: PathKind,
+    /// Where they go.
+    pub via: Option<String>,
+    rtt_us: Option<u64>,
+    /// Bytes received from it inside the tunnel.
+    pub rx_bytes: u64,
+    /// Bytes sent to it inside the tunnel.
+    pub tx_bytes: u64,
+    /// Seconds since the last handshake.
+    pub handshake_age_s: Option<u64>,
+}
+
+impl Status {
+    /// The node's own overlay address, once it has one.
+    pub fn overlay_address(&self) -> Option<Ipv4Addr> {
+        self.this.ipv4
+    }
+
+    /// The peer of this name.
+    pub fn peer(&self, name: &str) -> Option<&PeerStatus> {
+        self.peers.iter().find(|peer| peer.name == name)
+    }
+}
+
+impl PeerStatus {
+    /// Round trip on the path in use.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.rtt_us.map(Duration::from_micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_needs_and_ignores_the_rest() {
+        let status: Status = serde_json::from_str(
+            r#"{"schema":"status/1","version":"0.1.0","state":"up","message":null,
+                "self":{"name":"a1","ipv4":"10.77.1.2","ipv4_prefix_len":16,"interface":"skynet0","port":41820},
+                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],
+                "peers":[{"name":"b1","ipv4":"10.77.9.9","ipv6":null,"public_key":"x","path":"relay","via":"relay 1",
+                          "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3}]}"#,
+        )
+        .unwrap();
+        assert_eq!(status.state, AgentState::Up);
+        assert_eq!(status.overlay_address(), Some(Ipv4Addr::new(10, 77, 1, 2)));
+        let peer = status.peer("b1").unwrap();
+        assert_eq!((peer.path, peer.round_trip()), (PathKind::Relay, Some(Duration::from_micros(250))));
+        assert!(status.peer("c1").is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! End to end: the real programs over real kernels, in namespaces behind NATs.
+//!
+//! One binary, so that the story that has to wait two minutes for a rekey runs beside the others. Each story has a lab
+//! of its own, with a sniffer that fails it if anything the overlay carries crosses the underlay in clear. Deadlines of
+//! the protocol are asserted at three times their value, because two stories share two cores; what was measured is
+//! printed (`--nocapture`).
+
+#![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
+
+mod interop;
+mod pairs;
+mod paths;
+mod relay;
+mod restart;
+mod tokens;
+
+use std::time::Duration;
+
+use skynet_tests::fleet::traffic::MARKER;
+use skynet_tests::fleet::{Agent, Fleet, traffic};
+use skynet_tests::{Lab, Sniffer};
+
+/// Control channel, enrolment and the relay's bind take a few round trips; three retransmissions of a second each are
+/// allowed before that, and the whole of it three times.
+const JOIN: Duration = Duration::from_secs(12);
+/// The probes of the first round end after 5 s; three times that.
+const DIRECT: Duration = Duration::from_secs(15);
+
+/// A lab with its sniffer and a fleet that has joined.
+struct Story {
+    fleet: Fleet,
+    sniffer: Sniffer,
+    lab: Lab,
+}
+
+impl Story {
+    fn begin(lab: Lab) -> Self {
+        let sniffer = Sniffer::start(&lab, MARKER).unwrap();
+        let fleet = Fleet::joined(&lab, JOIN).unwrap();
+        Self { fleet, sniffer, lab }
+    }
+
+    /// The proof at the end of every story.
+    fn end(self) {
+        self.sniffer.assert_clean();
+        drop(self.fleet);
+        self.lab.remove().unwrap();
+    }
+}
+
+/// Pings `to` from `from` until an answer comes; returns how long that took.
+fn first_answer(from: &Agent, to: &Agent, within: Duration) -> anyhow::Result<Duration> {
+    let target = to.overlay_address()?;
+    let start = skynet_tests::clock::now();
+    skynet_tests::wait_for(within, &format!("an answer from {} to {}", to.host(), from.host()), || {
+        let echoes = traffic::echo_icmp(from.namespace(), target, 1, Duration::from_secs(1))?;
+        anyhow::ensure!(echoes.received == 1, "none; {}{}", from.log_end(), to.log_end());
+        Ok(start.elapsed())
+    })
+}
