@@ -263,6 +263,7 @@ impl Agent {
             NodeEvent::Publish(table) => engine.plane.publish(table),
             NodeEvent::Inbound(command) => engine.plane.command(command),
             NodeEvent::ConnectControl(relay) => {
+                let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
                 self.stream.connect(relay);
             }
