@@ -34,6 +34,12 @@ use crate::{clock, entropy, fingerprint};
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
 
+/// Connections in a row that a relay may end without a word before that is taken for its answer: it does so when the
+/// key it is addressed by is not its own.
+const UNANSWERED: u32 = 3;
+const FOREIGN: &str = "the relay does not know this token's key: the token is for another network, or the network was made \
+                       anew; ask the operator for a new token";
+
 /// The agent. Dropping it stops the threads; [`Agent::finish`] also cleans up what outlives the process.
 pub(super) struct Agent {
     config: Config,
@@ -45,6 +51,8 @@ pub(super) struct Agent {
     local_addresses: Vec<SocketAddr>,
     stream: ControlStream,
     phase: AgentState,
+    /// A token is being used for the first time.
+    is_enrolling: bool,
     /// Hash of the token that was given over the control socket last.
     token_mark: Option<[u8; 32]>,
     message: Option<String>,
@@ -90,6 +98,7 @@ impl Agent {
             local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
+            is_enrolling: false,
             token_mark: None,
             message: None,
             faults,
@@ -121,6 +130,7 @@ impl Agent {
 
     async fn start_engine(&mut self, membership: Membership) -> anyhow::Result<()> {
         let is_member = !matches!(membership, Membership::None);
+        self.is_enrolling = matches!(membership, Membership::Token { .. });
         let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
         let config = NodeConfig {
             membership,
@@ -283,13 +293,18 @@ impl Agent {
     }
 
     fn on_join_failed(&mut self, reason: String, fatal: bool) {
-        if fatal {
+        let foreign = self.is_enrolling && self.stream.unanswered() >= UNANSWERED;
+        if fatal || foreign {
+            let reason = if fatal { reason } else { FOREIGN.to_owned() };
             tracing::error!(reason, "the network refused this machine");
             self.phase = AgentState::Failed;
-        } else {
-            tracing::warn!(reason, "not joined yet");
+            self.message = Some(reason);
+            return;
         }
-        self.message = Some(reason);
+        tracing::warn!(reason, "not joined yet");
+        if self.phase == AgentState::Joining {
+            self.message = Some(reason);
+        }
     }
 
     async fn on_joined(&mut self, addresses: Addresses) {
@@ -305,6 +320,7 @@ impl Agent {
         }
         self.phase = AgentState::Up;
         self.message = None;
+        self.is_enrolling = false;
     }
 
     /// Makes the interface for these addresses, or leaves the one that has them already.
