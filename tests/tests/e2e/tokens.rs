@@ -66,7 +66,7 @@ fn an_expired_token_is_refused() {
     let lab = lab("token-expired");
     let binaries = Binaries::find().unwrap();
     let relay = Relay::start(&lab, &binaries).unwrap();
-    let token = relay.create_token(&["--expires", "1s"]).unwrap();
+    let token = relay.create_token(&["--token-ttl", "1s"]).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     let agent = Agent::new(&lab, "a1", &binaries).unwrap();
     is_refused(&agent, &token);
