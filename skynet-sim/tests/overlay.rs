@@ -102,6 +102,35 @@ fn restarted_agent_keeps_its_address_and_traffic_resumes() {
     assert!((90..300).contains(&first), "resumed at packet {first}\n{}", o.report());
 }
 
+/// Time from the first packet to both ends being direct, of a pair that talks as soon as it has joined: before the
+/// relay sessions stand and before the two know each other's reflexive endpoints.
+fn impatient(kinds: [NatKind; 2]) -> Duration {
+    let (mut o, a, b) = pair(8, kinds);
+    let start = o.elapsed();
+    o.flow(a, b, 100 * MS, 2_000).unwrap();
+    while !o.is_direct(a, b) {
+        o.world_mut().run_for(10 * MS).unwrap();
+        assert!(o.elapsed() < 200 * S, "{kinds:?} {}", o.report());
+    }
+    o.elapsed() - start
+}
+
+#[test]
+fn pair_that_talks_at_once_goes_direct_at_once() {
+    for kind in [NatKind::Public, NatKind::PortRestricted] {
+        let took = impatient([kind; 2]);
+        assert!(took <= 500 * MS, "{kind:?} {took:?}");
+    }
+}
+
+/// The early-packet trap on both sides, sprung in the first round: it opens once a pause between rounds outlasts the
+/// routers' own entries (30 s).
+#[test]
+fn sprung_early_packet_trap_opens_with_the_third_pause() {
+    let took = impatient([NatKind::PortRestrictedAnswering; 2]);
+    assert!(took <= 100 * S, "{took:?}");
+}
+
 #[test]
 fn same_seed_same_trace_with_production_machines() {
     let run = |seed| {
