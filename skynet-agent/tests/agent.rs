@@ -218,6 +218,20 @@ fn after_a_kill_the_prefix_is_refused_and_the_next_start_finds_no_obstacle() {
 }
 
 #[test]
+fn an_agent_whose_device_is_deleted_ends_and_says_why() {
+    let Some(pair) = two_agents() else { return };
+    pair.ip(A, &["link", "del", "skynet0"]);
+    assert!((0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !pair.path(A, "sock").exists()
+    }));
+    let log = std::fs::read_to_string(pair.path(A, "state").join("agent.log")).unwrap();
+    assert!(log.contains("the TUN device is gone"), "{log}");
+    assert!(!pair.ip(A, &["route"]).contains("10.99"));
+    assert_eq!(pair.up(A).0, 0);
+}
+
+#[test]
 fn every_refusal_names_what_stands_in_the_way() {
     let Some(pair) = Pair::new() else { return };
     pair.configure(A);
