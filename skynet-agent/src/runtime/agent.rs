@@ -2,6 +2,7 @@
 //! the order in which the core asks.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,12 @@ use crate::{clock, entropy, fingerprint};
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
 
+/// Connections in a row that a relay may end without a word before that is taken for its answer: it does so when the
+/// key it is addressed by is not its own.
+const UNANSWERED: u32 = 3;
+const FOREIGN: &str = "the relay does not know this token's key: the token is for another network, or the network was made \
+                       anew; ask the operator for a new token";
+
 /// The agent. Dropping it stops the threads; [`Agent::finish`] also cleans up what outlives the process.
 pub(super) struct Agent {
     config: Config,
@@ -41,8 +48,11 @@ pub(super) struct Agent {
     socket: Arc<UdpSocket>,
     engine: Option<EngineRoom>,
     interface: Option<Interface>,
+    local_addresses: Vec<SocketAddr>,
     stream: ControlStream,
     phase: AgentState,
+    /// A token is being used for the first time.
+    is_enrolling: bool,
     /// Hash of the token that was given over the control socket last.
     token_mark: Option<[u8; 32]>,
     message: Option<String>,
@@ -85,8 +95,10 @@ impl Agent {
             socket,
             engine: None,
             interface: None,
+            local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
+            is_enrolling: false,
             token_mark: None,
             message: None,
             faults,
@@ -118,6 +130,7 @@ impl Agent {
 
     async fn start_engine(&mut self, membership: Membership) -> anyhow::Result<()> {
         let is_member = !matches!(membership, Membership::None);
+        self.is_enrolling = matches!(membership, Membership::Token { .. });
         let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
         let config = NodeConfig {
             membership,
@@ -260,6 +273,7 @@ impl Agent {
             NodeEvent::Publish(table) => engine.plane.publish(table),
             NodeEvent::Inbound(command) => engine.plane.command(command),
             NodeEvent::ConnectControl(relay) => {
+                let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
                 self.stream.connect(relay);
             }
@@ -279,13 +293,18 @@ impl Agent {
     }
 
     fn on_join_failed(&mut self, reason: String, fatal: bool) {
-        if fatal {
+        let foreign = self.is_enrolling && self.stream.unanswered() >= UNANSWERED;
+        if fatal || foreign {
+            let reason = if fatal { reason } else { FOREIGN.to_owned() };
             tracing::error!(reason, "the network refused this machine");
             self.phase = AgentState::Failed;
-        } else {
-            tracing::warn!(reason, "not joined yet");
+            self.message = Some(reason);
+            return;
         }
-        self.message = Some(reason);
+        tracing::warn!(reason, "not joined yet");
+        if self.phase == AgentState::Joining {
+            self.message = Some(reason);
+        }
     }
 
     async fn on_joined(&mut self, addresses: Addresses) {
@@ -301,6 +320,7 @@ impl Agent {
         }
         self.phase = AgentState::Up;
         self.message = None;
+        self.is_enrolling = false;
     }
 
     /// Makes the interface for these addresses, or leaves the one that has them already.
@@ -346,6 +366,7 @@ impl Agent {
             (_, Err(e)) => return tracing::warn!(%e, "host candidates stay as they are"),
         };
         self.feed(|node, now| node.set_local_addresses(&addresses, now));
+        self.local_addresses = addresses;
     }
 
     async fn answer(&mut self, call: Call) {
@@ -404,6 +425,7 @@ impl Agent {
             this: SelfReport {
                 interface: self.config.interface.clone(),
                 port: self.socket.port().unwrap_or(self.config.port),
+                local_addresses: self.local_addresses.iter().map(SocketAddr::to_string).collect(),
                 ..SelfReport::default()
             },
             relays: Vec::new(),
