@@ -27,7 +27,10 @@ use skynet_core::worker::{ControlClass, LocalQueues};
 use crate::Input;
 use crate::sample::{self, NOW};
 
-const MAX_STEPS: usize = 64;
+const MAX_STEPS: usize = 32;
+/// Timers that fire in one script. After that time jumps, as on a host that slept: each reconnect is a handshake, and a
+/// script of days is no better than one of minutes.
+const MAX_TIMERS: usize = 100;
 /// What one step may make the node say: everything its queues hold, and some.
 const MAX_OUTPUT: usize = 4 * ControlClass::CAPACITY;
 /// `K_b` of the session at the relay.
@@ -54,6 +57,7 @@ struct World {
     request: u32,
     /// The relay's address on which the node last tried something.
     relay: SocketAddr,
+    timers: usize,
     met: bool,
 }
 
@@ -79,6 +83,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         channel: None,
         request: 0,
         relay: sample::network().credentials.relays()[0].address,
+        timers: 0,
         met: false,
         node,
     };
@@ -255,8 +260,9 @@ impl World {
 
     fn advance(&mut self, by: Duration) {
         let end = self.now.mono + by;
-        for _ in 0..400 {
+        while self.timers < MAX_TIMERS {
             let Some((at, _)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) else { break };
+            self.timers += 1;
             self.at(self.now.mono.max(at));
             self.node.handle_timeout(self.now);
             self.settle();
