@@ -148,6 +148,7 @@ impl Node {
         {
             match event {
                 PathEvent::Selected { path, reason } => self.on_selected(slot, path, reason, now),
+                PathEvent::PeerRestarted => self.begin_anew(slot, now),
                 PathEvent::RefreshCandidates => {
                     if let Some(relay) = &mut self.relay {
                         relay.client.rebind(now.mono);
@@ -165,6 +166,17 @@ impl Node {
         self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
         self.flush_staged(slot, now);
         self.want_session(slot, now);
+    }
+
+    /// The peer has forgotten our keys: a new handshake at once, instead of after 15 s without an answer.
+    fn begin_anew(&mut self, slot: PeerSlot, now: Now) {
+        if self.peers.get(slot).is_some_and(|p| p.session.is_established()) {
+            let _begun = self.with_session(slot, now, |peer, cx| {
+                peer.session.initiate(now, cx);
+                Ok(())
+            });
+            self.drain_session(slot, now);
+        }
     }
 
     /// A handshake, if packets wait for one and there is a way for it.

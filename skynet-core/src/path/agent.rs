@@ -158,11 +158,16 @@ impl PathAgent {
     }
 
     /// Opens a probe whose tag named this peer. Changes nothing but counters, unless the probe is authentic and new.
+    /// The first of a later start of the peer is also an event.
     /// `datagram` is garbage afterwards.
     pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, ProbeError> {
         let opened = self.keys.open(datagram).inspect_err(|_| self.counters.unauthentic += 1);
         let (head, body) = opened?;
+        let restarted = self.replay.is_restart(head.nonce);
         self.replay.accept(head.nonce).inspect_err(|_| self.counters.replayed += 1)?;
+        if restarted {
+            self.peer_restarted();
+        }
         Ok(Opened { head, body })
     }
 

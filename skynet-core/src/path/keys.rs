@@ -128,6 +128,11 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// Whether the nonce is from a later start of a peer that was heard before: the peer has lost its sessions.
+    pub fn is_restart(&self, nonce: Nonce) -> bool {
+        self.start != 0 && nonce.start > self.start
+    }
+
     /// Records the nonce of an *authentic* probe.
     pub fn accept(&mut self, nonce: Nonce) -> Result<(), ProbeError> {
         if nonce.start < self.start {
@@ -220,9 +225,12 @@ mod tests {
     #[test]
     fn a_lower_start_is_refused_and_a_higher_one_forgets() {
         let mut w = ReplayWindow::default();
+        assert!(!w.is_restart(nonce(9, 1, 50)), "the first start heard of is none");
         assert_eq!(w.accept(nonce(9, 1, 50)), Ok(()));
         assert_eq!(w.accept(nonce(8, 2, 51)), Err(ProbeError::OldStart));
+        assert!(w.is_restart(nonce(10, 3, 1)));
         assert_eq!(w.accept(nonce(10, 3, 1)), Ok(()));
+        assert!(!w.is_restart(nonce(10, 4, 1)) && !w.is_restart(nonce(9, 1, 52)));
         assert_eq!(w.accept(nonce(9, 1, 52)), Err(ProbeError::OldStart));
     }
 

@@ -5,6 +5,7 @@ mod run;
 mod status;
 mod token;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -77,7 +78,11 @@ impl Cli {
     pub(crate) fn start_logging(&self) {
         let filter = tracing_subscriber::EnvFilter::try_from_env("SKYNET_LOG")
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .init();
     }
 
     pub(crate) fn run(&self) -> Result<(), Failure> {

@@ -82,7 +82,7 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
     let created = if network_exists(&common.dir) {
         refuse_other_network(common, up)?;
-        if !given.is_empty() {
+        if !given.is_empty() && given != published(common)? {
             set_relay_addresses(&common.dir, &given, clock.now().unix)?;
         }
         None
@@ -106,6 +106,13 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
     common.require_network()?;
     serve(common, Sockets::bind(run.listen)?, Clock::new(), |_| Ok(()))
+}
+
+/// What the manifest says of this relay's addresses: changing it takes the root key, saying it again does not.
+fn published(common: &Common) -> Result<Vec<SocketAddr>, Failure> {
+    let network = load_network(&common.dir)?;
+    let relay = network.trust.manifest().relay(network.relay_no);
+    Ok(relay.map(|relay| relay.addresses.clone()).unwrap_or_default())
 }
 
 /// `up` is idempotent, but it never changes what a network is.

@@ -1,6 +1,6 @@
 //! One `skynet-agent` on a host of a lab.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -96,11 +96,6 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Makes every later start reach its relay here instead of where the token says.
-    pub fn set_relay(&mut self, address: SocketAddrV4) {
-        self.arguments.extend(["--relay".to_owned(), address.to_string()]);
-    }
-
     /// Starts it again with the state it has; it must have been stopped or killed.
     ///
     /// # Errors
@@ -183,9 +178,6 @@ impl Agent {
         let program = self.program.display().to_string();
         let mut argv = vec![program, "up".to_owned(), "--token".to_owned(), token.to_owned()];
         argv.extend(["--name".to_owned(), self.host.clone()]);
-        if let Some(at) = self.arguments.iter().position(|argument| argument == "--relay") {
-            argv.extend_from_slice(&self.arguments[at..at + 2]);
-        }
         argv.extend(self.places());
         let argv: Vec<_> = argv.iter().map(String::as_str).collect();
         Ok(self.namespace.exec_within(Duration::from_secs(30), &argv, "")?.into())

@@ -12,6 +12,8 @@ use crate::lab::{Lab, Netns, Output, Process, RELAY_ADDRESSES};
 use crate::wait;
 
 const PORT: u16 = 3478;
+/// In what it prints once it serves.
+const READY: &str = "skynet.relay.up/1";
 /// Making keys and a database; a debug build on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -22,6 +24,7 @@ pub struct Relay {
     namespace: Netns,
     directory: PathBuf,
     address: SocketAddrV4,
+    range: String,
     process: Option<Process>,
     token: String,
 }
@@ -41,12 +44,15 @@ impl Relay {
     /// As [`Relay::start`].
     pub fn start_at(lab: &Lab, binaries: &Binaries, address: Ipv4Addr) -> anyhow::Result<Self> {
         let directory = lab.logs().join(format!("relay-{address}"));
+        // Chosen, because a random one may overlap a cloud's own; another one for each network of a lab.
+        let range = format!("10.{}.0.0/16", 70 + address.octets()[3]);
         std::fs::create_dir_all(lab.logs())?;
         let mut relay = Self {
             program: binaries.relay.clone(),
             namespace: lab.relay().clone(),
             directory,
             address: SocketAddrV4::new(address, PORT),
+            range,
             process: None,
             token: String::new(),
         };
@@ -72,21 +78,27 @@ impl Relay {
     /// Starts it again with the state it has; it must have been stopped or killed.
     ///
     /// # Errors
-    /// If it does not print a token within 15 s; with its log.
+    /// If it is not ready within 15 s, or prints no token at its first start; with its log.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the relay runs already");
         let mut command = Command::new(&self.program);
-        command.arg("up").arg("--dir").arg(&self.directory);
+        command.args(["up", "--json", "--range", &self.range]).arg("--dir").arg(&self.directory);
         command.arg("--listen").arg(self.address.to_string());
         command.arg("--public-address").arg(self.address.to_string());
         let mut process = self.namespace.spawn(command)?;
-        let token = wait::wait_for(START_TIMEOUT, "the relay's join token", || {
+        let ready = wait::wait_for(START_TIMEOUT, "the relay", || {
             let is_running = process.is_running();
-            find_token(&process.log()).ok_or(if is_running { "none yet" } else { "it has ended" })
+            let log = process.log();
+            // One line, written at once.
+            let line = log.lines().find(|line| line.contains(READY)).map(str::to_owned);
+            line.ok_or(if is_running { "not yet" } else { "it has ended" })
         })
         .with_context(|| format!("the relay said:\n{}", process.log()))?;
         ensure!(process.is_running(), "the relay has ended:\n{}", process.log());
-        self.token = token;
+        // Shown only when the network is made.
+        if self.token.is_empty() {
+            self.token = find_token(&ready).with_context(|| format!("no token in {ready}"))?;
+        }
         self.process = Some(process);
         Ok(())
     }
@@ -135,9 +147,7 @@ impl Relay {
 fn find_token(text: &str) -> Option<String> {
     let start = text.find("skj1.")?;
     let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let token: String = text[start..].chars().take_while(|&c| is_part(c)).collect();
-    // The log may have been read in the middle of a line.
-    text[start + token.len()..].chars().next().map(|_| token)
+    Some(text[start..].chars().take_while(|&c| is_part(c)).collect())
 }
 
 #[cfg(test)]
@@ -145,10 +155,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_whole_token_only() {
+    fn finds_a_token_in_text_and_in_json() {
         assert_eq!(find_token("join with:\n  skj1.aB_-9\n").as_deref(), Some("skj1.aB_-9"));
         assert_eq!(find_token(r#"{"token":"skj1.abc"}"#).as_deref(), Some("skj1.abc"));
-        assert_eq!(find_token("skj1.ab"), None);
         assert_eq!(find_token("nothing"), None);
     }
 }

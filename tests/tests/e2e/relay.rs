@@ -47,7 +47,6 @@ fn relayed_pairs_recover_when_the_relay_comes_back() {
         .unwrap();
     let mut story = Story::begin(lab);
     first_answer(story.fleet.agent("a1"), story.fleet.agent("b1"), DIRECT).unwrap();
-    let token = story.fleet.relay().token().to_owned();
     let target = story.fleet.agent("b1").overlay_address().unwrap();
     let pinger = Pinger::start(story.fleet.agent("a1").namespace(), target, INTERVAL).unwrap();
     std::thread::sleep(Duration::from_millis(500));
@@ -61,7 +60,5 @@ fn relayed_pairs_recover_when_the_relay_comes_back() {
     for agent in story.fleet.agents() {
         agent.wait_joined(RECOVERY).unwrap();
     }
-    // It is the same network: a token of before is good, whatever it prints now.
-    assert!(token.starts_with("skj1."));
     story.end();
 }

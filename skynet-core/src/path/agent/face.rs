@@ -121,6 +121,8 @@ pub enum PathEvent {
     },
     /// The direct path failed: ask STUN again, the local candidates may have changed.
     RefreshCandidates,
+    /// The peer has started anew, and lost every session: what is sealed for it under old keys is lost.
+    PeerRestarted,
 }
 
 /// The states of `path/mod.rs`, and two for a peer without a relay.

@@ -217,6 +217,16 @@ impl PathAgent {
         self.suspect.take_if(|s| s.path == path).is_some()
     }
 
+    /// The peer's counters begin anew, and what it could not open did arrive: no path is to blame.
+    pub(super) fn peer_restarted(&mut self) {
+        for pair in &mut self.pairs {
+            pair.link.forget_data();
+            pair.hold_until = Instant::ZERO;
+        }
+        self.confirm_at = None;
+        self.emit(PathEvent::PeerRestarted);
+    }
+
     pub(super) fn run_confirm(&mut self) {
         if self.confirm_at.is_none_or(|at| at > self.now.mono) {
             return;

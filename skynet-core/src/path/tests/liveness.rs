@@ -83,6 +83,30 @@ fn vanished_data_is_noticed_though_probes_pass() {
 }
 
 #[test]
+fn a_peer_that_starts_anew_is_noticed_and_its_path_not_blamed() {
+    let mut worst = Duration::ZERO;
+    for offset in (0..2000).step_by(190) {
+        let mut net = direct_pair(9);
+        net.run(at(20_000 + offset));
+        net.restart(1);
+        // Until there is a new session, nothing the peer receives can be opened, and so counted.
+        net.ways[0].drops_data = true;
+        let restarted = net.now;
+        let when = net.run_until(restarted + ms(20_000), |n| !n.sides[0].peer_restarts.is_empty());
+        worst = worst.max(when.expect("notices") - restarted);
+        net.ways[0].drops_data = false;
+        net.run(restarted + ms(20_000));
+        assert!(net.is_direct(0) && net.is_direct(1));
+        let blamed = net.sides[0].selections.iter().any(|s| s.0 > restarted && s.2 == Reason::DataLost);
+        assert!(!blamed, "{:?}", net.sides[0].selections);
+        assert_eq!(net.sides[0].peer_restarts.len(), 1, "once per start");
+        assert!(net.sides[1].peer_restarts.is_empty());
+    }
+    println!("a peer that starts anew: noticed after at most {worst:?}");
+    assert!(worst <= ms(2500));
+}
+
+#[test]
 fn a_path_that_keeps_eating_data_is_demoted_longer_each_time() {
     let mut net = direct_pair(5);
     net.ways[0].drops_data = true;

@@ -154,6 +154,8 @@ pub(super) struct Side {
     pub last_data: Option<Instant>,
     pub longest_gap: Duration,
     pub selections: Vec<(Instant, Option<Path>, Reason)>,
+    /// When it learned that its peer has started anew.
+    pub peer_restarts: Vec<Instant>,
 }
 
 pub(super) struct Net {
@@ -164,6 +166,7 @@ pub(super) struct Net {
     pub attacker: Attacker,
     /// Every probe that crossed the direct path, by receiver.
     pub captured: Vec<(usize, Vec<u8>)>,
+    secrets: [StaticSecret; 2],
     rng: Rng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     payloads: BTreeMap<u64, Event>,
@@ -183,6 +186,13 @@ fn node_no(side: usize) -> u32 {
 
 pub(super) const RELAY: u16 = 1;
 
+/// An agent of a process that starts now.
+fn agent(secrets: &[StaticSecret; 2], side: usize, rng: &mut Rng, now: Instant) -> PathAgent {
+    let keys = PairKeys::new(&[1; 32], &secrets[side], &secrets[1 - side].public()).unwrap();
+    let start = wall(now).unix.0 as u32;
+    PathAgent::new(PathConfig::default(), keys, start, rng.fork(), wall(now))
+}
+
 impl Net {
     /// Direct round-trip time 140 ms, by the relay 100 ms.
     pub(super) fn new(nats: [Nat; 2], seed: u8) -> Self {
@@ -191,17 +201,15 @@ impl Net {
         let side = |i: usize, rng: &mut Rng| {
             let public = if i == 0 { Ipv4Addr::new(198, 51, 100, 2) } else { Ipv4Addr::new(192, 0, 2, 2) };
             let inside = SocketAddr::from(([10, 1 + i as u8, 0, 10], PORT));
-            let keys = PairKeys::new(&[1; 32], &secrets[i], &secrets[1 - i].public()).unwrap();
-            let agent =
-                PathAgent::new(PathConfig::default(), keys, START as u32, rng.fork(), wall(Instant::ZERO));
             Side {
-                agent,
+                agent: agent(&secrets, i, rng, Instant::ZERO),
                 router: Router::new(nats[i], public, inside),
                 traffic: Traffic::default(),
                 interval: None,
                 last_data: None,
                 longest_gap: Duration::ZERO,
                 selections: Vec::new(),
+                peer_restarts: Vec::new(),
             }
         };
         let sides = [side(0, &mut rng), side(1, &mut rng)];
@@ -214,6 +222,7 @@ impl Net {
             relay_delay: ms(50),
             attacker: Attacker::None,
             captured: Vec::new(),
+            secrets,
             rng,
             events: BinaryHeap::new(),
             payloads: BTreeMap::new(),
@@ -263,6 +272,15 @@ impl Net {
     pub(super) fn renumber(&mut self, side: usize, public: Ipv4Addr) {
         let r = &self.sides[side].router;
         self.sides[side].router = Router::new(r.nat, public, r.inside);
+    }
+
+    /// The process dies and starts anew: same keys, same router, no memory.
+    pub(super) fn restart(&mut self, side: usize) {
+        self.sides[side].agent = agent(&self.secrets, side, &mut self.rng, self.now);
+        self.sides[side].traffic = Traffic::default();
+        let local = self.candidates(side);
+        self.sides[side].agent.set_local_candidates(&local, wall(self.now));
+        self.set_relay(side, true);
     }
 
     fn push(&mut self, when: Instant, event: Event) {
@@ -321,8 +339,12 @@ impl Net {
             }
         }
         while let Some(event) = self.sides[side].agent.poll_event() {
-            if let PathEvent::Selected { path, reason } = event {
-                self.sides[side].selections.push((self.now, path, reason));
+            match event {
+                PathEvent::Selected { path, reason } => {
+                    self.sides[side].selections.push((self.now, path, reason));
+                }
+                PathEvent::PeerRestarted => self.sides[side].peer_restarts.push(self.now),
+                PathEvent::RefreshCandidates => {}
             }
         }
     }
