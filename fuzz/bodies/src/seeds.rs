@@ -250,6 +250,7 @@ pub fn node() -> Vec<Seed> {
         with(13, &initiation),
         talk.clone(),
     ];
+    let forged = [talk.clone(), with(5, &slices(&[b"not mine"])), vec![77], carry(9), talk.clone()];
     let commands = [talk.clone(), vec![15, 0, 15, 1, 15, 2, 15, 3], advance(6), talk.clone(), vec![10, 9, 9]];
     named([
         ("talk", talk.clone()),
@@ -257,6 +258,7 @@ pub fn node() -> Vec<Seed> {
         ("disorder", disorder.concat()),
         ("roam", roam.concat()),
         ("hostile", hostile.concat()),
+        ("forged-source", forged.concat()),
         ("commands", commands.concat()),
     ])
 }
