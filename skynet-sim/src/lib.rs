@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chaos;
 pub mod host;
 pub mod invariants;
 pub mod link;

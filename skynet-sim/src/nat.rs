@@ -83,6 +83,11 @@ impl Nat {
         &self.config
     }
 
+    /// Whether inside hosts share one external address.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.addresses, Addresses::Shared(_))
+    }
+
     /// Its external addresses.
     pub fn external_addresses(&self) -> Vec<IpAddr> {
         match &self.addresses {

@@ -46,8 +46,13 @@ impl Overlay {
     /// clear.
     pub fn new(seed: u64) -> Self {
         let mut overlay = Self::with_engine(seed, Engine::Noise);
-        overlay.world_mut().add_invariant(NothingInClear);
+        overlay.watch_for_clear_text();
         overlay
+    }
+
+    /// Ends the run at the first datagram that carries an application's packet in clear.
+    pub fn watch_for_clear_text(&mut self) {
+        self.world_mut().add_invariant(NothingInClear);
     }
 
     /// The same with this cryptography and no look into packets.
@@ -100,6 +105,11 @@ impl Overlay {
     /// All agents in the order they were added.
     pub fn agents(&self) -> &[HostId] {
         &self.agents
+    }
+
+    /// The join token as text.
+    pub fn token(&self) -> &str {
+        self.network.token()
     }
 
     /// A cloud of this kind, 20 ms from the internet.
@@ -223,7 +233,7 @@ impl Overlay {
         let seed = self.next_seed();
         let old = self.agent(id);
         let config = AgentConfig { seed, persisted: old.persisted().clone(), ..old.config().clone() };
-        let host = Box::new(AgentHost::new(config, Rc::clone(&self.batch)));
+        let host = Box::new(old.successor(config));
         self.world_mut().start_host(id, host);
     }
 
@@ -233,7 +243,7 @@ impl Overlay {
         self.world().host_seed((1 << 32) + usize::try_from(self.starts).expect("few restarts"))
     }
 
-    /// Everything worth reading after a failure.
+    /// Everything worth reading after a failure, in world time.
     pub fn report(&self) -> String {
         use std::fmt::Write as _;
         let mut text = format!("at {:?}: {:?}\n", self.elapsed(), self.world().stats());
@@ -243,7 +253,7 @@ impl Overlay {
             let host = self.agent(agent);
             line(format_args!("{agent:?} {} {:?}", self.topology.kind_of(agent).name(), host.addresses()));
             for (at, note) in host.notes() {
-                line(format_args!("    {at:?} {note}"));
+                line(format_args!("    {:?} {note}", self.world().world_time(agent, *at)));
             }
             for (reason, count) in host.drops().into_iter().filter(|(_, count)| *count > 0) {
                 line(format_args!("    dropped {count} {reason}"));
@@ -251,7 +261,8 @@ impl Overlay {
             for peer in host.status().into_iter().flat_map(|s| s.peers).filter(|p| p.path.is_some()) {
                 line(format_args!("    peer {} {:?} established {}", peer.name, peer.path, peer.established));
                 for h in &peer.history {
-                    line(format_args!("        {:?} {:?} -> {:?}: {:?}", h.when, h.from, h.to, h.reason));
+                    let when = self.world().world_time(agent, h.when);
+                    line(format_args!("        {when:?} {:?} -> {:?}: {:?}", h.from, h.to, h.reason));
                 }
             }
         }

@@ -205,6 +205,11 @@ impl World {
         self.slots[host.0].clock.now(self.now)
     }
 
+    /// The world time of an instant of a host's monotonic clock.
+    pub fn world_time(&self, host: HostId, mono: Instant) -> Instant {
+        self.slots[host.0].clock.world(mono)
+    }
+
     /// The log.
     pub const fn trace(&self) -> &Trace {
         &self.trace

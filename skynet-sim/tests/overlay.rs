@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use skynet_core::session::Engine;
 use skynet_core::time::Duration;
 use skynet_sim::oracle::Direct;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
-use skynet_sim::{HostId, Overlay};
+use skynet_sim::{HostId, Overlay, RunError};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -35,6 +36,21 @@ fn two_nodes_join_through_the_relay_and_exchange_packets() {
         assert!(book.is_complete(50), "missing {:?}\n{}", book.missing(50), o.report());
     }
     assert_eq!(o.agent(a).application().foreign() + o.agent(b).application().foreign(), 0);
+}
+
+/// The stand-in for cryptography protects nothing, so the sniffer must see it.
+#[test]
+fn sniffer_sees_what_is_in_clear() {
+    let mut o = Overlay::with_engine(1, Engine::Null);
+    o.watch_for_clear_text();
+    let [a, b] = [NatKind::Public; 2].map(|kind| {
+        let cloud = o.cloud(kind);
+        o.add_agent(cloud)
+    });
+    assert!(o.join_all(10 * S).unwrap());
+    o.flow(a, b, 100 * MS, 5).unwrap();
+    let ended = o.world_mut().run_for(5 * S);
+    assert!(matches!(ended, Err(RunError::Invariant { name: "nothing in clear", .. })), "{ended:?}");
 }
 
 /// The pairs of the first issue, and what the oracle demands of each.
@@ -100,6 +116,35 @@ fn restarted_agent_keeps_its_address_and_traffic_resumes() {
     let book = o.received(a, b).unwrap_or_else(|| panic!("nothing after the restart\n{}", o.report()));
     let first = (0..600).find(|n| !book.missing(600).contains(n)).unwrap();
     assert!((90..300).contains(&first), "resumed at packet {first}\n{}", o.report());
+}
+
+/// Time from the first packet to both ends being direct, of a pair that talks as soon as it has joined: before the
+/// relay sessions stand and before the two know each other's reflexive endpoints.
+fn impatient(kinds: [NatKind; 2]) -> Duration {
+    let (mut o, a, b) = pair(8, kinds);
+    let start = o.elapsed();
+    o.flow(a, b, 100 * MS, 2_000).unwrap();
+    while !o.is_direct(a, b) {
+        o.world_mut().run_for(10 * MS).unwrap();
+        assert!(o.elapsed() < 200 * S, "{kinds:?} {}", o.report());
+    }
+    o.elapsed() - start
+}
+
+#[test]
+fn pair_that_talks_at_once_goes_direct_at_once() {
+    for kind in [NatKind::Public, NatKind::PortRestricted] {
+        let took = impatient([kind; 2]);
+        assert!(took <= 500 * MS, "{kind:?} {took:?}");
+    }
+}
+
+/// The early-packet trap on both sides, sprung in the first round: it opens once a pause between rounds outlasts the
+/// routers' own entries (30 s).
+#[test]
+fn sprung_early_packet_trap_opens_with_the_third_pause() {
+    let took = impatient([NatKind::PortRestrictedAnswering; 2]);
+    assert!(took <= 100 * S, "{took:?}");
 }
 
 #[test]

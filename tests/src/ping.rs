@@ -10,7 +10,7 @@ use crate::lab::Netns;
 /// What a series of echoes showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Requests sent.
+    /// Requests sent, up to the last one answered if all that were wanted were: what left later is still under way.
     pub sent: u32,
     /// Requests answered; duplicates do not count.
     pub received: u32,
@@ -46,7 +46,9 @@ impl Report {
     }
 }
 
-/// Sends `count` echo requests from a namespace, `interval` apart, and waits up to 2 s for the last answer.
+/// Sends echo requests from a namespace, `interval` apart, until `count` are answered or 2 s more have passed than
+/// `count` of them take. (Without a deadline `ping` waits for the last answer no longer than two round trips, which on
+/// a busy machine turns a late answer into a lost one.)
 ///
 /// # Errors
 /// If `ping` cannot be run or its output not be understood; lost packets are no error.
@@ -56,7 +58,7 @@ pub fn run(from: &Netns, to: IpAddr, count: u32, interval: Duration) -> anyhow::
         "-n".to_owned(),
         format!("-c{count}"),
         format!("-i{:.3}", interval.as_secs_f64()),
-        "-W2".to_owned(),
+        format!("-w{:.0}", (interval * count).as_secs_f64().ceil() + 2.0),
         to.to_string(),
     ];
     let argv: Vec<_> = argv.iter().map(String::as_str).collect();
@@ -64,10 +66,10 @@ pub fn run(from: &Netns, to: IpAddr, count: u32, interval: Duration) -> anyhow::
     let output = from.exec_within(within, &argv, "")?;
     // Exit status 1 is "no answer at all"; 2 is any other error.
     ensure!(output.status.code().is_some_and(|code| code < 2), "ping {to}: {}", output.stderr);
-    parse(&output.stdout).with_context(|| format!("output of ping:\n{}", output.stdout))
+    parse(&output.stdout, count).with_context(|| format!("output of ping:\n{}", output.stdout))
 }
 
-fn parse(output: &str) -> anyhow::Result<Report> {
+fn parse(output: &str, wanted: u32) -> anyhow::Result<Report> {
     let mut round_trips = output
         .lines()
         .filter_map(|line| line.split_once(" time=")?.1.split_once(" ms"))
@@ -76,7 +78,13 @@ fn parse(output: &str) -> anyhow::Result<Report> {
     round_trips.sort_unstable();
     let summary = output.lines().find(|line| line.contains("packets transmitted")).context("no summary")?;
     let mut numbers = summary.split(", ").map(|part| part.split(' ').next().unwrap_or_default().parse());
-    let (sent, received) = (numbers.next().context("no count")??, numbers.next().context("no count")??);
+    let (sent, received): (u32, u32) =
+        (numbers.next().context("no count")??, numbers.next().context("no count")??);
+    let last_answered = output
+        .lines()
+        .filter_map(|line| line.split_once("icmp_seq=")?.1.split_once(' ')?.0.parse::<u32>().ok())
+        .max();
+    let sent = last_answered.filter(|_| received >= wanted).unwrap_or(sent);
     Ok(Report { sent, received, round_trips })
 }
 
@@ -93,6 +101,7 @@ mod tests {
              64 bytes from 10.0.0.1: icmp_seq=2 ttl=64 time=0.30 ms (DUP!)\n\n\
              --- 10.0.0.1 ping statistics ---\n\
              4 packets transmitted, 2 received, +1 duplicates, 50% packet loss, time 3004ms\n",
+            4,
         )
         .unwrap();
         assert_eq!((report.sent, report.received, report.loss()), (4, 2, 0.5));
@@ -103,7 +112,16 @@ mod tests {
     }
 
     #[test]
+    fn a_request_after_the_last_answer_wanted_is_not_lost_but_a_gap_before_it_is() {
+        let output = "64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.50 ms\n\
+             64 bytes from 10.0.0.1: icmp_seq=3 ttl=64 time=0.25 ms\n\
+             4 packets transmitted, 2 received, 50% packet loss, time 3004ms\n";
+        let report = parse(output, 2).unwrap();
+        assert_eq!((report.sent, report.received), (3, 2));
+    }
+
+    #[test]
     fn refuses_the_output_of_something_else() {
-        assert!(parse("connect: Network is unreachable").is_err());
+        assert!(parse("connect: Network is unreachable", 1).is_err());
     }
 }

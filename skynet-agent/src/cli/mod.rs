@@ -10,6 +10,7 @@ mod status;
 mod up;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,6 +78,9 @@ struct AgentArgs {
     /// UDP port, 0 for any [default: 41820].
     #[arg(long, env = "SKYNET_PORT")]
     port: Option<u16>,
+    /// Open the control channel here instead of where the token says; the relay's key stays the token's.
+    #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
+    relay: Option<SocketAddr>,
 }
 
 impl AgentArgs {
@@ -89,6 +93,7 @@ impl AgentArgs {
             name: self.name.clone(),
             interface: self.interface.clone(),
             port: self.port,
+            relay: self.relay,
         };
         Ok(Config::load(overrides)?)
     }
@@ -105,6 +110,7 @@ impl AgentArgs {
         push("--name", self.name.clone().map(Into::into));
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
+        push("--relay", self.relay.map(|r| r.to_string().into()));
         flags
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{AgentArgs, Exit, Failure};
+use crate::clock;
 use crate::config::Config;
 
 /// A log above this is set aside once at start: `agent.log.1` replaces the one before.
@@ -14,11 +15,16 @@ const MAX_LOG: u64 = 16 << 20;
 /// What is shown of the log of an agent that did not start.
 const TAIL: u64 = 4 << 10;
 
+/// From closing the socket to the end of the process.
+const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// An agent started just now.
 pub(super) struct Background {
     child: Child,
     log: PathBuf,
     log_start: u64,
+    /// Files and directories that were not there before, outermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Background {
@@ -27,6 +33,7 @@ impl Background {
         let log = config.state_dir.join("agent.log");
         let failed =
             |what: &Path, e: std::io::Error| Failure::new(Exit::Failed, format!("{}: {e}", what.display()));
+        let made = missing(&config.state_dir);
         if !config.state_dir.exists() {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
             made.map_err(|e| failed(&config.state_dir, e))?;
@@ -48,7 +55,7 @@ impl Background {
             .stderr(file)
             .spawn()
             .map_err(|e| failed(&program, e))?;
-        Ok(Self { child, log, log_start })
+        Ok(Self { child, log, log_start, made })
     }
 
     /// What the agent said last, if it has ended already.
@@ -67,6 +74,29 @@ impl Background {
         })
     }
 
+    /// Like [`Self::ended`], for an agent that has closed its socket and is about to end.
+    pub(super) fn ends(&mut self) -> Option<String> {
+        let deadline = clock::monotonic() + LAST_BREATH;
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || clock::monotonic() > deadline {
+                return ended;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for the end of an agent whose join was refused and removes what its start left: nothing has changed.
+    pub(super) fn undo(mut self) {
+        if self.ends().is_none() {
+            return;
+        }
+        for path in self.made.iter().rev() {
+            // A directory that somebody else has put something into stays.
+            let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+        }
+    }
+
     fn log_tail(&self) -> std::io::Result<String> {
         let mut file = File::open(&self.log)?;
         let end = file.metadata()?.len();
@@ -75,6 +105,16 @@ impl Background {
         file.take(TAIL).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// What an agent that is not admitted writes, as far as it is not there yet.
+fn missing(state_dir: &Path) -> Vec<PathBuf> {
+    let mut ancestors: Vec<PathBuf> =
+        state_dir.ancestors().take_while(|a| !a.exists()).map(Path::to_owned).collect();
+    ancestors.reverse();
+    let files = ["agent.log", "lock", "floor"].map(|name| state_dir.join(name));
+    ancestors.extend(files.into_iter().filter(|f| !f.exists()));
+    ancestors
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

@@ -50,8 +50,11 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
         }
         Err(failure) => {
             // An agent started for a join that was refused is not left behind: nothing has changed.
-            if background.is_some() && matches!(failure.exit, Exit::Failed | Exit::NotJoined) {
+            if let Some(background) = background.filter(|_| failure.exit != Exit::Timeout) {
                 let _ = client.ask::<serde_json::Value>(&Request::Down);
+                if !has_credentials(&config.state_dir) {
+                    background.undo();
+                }
             }
             Err(failure)
         }
@@ -93,6 +96,9 @@ fn reach(
             Err(e) => return Err(e.into()),
         }
         if let Some(sentence) = background.ended() {
+            if !has_credentials(&config.state_dir) {
+                background.undo();
+            }
             return Err(Failure::new(Exit::Failed, sentence));
         }
         wait(deadline, "the agent did not start in time")?;
@@ -121,9 +127,10 @@ fn join(
 ) -> Result<StatusReport, Failure> {
     let mut ask = |client: &mut Client, request: &Request| {
         let answer: Result<serde_json::Value, ClientError> = client.ask(request);
-        answer.map_err(|e| match background.as_mut().and_then(Background::ended) {
-            Some(sentence) => Failure::new(Exit::Failed, sentence),
-            None => e.into(),
+        answer.map_err(|e| {
+            let is_gone = matches!(e, ClientError::Io { .. } | ClientError::NotRunning { .. });
+            let said = background.as_mut().filter(|_| is_gone).and_then(Background::ends);
+            said.map_or_else(|| e.into(), |sentence| Failure::new(Exit::Failed, sentence))
         })
     };
     if let Some(token) = token {

@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) socket: Option<PathBuf>,
     pub(super) token: Option<SecretText>,
     pub(super) name: Option<String>,
+    pub(super) relay: Option<SocketAddr>,
     pub(super) interface: Interface,
     pub(super) peer: Vec<Peer>,
 }

@@ -65,6 +65,8 @@ pub struct Overrides {
     pub interface: Option<String>,
     /// The UDP port; 0: any.
     pub port: Option<u16>,
+    /// Where to open the control channel instead of where the token or the manifest says.
+    pub relay: Option<SocketAddr>,
 }
 
 /// What the agent runs with.
@@ -82,6 +84,8 @@ pub struct Config {
     pub interface: String,
     /// The UDP port; 0: any.
     pub port: u16,
+    /// Where to open the control channel instead of where the token or the manifest says.
+    pub relay: Option<SocketAddr>,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -186,6 +190,7 @@ impl Config {
                 .or(file.interface.name)
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
+            relay: overrides.relay.or(file.relay),
             wireguard,
             peers,
         })

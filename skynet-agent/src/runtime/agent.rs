@@ -2,61 +2,58 @@
 //! the order in which the core asks.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use skynet_core::key::StaticSecret;
-use skynet_core::member::{Credentials, JoinToken, Name};
-use skynet_core::node::{
-    Addresses, ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, StockConfig, StockPeer,
-};
-use skynet_core::session::{Engine, Tai64n};
-use skynet_core::time::Instant;
+use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
+use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
-use skynet_core::{allowed_ips, crypto};
 use tokio::sync::mpsc;
 
 use super::data_plane::{DataPlane, Fault};
-use super::interface::{self, Interface, Plan};
-use super::queues::{ControlQueues, queues};
-use super::report;
+use super::interface::{self, Interface};
+use super::queues::ControlQueues;
 use super::stream::ControlStream;
-use crate::api::{AgentState, Call, Reply, Request, SelfReport, Server, StatusReport};
-use crate::config::{Config, StaticPeer};
-use crate::netcfg::{NetConfig, Netlink, Prefix, candidates, watch_changes};
+use crate::api::{AgentState, Call, Reply, Request, Server};
+use crate::clock;
+use crate::config::Config;
+use crate::netcfg::{NetConfig, Netlink, candidates, watch_changes};
 use crate::state::{Floor, StateDir};
 use crate::udp::UdpSocket;
-use crate::{clock, entropy, fingerprint};
 
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
 
 /// The agent. Dropping it stops the threads; [`Agent::finish`] also cleans up what outlives the process.
 pub(super) struct Agent {
-    config: Config,
-    state: StateDir,
-    net: Netlink,
-    socket: Arc<UdpSocket>,
-    engine: Option<EngineRoom>,
-    interface: Option<Interface>,
-    stream: ControlStream,
-    phase: AgentState,
+    pub(super) config: Config,
+    pub(super) state: StateDir,
+    pub(super) net: Netlink,
+    pub(super) socket: Arc<UdpSocket>,
+    pub(super) engine: Option<EngineRoom>,
+    pub(super) interface: Option<Interface>,
+    pub(super) local_addresses: Vec<SocketAddr>,
+    pub(super) stream: ControlStream,
+    pub(super) phase: AgentState,
+    /// A token is being used for the first time.
+    pub(super) is_enrolling: bool,
     /// Hash of the token that was given over the control socket last.
-    token_mark: Option<[u8; 32]>,
-    message: Option<String>,
+    pub(super) token_mark: Option<[u8; 32]>,
+    pub(super) message: Option<String>,
     faults: mpsc::Receiver<Fault>,
-    fault_sender: mpsc::Sender<Fault>,
+    pub(super) fault_sender: mpsc::Sender<Fault>,
     spins: u32,
     stopping: bool,
 }
 
 /// The two machines of the core and the queues between them.
-struct EngineRoom {
-    node: Node,
-    plane: DataPlane,
-    queues: ControlQueues,
+pub(super) struct EngineRoom {
+    pub(super) node: Node,
+    pub(super) plane: DataPlane,
+    pub(super) queues: ControlQueues,
 }
 
 /// What the control task waits for.
@@ -85,8 +82,10 @@ impl Agent {
             socket,
             engine: None,
             interface: None,
+            local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
+            is_enrolling: false,
             token_mark: None,
             message: None,
             faults,
@@ -98,62 +97,6 @@ impl Agent {
             agent.start_engine(membership).await?;
         }
         Ok(agent)
-    }
-
-    /// What the files and the configuration say about membership; `None` if there is nothing to run yet.
-    fn membership(&self) -> anyhow::Result<Option<Membership>> {
-        if let Some(blob) = self.state.load_credentials()? {
-            let file = self.config.state_dir.join("credentials");
-            let credentials = Credentials::decode(&blob).map_err(|e| {
-                anyhow::anyhow!("{}: {e}; nothing was changed. The cure: restore the file, or move it away and join again", file.display())
-            })?;
-            return Ok(Some(Membership::Joined(Box::new(credentials))));
-        }
-        if let Some(token) = &self.config.token {
-            let token = JoinToken::parse(&token.resolve()?)?;
-            return Ok(Some(enrolment(token, self.config.name.clone())));
-        }
-        Ok(self.config.wireguard.is_some().then_some(Membership::None))
-    }
-
-    async fn start_engine(&mut self, membership: Membership) -> anyhow::Result<()> {
-        let is_member = !matches!(membership, Membership::None);
-        let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
-        let config = NodeConfig {
-            membership,
-            stock: self.stock()?,
-            floors: Floors { handshake_timestamp: Tai64n(handshake_timestamp), probe_start },
-            engine: Engine::Noise,
-            port: self.socket.port()?,
-        };
-        let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
-        let (sink, queues) = queues();
-        let drops = Arc::clone(node.drops());
-        let plane = DataPlane::start(Arc::clone(&self.socket), drops, sink, self.fault_sender.clone())
-            .context("starting the data plane")?;
-        self.engine = Some(EngineRoom { node, plane, queues });
-        self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
-        self.message = is_member.then(|| "waiting for a relay".to_owned());
-        self.tell_addresses().await;
-        if !is_member {
-            self.make_interface(None).await?;
-        }
-        self.drain().await
-    }
-
-    fn stock(&self) -> anyhow::Result<Option<StockConfig>> {
-        let wireguard = self.config.wireguard.as_ref();
-        if wireguard.is_none() && self.config.peers.is_empty() {
-            return Ok(None);
-        }
-        let secret = match wireguard {
-            Some(node) => node.private_key.clone(),
-            // A member uses its own key; this one is never used.
-            None => StaticSecret::from_bytes(entropy::seed()?),
-        };
-        let addresses =
-            wireguard.map(|w| w.addresses.iter().map(|(ip, _)| *ip).collect()).unwrap_or_default();
-        Ok(Some(StockConfig { secret, addresses, peers: self.config.peers.iter().map(stock_peer).collect() }))
     }
 
     /// Runs until `stop` resolves, a client says so, or something breaks.
@@ -224,7 +167,7 @@ impl Agent {
         Some(now + Duration::from_millis(10))
     }
 
-    fn feed(&mut self, handle: impl FnOnce(&mut Node, skynet_core::time::Now)) {
+    fn feed(&mut self, handle: impl FnOnce(&mut Node, Now)) {
         if let Some(engine) = &mut self.engine {
             handle(&mut engine.node, clock::now());
         }
@@ -241,7 +184,7 @@ impl Agent {
     }
 
     /// Does everything the core has queued.
-    async fn drain(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn drain(&mut self) -> anyhow::Result<()> {
         loop {
             let Some(engine) = &mut self.engine else { return Ok(()) };
             while let Some(transmit) = engine.node.poll_transmit() {
@@ -260,6 +203,7 @@ impl Agent {
             NodeEvent::Publish(table) => engine.plane.publish(table),
             NodeEvent::Inbound(command) => engine.plane.command(command),
             NodeEvent::ConnectControl(relay) => {
+                let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
                 self.stream.connect(relay);
             }
@@ -278,65 +222,8 @@ impl Agent {
         Ok(())
     }
 
-    fn on_join_failed(&mut self, reason: String, fatal: bool) {
-        if fatal {
-            tracing::error!(reason, "the network refused this machine");
-            self.phase = AgentState::Failed;
-        } else {
-            tracing::warn!(reason, "not joined yet");
-        }
-        self.message = Some(reason);
-    }
-
-    async fn on_joined(&mut self, addresses: Addresses) {
-        let name = addresses.name.clone();
-        if let Err(e) = self.make_interface(Some(addresses)).await {
-            tracing::error!("{e:#}");
-            self.phase = AgentState::Failed;
-            self.message = Some(format!("{e:#}"));
-            return;
-        }
-        if self.phase != AgentState::Up {
-            tracing::info!(name, "member of the network");
-        }
-        self.phase = AgentState::Up;
-        self.message = None;
-    }
-
-    /// Makes the interface for these addresses, or leaves the one that has them already.
-    async fn make_interface(&mut self, overlay: Option<Addresses>) -> anyhow::Result<()> {
-        let mut addresses = Vec::new();
-        if let Some(overlay) = overlay {
-            addresses.push((overlay.ipv4.into(), overlay.ipv4_prefix_len));
-            addresses.push((overlay.ipv6.into(), 48));
-        }
-        addresses.extend(self.config.wireguard.iter().flat_map(|w| &w.addresses));
-        let routes: Vec<Prefix> = self.config.peers.iter().flat_map(|p| p.allowed_ips.clone()).collect();
-        let plan = Plan { name: self.config.interface.clone(), addresses, routes };
-        if self.interface.as_ref().is_some_and(|i| i.plan == plan) {
-            return Ok(());
-        }
-        self.remove_interface().await;
-        let made = interface::bring_up(&self.net, plan).await?;
-        if let Some(engine) = &mut self.engine {
-            engine.plane.attach(made.tun.clone()).context("starting the outbound thread")?;
-        }
-        self.interface = Some(made);
-        self.tell_addresses().await;
-        Ok(())
-    }
-
-    async fn remove_interface(&mut self) {
-        if let Some(engine) = &mut self.engine {
-            engine.plane.detach();
-        }
-        if self.interface.take().is_some() {
-            interface::clean_up(&self.net).await;
-        }
-    }
-
     /// Tells the core which addresses a peer may try.
-    async fn tell_addresses(&mut self) {
+    pub(super) async fn tell_addresses(&mut self) {
         let own = self.interface.as_ref().map(|i| i.index);
         let addresses = match (self.net.snapshot().await, self.socket.port()) {
             (Ok(snapshot), Ok(port)) => {
@@ -346,6 +233,7 @@ impl Agent {
             (_, Err(e)) => return tracing::warn!(%e, "host candidates stay as they are"),
         };
         self.feed(|node, now| node.set_local_addresses(&addresses, now));
+        self.local_addresses = addresses;
     }
 
     async fn answer(&mut self, call: Call) {
@@ -369,79 +257,6 @@ impl Agent {
         let _ = call.reply.send(reply);
     }
 
-    /// Makes this machine a member by `token`; nothing if it is one already, or is about to be by this very token.
-    async fn join(&mut self, token: &str, name: Option<String>) -> anyhow::Result<()> {
-        let mark = crypto::hash(&[token.trim().as_bytes()]);
-        let parsed = JoinToken::parse(token)?;
-        let membership = match self.membership()? {
-            Some(Membership::Joined(credentials)) => {
-                parsed.check_network(&credentials.trust().root_pin())?;
-                if self.phase != AgentState::Failed {
-                    return Ok(());
-                }
-                Membership::Joined(credentials)
-            }
-            _ if self.token_mark == Some(mark) && self.phase == AgentState::Joining => return Ok(()),
-            _ => {
-                parsed.check_expiry(clock::now().unix)?;
-                let name = name.map_or_else(|| Ok(self.config.name.clone()), |n| n.parse::<Name>())?;
-                enrolment(parsed, name)
-            }
-        };
-        self.stream.close();
-        self.remove_interface().await;
-        self.engine = None;
-        self.token_mark = Some(mark);
-        self.start_engine(membership).await
-    }
-
-    fn status(&self) -> StatusReport {
-        let mut report = StatusReport {
-            schema: "status/1".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: self.phase,
-            message: self.message.clone(),
-            this: SelfReport {
-                interface: self.config.interface.clone(),
-                port: self.socket.port().unwrap_or(self.config.port),
-                ..SelfReport::default()
-            },
-            relays: Vec::new(),
-            peers: Vec::new(),
-            drops: [("UdpSend".to_owned(), self.socket.dropped())].into(),
-        };
-        if let Some(engine) = &self.engine {
-            let status = engine.node.status();
-            let now = clock::monotonic();
-            report::this_node(&status, &mut report.this);
-            report.relays = report::relays(&status);
-            report.peers = status.peers.iter().map(|p| report::peer(p, now)).collect();
-            report.drops.insert("TunWrite".to_owned(), engine.plane.tun_drops());
-            let counted = engine.node.drops().snapshot();
-            report.drops.extend(counted.into_iter().map(|(reason, count)| (format!("{reason:?}"), count)));
-        }
-        report.drops.retain(|_, count| *count > 0);
-        self.fill_plain_addresses(&mut report.this);
-        report
-    }
-
-    /// A plain WireGuard node is told by its own configuration.
-    fn fill_plain_addresses(&self, this: &mut SelfReport) {
-        let Some(node) =
-            self.config.wireguard.as_ref().filter(|_| this.ipv4.is_none() && this.ipv6.is_none())
-        else {
-            return;
-        };
-        for (ip, len) in &node.addresses {
-            if ip.is_ipv4() && this.ipv4.is_none() {
-                this.ipv4 = Some(ip.to_string());
-                this.ipv4_prefix_len = Some(*len);
-            } else if ip.is_ipv6() && this.ipv6.is_none() {
-                this.ipv6 = Some(ip.to_string());
-            }
-        }
-    }
-
     /// Stops the threads and removes interface and routes.
     pub(super) async fn finish(mut self) {
         self.stream.close();
@@ -456,23 +271,6 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep(at.saturating_since(clock::monotonic())).await,
         None => std::future::pending().await,
-    }
-}
-
-fn enrolment(token: JoinToken, name: Name) -> Membership {
-    Membership::Token { token: Box::new(token), name, fingerprint: fingerprint::machine() }
-}
-
-fn stock_peer(peer: &StaticPeer) -> StockPeer {
-    let prefix = |p: &Prefix| {
-        allowed_ips::Prefix::new(p.address(), p.prefix_len()).expect("checked when it was parsed")
-    };
-    StockPeer {
-        public_key: peer.public_key,
-        preshared_key: peer.preshared_key.clone(),
-        endpoint: peer.endpoint,
-        allowed_ips: peer.allowed_ips.iter().map(prefix).collect(),
-        persistent_keepalive: peer.persistent_keepalive,
     }
 }
 

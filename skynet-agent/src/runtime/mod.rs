@@ -11,6 +11,7 @@
 mod agent;
 mod data_plane;
 mod interface;
+mod membership;
 mod queues;
 mod report;
 mod stream;

@@ -1,15 +1,68 @@
 //! The core's status in the words of `status/1`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skynet_core::node::{PeerStatus, Status};
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
 
-use crate::api::{PeerReport, RelayReport, SelfReport};
+use super::agent::Agent;
+use crate::api::{PeerReport, RelayReport, SelfReport, StatusReport};
+use crate::clock;
 
-pub(super) fn this_node(status: &Status, report: &mut SelfReport) {
+impl Agent {
+    /// The answer to `status`.
+    pub(super) fn status(&self) -> StatusReport {
+        let mut report = StatusReport {
+            schema: "status/1".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: self.phase,
+            message: self.message.clone(),
+            this: SelfReport {
+                interface: self.config.interface.clone(),
+                port: self.socket.port().unwrap_or(self.config.port),
+                local_addresses: self.local_addresses.iter().map(SocketAddr::to_string).collect(),
+                ..SelfReport::default()
+            },
+            relays: Vec::new(),
+            peers: Vec::new(),
+            drops: [("UdpSend".to_owned(), self.socket.dropped())].into(),
+        };
+        if let Some(engine) = &self.engine {
+            let status = engine.node.status();
+            let now = clock::monotonic();
+            this_node(&status, &mut report.this);
+            report.relays = relays(&status);
+            report.peers = status.peers.iter().map(|p| peer(p, now)).collect();
+            report.drops.insert("TunWrite".to_owned(), engine.plane.tun_drops());
+            let counted = engine.node.drops().snapshot();
+            report.drops.extend(counted.into_iter().map(|(reason, count)| (format!("{reason:?}"), count)));
+        }
+        report.drops.retain(|_, count| *count > 0);
+        self.fill_plain_addresses(&mut report.this);
+        report
+    }
+
+    /// A plain WireGuard node is told by its own configuration.
+    fn fill_plain_addresses(&self, this: &mut SelfReport) {
+        let Some(node) =
+            self.config.wireguard.as_ref().filter(|_| this.ipv4.is_none() && this.ipv6.is_none())
+        else {
+            return;
+        };
+        for (ip, len) in &node.addresses {
+            if ip.is_ipv4() && this.ipv4.is_none() {
+                this.ipv4 = Some(ip.to_string());
+                this.ipv4_prefix_len = Some(*len);
+            } else if ip.is_ipv6() && this.ipv6.is_none() {
+                this.ipv6 = Some(ip.to_string());
+            }
+        }
+    }
+}
+
+fn this_node(status: &Status, report: &mut SelfReport) {
     report.public_key = Some(status.public_key.to_string());
     if let Some((name, id)) = &status.network {
         report.network = Some(name.clone());
@@ -23,7 +76,7 @@ pub(super) fn this_node(status: &Status, report: &mut SelfReport) {
     }
 }
 
-pub(super) fn relays(status: &Status) -> Vec<RelayReport> {
+fn relays(status: &Status) -> Vec<RelayReport> {
     let relay = status.relay.as_ref().map(|r| RelayReport {
         relay: r.relay_no,
         address: r.address.to_string(),
@@ -35,7 +88,7 @@ pub(super) fn relays(status: &Status) -> Vec<RelayReport> {
     relay.into_iter().collect()
 }
 
-pub(super) fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
+fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
     let first = |v4: bool| peer.addresses.iter().find(|a| a.is_ipv4() == v4).map(IpAddr::to_string);
     let (path, via) = match &peer.path {
         None => ("none", None),

@@ -25,12 +25,16 @@ pub(super) struct ControlStream {
     writer: Option<mpsc::Sender<Vec<u8>>>,
     /// The open connection failed on our side and `Closed` has not been told yet.
     failed: bool,
+    /// The present connection was accepted and has brought nothing yet.
+    silent: bool,
+    /// Connections in a row that were accepted and closed without a byte.
+    unanswered: u32,
 }
 
 impl ControlStream {
     pub(super) fn new() -> Self {
         let (sender, events) = mpsc::channel(64);
-        Self { events, sender, generation: 0, writer: None, failed: false }
+        Self { events, sender, generation: 0, writer: None, failed: false, silent: false, unanswered: 0 }
     }
 
     /// Opens a connection to `to`; the outcome is an event.
@@ -63,6 +67,23 @@ impl ControlStream {
         self.failed = false;
     }
 
+    /// Connections in a row that the other end accepted and closed without a word.
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    fn note(&mut self, event: &ControlStreamEvent) {
+        match event {
+            ControlStreamEvent::Connected => self.silent = true,
+            ControlStreamEvent::Bytes(_) => (self.silent, self.unanswered) = (false, 0),
+            // One that was not even accepted says nothing about who would have answered.
+            ControlStreamEvent::Closed => {
+                self.unanswered = if self.silent { self.unanswered + 1 } else { 0 };
+                self.silent = false;
+            }
+        }
+    }
+
     /// The next event of the present connection. Loses none if dropped while waiting.
     pub(super) async fn next(&mut self) -> ControlStreamEvent {
         if std::mem::take(&mut self.failed) {
@@ -70,7 +91,10 @@ impl ControlStream {
         }
         loop {
             match self.events.recv().await {
-                Some((generation, event)) if generation == self.generation => return event,
+                Some((generation, event)) if generation == self.generation => {
+                    self.note(&event);
+                    return event;
+                }
                 Some(_) => {}
                 None => unreachable!("we hold a sender ourselves"),
             }
@@ -150,6 +174,22 @@ mod tests {
             let mut stream = ControlStream::new();
             stream.connect(address);
             assert_eq!(stream.next().await, ControlStreamEvent::Closed);
+            assert_eq!(stream.unanswered(), 0);
+        });
+    }
+
+    #[test]
+    fn a_relay_that_hangs_up_without_a_word_is_counted() {
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut stream = ControlStream::new();
+            for attempt in 1..=3 {
+                stream.connect(listener.local_addr().unwrap());
+                drop(listener.accept().await.unwrap());
+                assert_eq!(stream.next().await, ControlStreamEvent::Connected);
+                assert_eq!(stream.next().await, ControlStreamEvent::Closed);
+                assert_eq!(stream.unanswered(), attempt);
+            }
         });
     }
 

@@ -127,7 +127,7 @@ impl TunRead for TunDevice {
                 Ok(len) => batch.commit(len),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) => return Err(gone(&e)),
             }
         }
         Ok(batch.len() - before)
@@ -145,9 +145,14 @@ impl TunWrite for TunDevice {
                     Some(libc::EAGAIN | libc::EINVAL | libc::ENOBUFS | libc::ENOMEM | libc::EIO) => {
                         return Ok(false);
                     }
-                    _ => return Err(e),
+                    _ => return Err(gone(&e)),
                 },
             }
         }
     }
+}
+
+/// What remains is a device that somebody has deleted.
+fn gone(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the TUN device is gone ({error})"))
 }

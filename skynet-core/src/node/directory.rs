@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::id::NodeNo;
 use crate::key::{Identity, PublicKey};
 use crate::member::Member;
+use crate::member::chain::CLOCK_TOLERANCE;
+use crate::time::UnixTime;
 
 /// Members kept at most (design §7); beyond, new ones are refused until others expire or leave.
 pub const MAX_MEMBERS: usize = 4096;
@@ -94,6 +96,14 @@ impl Directory {
         Some(entry)
     }
 
+    /// Forgets members whose documents have ended (with the tolerance peers apply); returns their session keys.
+    pub fn expire(&mut self, now: UnixTime) -> Vec<PublicKey> {
+        let ended = |e: &&Entry| e.member.not_after().plus_secs(CLOCK_TOLERANCE) < now;
+        let gone: Vec<Identity> =
+            self.by_identity.values().filter(ended).map(|e| e.member.identity()).collect();
+        gone.iter().filter_map(|i| self.remove(i)).map(|e| e.member.x25519()).collect()
+    }
+
     /// By identity.
     pub fn get(&self, identity: &Identity) -> Option<&Entry> {
         self.by_identity.get(identity)
@@ -125,5 +135,70 @@ impl Directory {
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
         self.by_identity.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::Credentials;
+    use crate::member::fixture::{DAY, NOW, Network};
+
+    fn member(credentials: &Credentials, now: UnixTime) -> Member {
+        credentials.member(now).unwrap()
+    }
+
+    #[test]
+    fn a_member_is_found_by_all_it_is_known_by() {
+        let me = member(&Network::new().credentials(), NOW);
+        let mut directory = Directory::default();
+        assert_eq!(directory.insert(me.clone(), true), Inserted::New);
+        assert!(directory.get(&me.identity()).is_some_and(|e| e.online));
+        assert!(directory.by_key(&me.x25519()).is_some());
+        assert!(directory.by_address(me.v4().into()).is_some());
+        assert!(directory.by_address(me.v6().into()).is_some());
+        assert!(directory.by_node_no(NodeNo(me.node_no())).is_some());
+        assert!(directory.by_name("web-1").is_some());
+        directory.remove(&me.identity());
+        assert!(directory.is_empty() && directory.by_key.is_empty() && directory.by_address.is_empty());
+        assert!(directory.by_name.is_empty());
+    }
+
+    #[test]
+    fn older_documents_change_nothing_and_newer_ones_do() {
+        let mut credentials = Network::new().credentials();
+        let old = member(&credentials, NOW);
+        credentials.sign_record(vec![], vec![], NOW).unwrap();
+        let new = member(&credentials, NOW);
+        let mut directory = Directory::default();
+        directory.insert(new.clone(), true);
+        assert_eq!(directory.insert(old.clone(), false), Inserted::Unchanged);
+        let held = directory.get(&new.identity()).unwrap();
+        assert_eq!((held.member.record_version(), held.online), (new.record_version(), false));
+        let mut directory = Directory::default();
+        directory.insert(old, true);
+        assert_eq!(directory.insert(new, true), Inserted::Newer { old_key: None });
+    }
+
+    #[test]
+    fn a_name_stays_with_the_identity_that_had_it_first() {
+        let mut network = Network::new();
+        let (first, second) = (member(&network.credentials(), NOW), member(&network.credentials(), NOW));
+        assert_ne!(first.identity(), second.identity());
+        assert_eq!(first.name(), second.name());
+        let mut directory = Directory::default();
+        directory.insert(first.clone(), true);
+        assert_eq!(directory.insert(second, true), Inserted::Refused);
+        assert_eq!(directory.by_name("web-1").unwrap().member.identity(), first.identity());
+    }
+
+    #[test]
+    fn a_member_past_its_documents_is_forgotten() {
+        let me = member(&Network::new().credentials(), NOW);
+        let mut directory = Directory::default();
+        directory.insert(me.clone(), true);
+        assert!(directory.expire(me.not_after()).is_empty());
+        assert_eq!(directory.expire(me.not_after().plus_secs(DAY)), [me.x25519()]);
+        assert_eq!(directory.len(), 0);
     }
 }

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
-use crate::key::StaticSecret;
+use crate::key::{PublicKey, StaticSecret};
+use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::{
     Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
 };
@@ -47,6 +48,8 @@ pub(super) enum MembershipEvent {
         member: Box<Member>,
         inserted: Inserted,
     },
+    /// A member's documents have ended, none newer came.
+    Gone(PublicKey),
     /// Nobody answers to this.
     NotFound(Lookup),
     /// The relay presented documents that do not hold.
@@ -104,7 +107,13 @@ impl MembershipAgent {
     }
 
     /// At every later start.
-    pub(super) fn resume(credentials: Credentials, rng: &mut Rng, now: Now) -> Result<Self, String> {
+    ///
+    /// A node that was off for longer than its key binding lives signs a new one; its peers accept that with the
+    /// receipt it has.
+    pub(super) fn resume(mut credentials: Credentials, rng: &mut Rng, now: Now) -> Result<Self, String> {
+        if binding_is_old(&credentials, now.unix) {
+            credentials.renew_binding(now.unix).map_err(|e| e.to_string())?;
+        }
         let me = credentials.member(now.unix).map_err(|e| format!("this node's own documents: {e}"))?;
         let relays = &credentials.trust().manifest().relays;
         let relay = relays.first().ok_or("the manifest names no relay")?;
@@ -403,17 +412,32 @@ impl MembershipAgent {
         if self.directory.len() > LARGE_ROSTER { LARGE_ROSTER_INTERVAL } else { ROSTER_INTERVAL }
     }
 
-    /// The key binding is renewed at half its life, by joining again with a newer one.
+    /// What has an end is renewed at half its life: the key binding by joining again with a newer one (which also brings
+    /// a fresh receipt and ticket), the record by publishing it again. Members past theirs are forgotten.
     fn renew(&mut self, now: Now) {
+        for key in self.directory.expire(now.unix) {
+            self.events.push_back(MembershipEvent::Gone(key));
+        }
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        let binding = credentials.bundle().binding.unverified();
-        let half = binding.not_before.0.midpoint(binding.not_after.0);
-        if now.unix.0 >= half && self.control.is_joined() && credentials.renew_binding(now.unix).is_ok() {
+        if !self.control.is_joined() {
+            return;
+        }
+        let record = credentials.bundle().record.as_ref().map(|r| r.unverified().not_after.0);
+        if record.is_some_and(|end| now.unix.0 + RECORD_LIFETIME / 2 >= end) {
+            let (endpoints, relays) = core::mem::take(&mut self.published);
+            return self.publish(endpoints, relays, now);
+        }
+        if binding_is_old(credentials, now.unix) && credentials.renew_binding(now.unix).is_ok() {
             let bundle = credentials.bundle().encode();
             self.control.join(bundle, now.mono);
             self.drain_control(now);
         }
     }
+}
+
+fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {
+    let binding = credentials.bundle().binding.unverified();
+    now.0 >= binding.not_before.0.midpoint(binding.not_after.0)
 }
 
 /// Whether the relay answered for whom it was asked: it could show another, genuine member.

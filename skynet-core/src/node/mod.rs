@@ -423,6 +423,11 @@ impl Node {
                     self.publish_record(now);
                 }
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
+                MembershipEvent::Gone(key) => {
+                    if let Some(slot) = self.peers.by_key(&key) {
+                        self.remove_peer(slot, now);
+                    }
+                }
                 // What waits for an answer that did not come is forgotten by its age.
                 MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),
             }

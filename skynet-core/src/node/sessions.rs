@@ -276,8 +276,14 @@ impl Node {
         }
     }
 
+    /// A response goes back to where its initiation came from (WireGuard paper §5.4.3), whatever path is selected: of
+    /// a peer that only receives, the selected path may be one the sender has left. Initiations go as data does.
     fn send_handshake(&mut self, slot: PeerSlot, message: &[u8]) {
-        self.send_sealed(slot, message);
+        let source = self.peers.get(slot).and_then(|p| p.heard_from);
+        match source.filter(|_| matches!(Message::parse(message), Ok(Message::Response(_)))) {
+            Some(source) => self.send_to_source(source, message),
+            None => self.send_sealed(slot, message),
+        }
     }
 
     /// Back to where something came from.

@@ -319,3 +319,14 @@ fn an_address_nobody_owns_is_one_counted_drop() {
     assert_eq!(pair.hosts[0].node.drops().get(DropReason::NoPeer), 1);
     assert_eq!(pair.hosts[0].table.own, [IpAddr::from([10, 0, 0, 1])]);
 }
+
+#[test]
+fn crossing_initiations_deliver_what_waited_without_a_timer() {
+    let mut pair = Pair::new();
+    for host in 0..2 {
+        let packet = pair.hosts[host].packet_to(pair.hosts[1 - host].inner, b"at once");
+        pair.hosts[host].send(&packet, Instant::ZERO, &mut pair.wire);
+    }
+    pair.settle();
+    assert_eq!((pair.texts(0), pair.texts(1)), (vec!["at once".into()], vec!["at once".into()]));
+}

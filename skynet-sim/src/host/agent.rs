@@ -147,6 +147,11 @@ impl AgentHost {
         &self.config
     }
 
+    /// Another agent that shares this one's slab: its successor after a restart.
+    pub fn successor(&self, config: AgentConfig) -> Self {
+        Self::new(config, Rc::clone(&self.batch))
+    }
+
     /// Failures, alarms and path changes, oldest first.
     pub fn notes(&self) -> &[(Instant, String)] {
         &self.notes

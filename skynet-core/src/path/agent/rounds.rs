@@ -36,6 +36,8 @@ pub(super) struct Round {
     began: Instant,
     /// Full TTL towards reflexive candidates from here on.
     open_at: Instant,
+    /// There was a way for a CALL when it began.
+    could_call: bool,
 }
 
 /// The CALLs to send and the ones heard.
@@ -100,6 +102,7 @@ impl PathAgent {
         if let Some(r) = &self.round
             && r.role == role
             && now - r.began < CALL_GAP
+            && (r.could_call || self.call_target().is_none())
         {
             // What is new since joins the running round.
             self.check_unchecked();
@@ -112,7 +115,7 @@ impl PathAgent {
             _ => now,
         };
         let number = self.round.as_ref().map_or(1, |r| r.number.wrapping_add(1));
-        self.round = Some(Round { number, role, began: now, open_at });
+        self.round = Some(Round { number, role, began: now, open_at, could_call: can_call });
         self.counters.rounds += 1;
         for pair in &mut self.pairs {
             pair.check = None;

@@ -1,0 +1,299 @@
+//! Small valid inputs of every target, the same on every run. `examples/seeds.rs` writes them into the corpus.
+
+use data_encoding::BASE64URL_NOPAD;
+use skynet_core::control::message::{ConflictWhat, DeniedCode, Lookup, Member, Message, Welcome};
+use skynet_core::key::{Identity, PublicKey, Secret};
+use skynet_core::member::token::PREFIX;
+use skynet_core::member::{Bundle, JoinToken, Signed};
+use skynet_core::wire::ip::udp_v4;
+use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
+use skynet_core::wire::record::Hello as InTunnelHello;
+use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
+use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
+
+use crate::{Seed, control, sample, slices};
+
+fn named<T: Into<Vec<u8>>, const N: usize>(seeds: [(&str, T); N]) -> Vec<Seed> {
+    seeds.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.into())).collect()
+}
+
+fn with(mode: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[mode], bytes].concat()
+}
+
+/// One of each type.
+pub fn wireguard() -> Vec<Seed> {
+    let (a, b) = (ReceiverIndex(0x0403_0201), ReceiverIndex(0x0807_0605));
+    let mut transport = [0; 48];
+    TransportHeader { receiver: a, counter: 7 }.encode(transport.first_chunk_mut().expect("48 bytes"));
+    named([
+        ("initiation", Initiation::encode(a, &[5; 108]).to_vec()),
+        ("response", Response::encode(a, b, &[5; 48]).to_vec()),
+        ("cookie", CookieReply::encode(a, &[4; 24], &[6; 32]).to_vec()),
+        ("transport", transport.to_vec()),
+    ])
+}
+
+fn ticket() -> [u8; relay::TICKET_LEN] {
+    let identity_hash = Ticket::hash_identity(&Identity([1; 32]));
+    let not_after = sample::NOW.0 + 3600;
+    let ticket = Ticket {
+        kid: 1,
+        rate_class: 0,
+        node_no: 1,
+        network_id: [1; 8],
+        not_after,
+        issue_nonce: 1,
+        identity_hash,
+    };
+    ticket.mint(&Secret::from_bytes([1; 32]))
+}
+
+/// One of each kind, and a frame that begins like a ticket.
+pub fn relay_frame() -> Vec<Seed> {
+    let (key, ts_ms) = (Secret::from_bytes([1; 32]), 1_800_000_000_000);
+    let bound = Bound {
+        flags: 0,
+        gen_no: 1,
+        lifetime_s: 120,
+        keepalive_s: 20,
+        observed: "198.51.100.4:4000".parse().expect("an address"),
+        rate_kbit: 0,
+        burst_kb: 4000,
+        features: 0,
+        ts_ms,
+    };
+    named([
+        ("data", [&DataHeader::new(Class::Bulk, 1, 2, 3).encode()[..], &[4; 40]].concat()),
+        ("hello", Hello { lane: 1, ticket: ticket(), ts_ms }.encode(&key).to_vec()),
+        ("cookie", Cookie { relay_no: 1, cookie: [2; 16], ts_ms }.encode(&key).to_vec()),
+        ("bind", Bind { lane: 1, ticket: ticket(), ts_ms, cookie: [2; 16] }.encode(&key).to_vec()),
+        ("bound", bound.encode(&key).to_vec()),
+        ("keep", Keep { flags: 0, gen_no: 1, t: 2 }.encode().to_vec()),
+        ("nack", Nack { code: 1, gen_no: 2, node_no: 3, retry_ms: 1000 }.encode().to_vec()),
+    ])
+}
+
+/// The sealed samples, and their bodies in the open.
+pub fn probe() -> Vec<Seed> {
+    let sealed = sample::probes().iter().map(|p| with(0, p));
+    let names = ["sealed-ping", "sealed-pong", "sealed-call"].map(str::to_owned);
+    let mut seeds: Vec<Seed> = names.into_iter().zip(sealed).collect();
+    let candidate = [&[1, 200][..], &[0; 10], &[255, 255, 203, 0, 113, 7, 0, 80]].concat();
+    let call = [&[1; 8][..], &[0, 0, 0, 2, 0, 2, 1, 3, 255, 255, 1], &candidate, &[1, 0, 1, 0, 30]].concat();
+    seeds.extend(named([
+        ("ping", with(1, &[1; 24])),
+        ("pong", with(2, &[1; 100 - HEAD_LEN - MAC_LEN - 18])),
+        ("call", with(3, &call)),
+    ]));
+    seeds
+}
+
+/// HELLO, whole and as short as it may be.
+pub fn record() -> Vec<Seed> {
+    let hello = InTunnelHello {
+        suites: 3,
+        max_lanes: 4,
+        max_packet: 1360,
+        manifest_epoch: 9,
+        manifest_hash: [7; 32],
+    };
+    named([("hello", hello.encode()), ("shortest", vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0])])
+}
+
+/// IPv4 with padding behind it, and IPv6.
+pub fn ip() -> Vec<Seed> {
+    let v4 = udp_v4([10, 1, 0, 1].into(), [10, 1, 0, 2].into(), (1, 2), b"payload");
+    let v6 = [&[0x60, 0, 0, 0, 0, 4, 17, 64][..], &[0xfd; 32], &[1, 2, 3, 4]].concat();
+    named([("v4", [&v4[..], &[0; 5]].concat()), ("v6", v6)])
+}
+
+/// One of each type.
+pub fn control_message() -> Vec<Seed> {
+    let member = Member { online: true, bundle: vec![3; 20] };
+    let welcome = Welcome {
+        relay_unix_ms: 1_700_000_000_000,
+        observed: "203.0.113.9:55".parse().expect("an address"),
+        ticket: [4; relay::TICKET_LEN],
+        bind_key: Secret::from_bytes([5; 32]),
+        relay_no: 1,
+        receipt: vec![6; 10],
+        genesis: vec![7; 11],
+        manifest: vec![8; 12],
+    };
+    let messages = [
+        ("join", Message::Join(vec![1; 40])),
+        ("welcome", Message::Welcome(Box::new(welcome))),
+        ("denied", Message::denied(DeniedCode::TokenExpired, "the token expired yesterday")),
+        ("conflict", Message::Conflict(ConflictWhat::Name)),
+        ("update", Message::Update(vec![9; 30])),
+        ("ack", Message::Ack(12)),
+        ("get-key", Message::Get(Lookup::Key(PublicKey([1; 32])))),
+        ("get-name", Message::Get(Lookup::Name("web-1".into()))),
+        ("get-ipv4", Message::Get(Lookup::Ipv4([10, 1, 2, 3].into()))),
+        ("get-ipv6", Message::Get(Lookup::Ipv6([0xfd; 16].into()))),
+        ("peer", Message::Peer(member.clone())),
+        ("no-peer", Message::NoPeer),
+        ("list", Message::List { after: 7, limit: 100 }),
+        ("members", Message::Members { more: true, members: vec![member.clone(), member] }),
+        ("ping", Message::Ping(1)),
+        ("leave", Message::Leave),
+    ];
+    named(messages.map(|(name, message)| (name, message.encode(77).expect("a short message"))))
+}
+
+/// The recorded conversation, from either end, whole and begun.
+pub fn control_channel() -> Vec<Seed> {
+    fn pieces(mode: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut out = vec![mode];
+        for piece in bytes.chunks(100) {
+            out.push(piece.len() as u8 - 1);
+            out.extend_from_slice(piece);
+        }
+        out
+    }
+    let (mut initiator, mut responder) = control::ends();
+    let first = initiator.poll_bytes().expect("an initiator speaks first");
+    responder.feed(&first).expect("it is genuine");
+    let second = responder.poll_bytes().expect("it is answered");
+    initiator.feed(&second).expect("it is genuine");
+    initiator.send(control::SAID).expect("the channel is open");
+    responder.send(control::SAID).expect("the channel is open");
+    let up = initiator.poll_bytes().expect("just sent");
+    let down = responder.poll_bytes().expect("just sent");
+    named([
+        ("responder", pieces(0, &[&first[..], &up].concat())),
+        ("right-mac", pieces(1, &[&first[..2 + 96], &[0; 16], &up].concat())),
+        ("initiator", pieces(2, &[&second[..], &down].concat())),
+        ("open-responder", pieces(3, &up)),
+        ("open-initiator", pieces(4, &down)),
+    ])
+}
+
+/// The sample network's documents, and their bodies for a container.
+pub fn document() -> Vec<Seed> {
+    let network = sample::network();
+    let [delegation, certificate, binding, receipt, record] = sample::documents();
+    let all = [
+        ("genesis", network.genesis.bytes()),
+        ("manifest", network.manifest.bytes()),
+        ("delegation", delegation),
+        ("certificate", certificate),
+        ("binding", binding),
+        ("receipt", receipt),
+        ("record", record),
+    ];
+    let mut seeds = named(all.map(|(name, bytes)| (name, with(0, bytes))));
+    seeds.extend(all.map(|(name, b)| (format!("{name}-body"), with(0x80 | b[0], &b[4..b.len() - 64]))));
+    seeds
+}
+
+/// With a record, and without.
+pub fn bundle() -> Vec<Seed> {
+    let whole = sample::network().credentials.bundle();
+    named([("whole", whole.encode()), ("no-record", Bundle { record: None, ..whole.clone() }.encode())])
+}
+
+/// Changes that leave a member, one in each document.
+pub fn chain() -> Vec<Seed> {
+    let edit = |document: u8, tag: u8, operation: u8, value: &[u8]| {
+        [&[document, tag, operation][..], &slices(&[value])].concat()
+    };
+    let script = |edits: &[Vec<u8>]| [&[0, 1], edits.concat().as_slice()].concat();
+    let session_key = [edit(2, 0x83, 0, &[5; 32]), edit(3, 0x83, 0, &[5; 32])];
+    let renamed = [edit(1, 0x85, 0, b"web-2"), edit(3, 0x84, 0, b"web-2")];
+    named([
+        ("unchanged", script(&[])),
+        ("session-key", script(&session_key)),
+        ("other-name", script(&renamed)),
+        ("later-receipt", script(&[edit(3, 0x89, 2, &[0xff])])),
+        ("no-relays", script(&[edit(4, 0x06, 1, &[])])),
+        ("unknown-field", script(&[edit(0, 0x7f, 0, b"new"), edit(2, 0x84, 2, &[1])])),
+    ])
+}
+
+/// As text, and as the bytes behind the text; with one relay, and with none.
+pub fn token() -> Vec<Seed> {
+    let network = sample::network();
+    let delegation = Signed::parse(sample::documents()[0]).expect("a sample");
+    let lone = JoinToken::new(network.genesis.root_pin(), network.token_key.seed(), vec![], delegation);
+    let texts = [&network.token, &lone].map(|token| token.encode().to_string());
+    let [bytes, lone] = texts.clone().map(|text| {
+        let bytes = BASE64URL_NOPAD.decode(text.trim_start_matches(PREFIX).as_bytes()).expect("just encoded");
+        with(1, &bytes[..bytes.len() - 8])
+    });
+    named([("text", with(0, texts[0].as_bytes())), ("bytes", bytes), ("no-relay", lone)])
+}
+
+/// The file of the sample's member, and its inside.
+pub fn credentials() -> Vec<Seed> {
+    let file = sample::network().credentials.encode();
+    let inside = &file[b"skynet credentials".len() + 1..file.len() - 32];
+    named([("file", with(0, &file)), ("inside", with(1, inside))])
+}
+
+/// Scripts for a node: they speak, lose, wait out a rekey, roam, and come under load.
+pub fn node() -> Vec<Seed> {
+    let to_peer = |text: &[u8]| with(3, &slices(&[text]));
+    let from_peer = |text: &[u8]| [&with(5, &slices(&[text]))[..], &[0]].concat();
+    let (carry, advance) = (|n: u8| vec![6, n], |s: u8| vec![11, s]);
+    let talk = [to_peer(b"one"), carry(20), from_peer(b"two"), carry(20)].concat();
+    let initiation = slices(&[&Initiation::encode(ReceiverIndex(1), &[7; 108])[..116]]);
+    let rekey = [talk.clone(), advance(130), from_peer(b"late"), carry(20), advance(200), talk.clone()];
+    let disorder = [talk.clone(), from_peer(b"a"), from_peer(b"b"), vec![9, 8, 7], carry(9), vec![14, 2, 1]];
+    let roam = [talk.clone(), vec![12, 2], from_peer(b"moved"), carry(9), to_peer(b"there?"), carry(9)];
+    let hostile = [
+        talk.clone(),
+        with(0, &slices(&[&[4, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])),
+        with(1, &initiation),
+        vec![2, 0, 0, 9, 1, 2, 1, 0, 70, 128],
+        with(13, &initiation),
+        talk.clone(),
+    ];
+    let commands = [talk.clone(), vec![15, 0, 15, 1, 15, 2, 15, 3], advance(6), talk.clone(), vec![10, 9, 9]];
+    named([
+        ("talk", talk.clone()),
+        ("rekey", rekey.concat()),
+        ("disorder", disorder.concat()),
+        ("roam", roam.concat()),
+        ("hostile", hostile.concat()),
+        ("commands", commands.concat()),
+    ])
+}
+
+/// Scripts for a relay: two bind and talk, one moves, one is a stranger, one is silent for too long.
+pub fn relay_forwarder() -> Vec<Seed> {
+    let bind = |who: u8, from: u8| vec![1, who, from, 0, 0, 2, who, from, 1, 0];
+    let data =
+        |who: u8, from: u8, to: u8| [&[3, who, from, 0, to, 0][..], &slices(&[b"\x04\0\0\0 data"])].concat();
+    let both = [bind(0, 0), bind(1, 2), data(0, 0, 2), data(1, 2, 1)].concat();
+    let moved = [both.clone(), vec![7, 0, 0, 60], bind(0, 1), data(1, 2, 1), data(0, 1, 2)].concat();
+    let stranger = [both.clone(), bind(2, 3), data(2, 3, 1), data(2, 3, 2), data(0, 0, 3)].concat();
+    let silent = [both.clone(), vec![4, 0, 0, 7, 0, 0, 130], data(0, 0, 2)].concat();
+    let raw =
+        [both.clone(), [&[0, 0, 3][..], &slices(&[&stun_request()])].concat(), vec![5, 0, 3, 1, 7]].concat();
+    let made = [both.clone(), [&[6, 0, 0][..], &slices(&[&hello_shape()])].concat()].concat();
+    named([
+        ("both", both),
+        ("moved", moved),
+        ("stranger", stranger),
+        ("silent", silent),
+        ("raw", raw),
+        ("made", made),
+    ])
+}
+
+/// A STUN binding request (RFC 8489 §5).
+fn stun_request() -> Vec<u8> {
+    [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[9; 12]].concat()
+}
+
+/// A HELLO without ticket and MAC.
+fn hello_shape() -> Vec<u8> {
+    [&[relay::HELLO, 1, 0, 0][..], &[0; relay::HELLO_LEN - 4]].concat()
+}
+
+/// Nothing happened, and a byte that matters to nobody.
+pub fn store() -> Vec<Seed> {
+    named([("sound", vec![0, 0]), ("same-byte", vec![0, 0, 0, 0, 0, 0, 1, b'r'])])
+}

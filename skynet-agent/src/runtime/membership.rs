@@ -1,0 +1,207 @@
+//! From credentials, a token or a static configuration to a running node and its interface.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use skynet_core::key::StaticSecret;
+use skynet_core::member::{Credentials, JoinToken, Name};
+use skynet_core::node::{Addresses, Floors, Membership, Node, NodeConfig, StockConfig, StockPeer};
+use skynet_core::session::{Engine, Tai64n};
+use skynet_core::{allowed_ips, crypto};
+
+use super::agent::{Agent, EngineRoom};
+use super::data_plane::DataPlane;
+use super::interface::{self, Plan};
+use super::queues::queues;
+use crate::api::AgentState;
+use crate::config::StaticPeer;
+use crate::netcfg::Prefix;
+use crate::state::Floor;
+use crate::{clock, entropy, fingerprint};
+
+/// Connections in a row that a relay may end without a word before that is taken for its answer: it does so when the
+/// key it is addressed by is not its own.
+const UNANSWERED: u32 = 3;
+const FOREIGN: &str = "the relay does not know this token's key: the token is for another network, or the network was made \
+                       anew; ask the operator for a new token";
+
+impl Agent {
+    /// What the files and the configuration say about membership; `None` if there is nothing to run yet.
+    pub(super) fn membership(&self) -> anyhow::Result<Option<Membership>> {
+        if let Some(blob) = self.state.load_credentials()? {
+            let file = self.config.state_dir.join("credentials");
+            let credentials = Credentials::decode(&blob).map_err(|e| {
+                anyhow::anyhow!("{}: {e}; nothing was changed. The cure: restore the file, or move it away and join again", file.display())
+            })?;
+            self.warn_of_foreign_token(&credentials);
+            return Ok(Some(Membership::Joined(Box::new(credentials))));
+        }
+        if let Some(token) = &self.config.token {
+            let token = JoinToken::parse(&token.resolve()?)?;
+            return Ok(Some(enrolment(token, self.config.name.clone())));
+        }
+        Ok(self.config.wireguard.is_some().then_some(Membership::None))
+    }
+
+    /// A configured token is for the first start only; if it is for another network, somebody is mistaken.
+    fn warn_of_foreign_token(&self, credentials: &Credentials) {
+        let token = self.config.token.as_ref().and_then(|t| t.resolve().ok());
+        let token = token.and_then(|t| JoinToken::parse(&t).ok());
+        if let Some(Err(e)) = token.map(|t| t.check_network(&credentials.trust().root_pin())) {
+            tracing::warn!("the configured token is not used: {e}");
+        }
+    }
+
+    pub(super) async fn start_engine(&mut self, membership: Membership) -> anyhow::Result<()> {
+        let is_member = !matches!(membership, Membership::None);
+        self.is_enrolling = matches!(membership, Membership::Token { .. });
+        let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
+        let config = NodeConfig {
+            membership,
+            stock: self.stock()?,
+            floors: Floors { handshake_timestamp: Tai64n(handshake_timestamp), probe_start },
+            engine: Engine::Noise,
+            port: self.socket.port()?,
+        };
+        let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
+        let (sink, queues) = queues();
+        let drops = Arc::clone(node.drops());
+        let plane = DataPlane::start(Arc::clone(&self.socket), drops, sink, self.fault_sender.clone())
+            .context("starting the data plane")?;
+        self.engine = Some(EngineRoom { node, plane, queues });
+        self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
+        self.message = is_member.then(|| "waiting for a relay".to_owned());
+        self.tell_addresses().await;
+        if !is_member {
+            self.make_interface(None).await?;
+        }
+        self.drain().await
+    }
+
+    fn stock(&self) -> anyhow::Result<Option<StockConfig>> {
+        let wireguard = self.config.wireguard.as_ref();
+        if wireguard.is_none() && self.config.peers.is_empty() {
+            return Ok(None);
+        }
+        let secret = match wireguard {
+            Some(node) => node.private_key.clone(),
+            // A member uses its own key; this one is never used.
+            None => StaticSecret::from_bytes(entropy::seed()?),
+        };
+        let addresses =
+            wireguard.map(|w| w.addresses.iter().map(|(ip, _)| *ip).collect()).unwrap_or_default();
+        Ok(Some(StockConfig { secret, addresses, peers: self.config.peers.iter().map(stock_peer).collect() }))
+    }
+
+    /// Makes this machine a member by `token`; nothing if it is one already, or is about to be by this very token.
+    pub(super) async fn join(&mut self, token: &str, name: Option<String>) -> anyhow::Result<()> {
+        let mark = crypto::hash(&[token.trim().as_bytes()]);
+        let parsed = JoinToken::parse(token)?;
+        let membership = match self.membership()? {
+            Some(Membership::Joined(credentials)) => {
+                parsed.check_network(&credentials.trust().root_pin())?;
+                if self.phase != AgentState::Failed {
+                    return Ok(());
+                }
+                Membership::Joined(credentials)
+            }
+            _ if self.token_mark == Some(mark) && self.phase == AgentState::Joining => return Ok(()),
+            _ => {
+                parsed.check_expiry(clock::now().unix)?;
+                let name = name.map_or_else(|| Ok(self.config.name.clone()), |n| n.parse::<Name>())?;
+                enrolment(parsed, name)
+            }
+        };
+        self.stream.close();
+        self.remove_interface().await;
+        self.engine = None;
+        self.token_mark = Some(mark);
+        self.start_engine(membership).await
+    }
+
+    pub(super) fn on_join_failed(&mut self, reason: String, fatal: bool) {
+        let foreign = self.is_enrolling && self.stream.unanswered() >= UNANSWERED;
+        if fatal || foreign {
+            let reason = if fatal { reason } else { FOREIGN.to_owned() };
+            tracing::error!(reason, "the network refused this machine");
+            self.phase = AgentState::Failed;
+            self.message = Some(reason);
+            return;
+        }
+        tracing::warn!(reason, "not joined yet");
+        if self.phase == AgentState::Joining {
+            self.message = Some(reason);
+        }
+    }
+
+    pub(super) async fn on_joined(&mut self, addresses: Addresses) {
+        let name = addresses.name.clone();
+        if let Err(e) = self.make_interface(Some(addresses)).await {
+            tracing::error!("{e:#}");
+            self.phase = AgentState::Failed;
+            self.message = Some(format!("{e:#}"));
+            return;
+        }
+        if self.phase != AgentState::Up {
+            tracing::info!(name, "member of the network");
+        }
+        self.phase = AgentState::Up;
+        self.message = None;
+        self.is_enrolling = false;
+    }
+
+    /// Makes the interface for these addresses, or leaves the one that has them already.
+    pub(super) async fn make_interface(&mut self, overlay: Option<Addresses>) -> anyhow::Result<()> {
+        let mut addresses = Vec::new();
+        if let Some(overlay) = overlay {
+            addresses.push((overlay.ipv4.into(), overlay.ipv4_prefix_len));
+            addresses.push((overlay.ipv6.into(), 48));
+        }
+        addresses.extend(self.config.wireguard.iter().flat_map(|w| &w.addresses));
+        let routes: Vec<Prefix> = self.config.peers.iter().flat_map(|p| p.allowed_ips.clone()).collect();
+        let plan = Plan { name: self.config.interface.clone(), addresses, routes };
+        if self.interface.as_ref().is_some_and(|i| i.plan == plan) {
+            return Ok(());
+        }
+        self.remove_interface().await;
+        let made = match interface::bring_up(&self.net, plan).await {
+            Ok(made) => made,
+            Err(e) => {
+                interface::clean_up(&self.net).await;
+                return Err(e);
+            }
+        };
+        if let Some(engine) = &mut self.engine {
+            engine.plane.attach(made.tun.clone()).context("starting the outbound thread")?;
+        }
+        self.interface = Some(made);
+        self.tell_addresses().await;
+        Ok(())
+    }
+
+    pub(super) async fn remove_interface(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.plane.detach();
+        }
+        if self.interface.take().is_some() {
+            interface::clean_up(&self.net).await;
+        }
+    }
+}
+
+fn enrolment(token: JoinToken, name: Name) -> Membership {
+    Membership::Token { token: Box::new(token), name, fingerprint: fingerprint::machine() }
+}
+
+fn stock_peer(peer: &StaticPeer) -> StockPeer {
+    let prefix = |p: &Prefix| {
+        allowed_ips::Prefix::new(p.address(), p.prefix_len()).expect("checked when it was parsed")
+    };
+    StockPeer {
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key.clone(),
+        endpoint: peer.endpoint,
+        allowed_ips: peer.allowed_ips.iter().map(prefix).collect(),
+        persistent_keepalive: peer.persistent_keepalive,
+    }
+}
