@@ -170,6 +170,9 @@ impl Node {
                 }
                 SessionEvent::UseSealing(key) => {
                     peer.sealing = Some(key);
+                    if let Some(path) = peer.path_mut() {
+                        path.handle_new_session();
+                    }
                     self.dirty = true;
                     self.flush_staged(slot, now);
                 }
