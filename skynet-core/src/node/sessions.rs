@@ -172,6 +172,9 @@ impl Node {
                     let unused = key.reserved() == 0;
                     let initiator = peer.session.role() == Some(Role::Initiator);
                     peer.sealing = Some(key);
+                    if let Some(path) = peer.path_mut() {
+                        path.handle_new_session();
+                    }
                     self.dirty = true;
                     if initiator && unused {
                         self.send_hello(slot, now);
