@@ -91,7 +91,7 @@ impl UdpSocket {
         for (slot, header) in headers.iter().take(batch.received).enumerate() {
             let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             batch.lens[slot] = if cut { 0 } else { header.msg_len as usize };
-            batch.locals[slot] = batch.controls[slot].local(header.msg_hdr.msg_controllen as usize);
+            batch.locals[slot] = batch.controls[slot].local(header.msg_hdr.msg_controllen);
             batch.outgoing[slot] = false;
         }
         Ok(batch.received)
@@ -242,7 +242,7 @@ impl Batch {
             let control_len = if receiving { Control::SIZE } else { self.control_lens[slot] };
             if control_len > 0 {
                 header.msg_hdr.msg_control = (&raw mut self.controls[slot]).cast();
-                header.msg_hdr.msg_controllen = control_len as _;
+                header.msg_hdr.msg_controllen = control_len;
             }
             header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
             header.msg_hdr.msg_namelen = if receiving {
