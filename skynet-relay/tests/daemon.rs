@@ -23,6 +23,14 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A directory that the relay's user may pass through: root's relay does not stay root.
+fn passable_directory() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    directory
+}
+
 fn output(dir: &Path, arguments: &[&str]) -> Output {
     command(dir, arguments).output().unwrap()
 }
@@ -224,7 +232,7 @@ fn node_no(node: &Node) -> u32 {
 
 #[test]
 fn nodes_join_bind_and_exchange_data_and_a_restart_costs_them_nothing_but_a_bind() {
-    let parent = tempfile::tempdir().unwrap();
+    let parent = passable_directory();
     let dir = parent.path().join("relay");
     let mut relay = Relay::up(&dir);
     let addr = relay.addr();
@@ -280,7 +288,7 @@ fn a_stun_client_learns_its_address() {
     use stun_rs::methods::BINDING;
     use stun_rs::{MessageClass, MessageDecoderBuilder, MessageEncoderBuilder, StunMessageBuilder};
 
-    let parent = tempfile::tempdir().unwrap();
+    let parent = passable_directory();
     let relay = Relay::up(&parent.path().join("relay"));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -299,7 +307,7 @@ fn a_stun_client_learns_its_address() {
 
 #[test]
 fn a_taken_port_names_its_holder_and_changes_nothing() {
-    let parent = tempfile::tempdir().unwrap();
+    let parent = passable_directory();
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = holder.local_addr().unwrap().to_string();
     let dir = parent.path().join("relay");
@@ -313,7 +321,7 @@ fn a_taken_port_names_its_holder_and_changes_nothing() {
 
 #[test]
 fn status_and_network_show_speak_json_and_exit_codes() {
-    let parent = tempfile::tempdir().unwrap();
+    let parent = passable_directory();
     let dir = parent.path().join("relay");
     assert_eq!(output(&dir, &["status"]).status.code(), Some(3));
     let missing = output(&dir, &["run", "--listen", "127.0.0.1:0"]);
@@ -348,7 +356,7 @@ fn status_and_network_show_speak_json_and_exit_codes() {
 
 #[test]
 fn the_relay_runs_without_the_root_key_and_refuses_damaged_files_by_name() {
-    let parent = tempfile::tempdir().unwrap();
+    let parent = passable_directory();
     let dir = parent.path().join("relay");
     let mut relay = Relay::up(&dir);
     let listen = relay.addr().to_string();
@@ -373,4 +381,24 @@ fn the_relay_runs_without_the_root_key_and_refuses_damaged_files_by_name() {
     assert!(text.contains("directory.redb"), "{text}");
     assert_eq!(std::fs::read(&file).unwrap(), b"this is no database", "not overwritten");
     assert!(!good.is_empty());
+}
+
+#[test]
+fn the_running_relay_cannot_read_the_root_key() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root's relay becomes another user");
+        return;
+    }
+    let parent = passable_directory();
+    let dir = parent.path().join("relay");
+    let relay = Relay::up(&dir);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.child.id())).unwrap();
+    let uids = status.lines().find(|l| l.starts_with("Uid:")).unwrap();
+    assert!(uids.split_whitespace().skip(1).all(|uid| uid != "0"), "{uids}");
+    let groups = status.lines().find(|l| l.starts_with("Groups:")).unwrap();
+    assert_eq!(groups.split_whitespace().count(), 1, "{groups}");
+    use std::os::unix::fs::MetadataExt as _;
+    let operator = std::fs::metadata(dir.join("operator")).unwrap();
+    assert_eq!((operator.uid(), operator.mode() & 0o777), (0, 0o700));
+    assert_eq!(std::fs::metadata(dir.join("operator/root.key")).unwrap().mode() & 0o777, 0o600);
 }

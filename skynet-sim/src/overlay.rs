@@ -46,8 +46,13 @@ impl Overlay {
     /// clear.
     pub fn new(seed: u64) -> Self {
         let mut overlay = Self::with_engine(seed, Engine::Noise);
-        overlay.world_mut().add_invariant(NothingInClear);
+        overlay.watch_for_clear_text();
         overlay
+    }
+
+    /// Ends the run at the first datagram that carries an application's packet in clear.
+    pub fn watch_for_clear_text(&mut self) {
+        self.world_mut().add_invariant(NothingInClear);
     }
 
     /// The same with this cryptography and no look into packets.

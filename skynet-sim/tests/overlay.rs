@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use skynet_core::session::Engine;
 use skynet_core::time::Duration;
 use skynet_sim::oracle::Direct;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
-use skynet_sim::{HostId, Overlay};
+use skynet_sim::{HostId, Overlay, RunError};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -35,6 +36,21 @@ fn two_nodes_join_through_the_relay_and_exchange_packets() {
         assert!(book.is_complete(50), "missing {:?}\n{}", book.missing(50), o.report());
     }
     assert_eq!(o.agent(a).application().foreign() + o.agent(b).application().foreign(), 0);
+}
+
+/// The stand-in for cryptography protects nothing, so the sniffer must see it.
+#[test]
+fn sniffer_sees_what_is_in_clear() {
+    let mut o = Overlay::with_engine(1, Engine::Null);
+    o.watch_for_clear_text();
+    let [a, b] = [NatKind::Public; 2].map(|kind| {
+        let cloud = o.cloud(kind);
+        o.add_agent(cloud)
+    });
+    assert!(o.join_all(10 * S).unwrap());
+    o.flow(a, b, 100 * MS, 5).unwrap();
+    let ended = o.world_mut().run_for(5 * S);
+    assert!(matches!(ended, Err(RunError::Invariant { name: "nothing in clear", .. })), "{ended:?}");
 }
 
 /// The pairs of the first issue, and what the oracle demands of each.

@@ -79,6 +79,12 @@ impl Directory {
         result
     }
 
+    /// Whether these very documents are held; if so, only what the relay says of the member's presence is news.
+    pub fn confirm(&mut self, identity: &Identity, bundle: &[u8], online: bool) -> bool {
+        let held = self.by_identity.get_mut(identity).filter(|e| e.member.bundle() == bundle);
+        held.map(|e| e.online = online).is_some()
+    }
+
     fn taken_by_another(&self, member: &Member) -> bool {
         let other = |held: Option<&Identity>| held.is_some_and(|i| *i != member.identity());
         other(self.by_key.get(&member.x25519()))
@@ -178,6 +184,18 @@ mod tests {
         let mut directory = Directory::default();
         directory.insert(old, true);
         assert_eq!(directory.insert(new, true), Inserted::Newer { old_key: None });
+    }
+
+    #[test]
+    fn only_the_very_same_documents_are_confirmed_without_a_check() {
+        let me = member(&Network::new().credentials(), NOW);
+        let mut directory = Directory::default();
+        directory.insert(me.clone(), false);
+        let mut other = me.bundle().to_vec();
+        assert!(directory.confirm(&me.identity(), &other, true));
+        assert!(directory.get(&me.identity()).unwrap().online);
+        *other.last_mut().unwrap() ^= 1;
+        assert!(!directory.confirm(&me.identity(), &other, true));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct PathAgent {
     selected: Option<Path>,
     selected_at: Instant,
     resting: bool,
+    /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
+    awaits_session: bool,
     watch: Option<Watch>,
     suspect: Option<Suspect>,
     confirm_at: Option<Instant>,
@@ -99,6 +101,7 @@ impl PathAgent {
             selected: None,
             selected_at: now.mono,
             resting: false,
+            awaits_session: false,
             watch: None,
             suspect: None,
             confirm_at: None,
@@ -233,6 +236,13 @@ impl PathAgent {
         let edge = before.is_none_or(|b| last_tx - b >= Self::EDGE) || !was_active;
         if edge && self.is_active() {
             self.wake();
+        }
+    }
+
+    /// There are new keys for data to the peer.
+    pub fn handle_new_session(&mut self) {
+        if core::mem::take(&mut self.awaits_session) {
+            self.forget_data();
         }
     }
 

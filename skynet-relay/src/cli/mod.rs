@@ -4,6 +4,7 @@ mod network;
 mod run;
 mod status;
 mod token;
+mod user;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;

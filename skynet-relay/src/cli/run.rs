@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::token::{TokenArgs, to_json};
-use super::{Common, Failure};
+use super::{Common, Failure, user};
 
 /// The relay's port, that of STUN (RFC 8489).
 const PORT: u16 = 3478;
@@ -29,6 +29,10 @@ pub(crate) struct Run {
     /// Address and port of UDP and TCP; `[::]:3478` serves both families.
     #[arg(long, env = "SKYNET_RELAY_LISTEN", default_value = "0.0.0.0:3478")]
     listen: SocketAddr,
+    /// The user the relay runs as if root starts it, by name or number: it gets all files of a new network but
+    /// `operator/`, with the root key. Default: `skynet` if there is such a user, else `nobody`; `root` stays root.
+    #[arg(long, env = "SKYNET_RELAY_USER", value_name = "USER")]
+    user: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -91,7 +95,7 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
             name: up.network_name.clone().unwrap_or_else(host_name),
             v4: up.range,
             relay_addresses: if given.is_empty() { vec![own_address(&sockets)?] } else { given },
-            daemon: None,
+            daemon: user::daemon_user(up.run.user.as_deref())?,
             token: up.token.options(),
         };
         if let Some(parent) = common.dir.parent() {
@@ -175,6 +179,7 @@ fn serve(
     clock: Clock,
     ready: impl FnOnce(&Sockets) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    user::give_up_root(&common.dir)?;
     let network = load_network(&common.dir)?;
     let store = RedbStore::open(&network.directory)?;
     let registrar = network.registrar();

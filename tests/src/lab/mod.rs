@@ -118,7 +118,7 @@ impl LabBuilder {
         reaper::reap();
         let start = clock::now();
         let prefix = reaper::new_prefix();
-        let logs: Arc<Path> = std::env::temp_dir().join("skynet-lab").join(&prefix).into();
+        let logs: Arc<Path> = reaper::logs(&prefix).into();
         let mut lab = Lab {
             namespaces: setup::namespaces(&prefix, &clouds, self.has_relay, &logs),
             states: Mutex::new(clouds.iter().map(CloudState::initial).collect()),

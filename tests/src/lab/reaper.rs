@@ -102,14 +102,20 @@ pub fn remove_lab(prefix: &str) -> anyhow::Result<()> {
     remove(prefix, &namespaces)
 }
 
-/// Removes every lab of this process, for a signal handler's thread.
+/// Removes every lab of this process with its logs, for a signal handler's thread: nobody will look at them.
 pub fn cleanup_own() {
     let own = std::process::id();
     for (prefix, namespaces) in existing() {
         if parse(&namespaces[0]).is_some_and(|(pid, _)| pid == own) {
             let _ = remove(&prefix, &namespaces);
+            let _ = fs::remove_dir_all(logs(&prefix));
         }
     }
+}
+
+/// The directory for the logs of a lab's processes.
+pub(crate) fn logs(prefix: &str) -> PathBuf {
+    std::env::temp_dir().join("skynet-lab").join(prefix)
 }
 
 fn is_alive(pid: u32) -> bool {

@@ -220,11 +220,18 @@ impl PathAgent {
     /// The peer's counters begin anew, and what it could not open did arrive: no path is to blame.
     pub(super) fn peer_restarted(&mut self) {
         for pair in &mut self.pairs {
-            pair.link.forget_data();
             pair.hold_until = Instant::ZERO;
         }
-        self.confirm_at = None;
+        self.awaits_session = true;
+        self.forget_data();
         self.emit(PathEvent::PeerRestarted);
+    }
+
+    pub(super) fn forget_data(&mut self) {
+        for pair in &mut self.pairs {
+            pair.link.forget_data();
+        }
+        self.confirm_at = None;
     }
 
     pub(super) fn run_confirm(&mut self) {

@@ -161,7 +161,7 @@ impl PathAgent {
         pair.proven = true;
         pair.check = None;
         pair.opener_at = None;
-        if self.selected == (Some(Path::Direct { remote: addr })) {
+        if self.selected == (Some(Path::Direct { remote: addr })) && !self.awaits_session {
             let verdict = self.pairs[i].link.judge_data(&ping, pong.rx_data, now);
             match verdict {
                 DataVerdict::Fine => {}

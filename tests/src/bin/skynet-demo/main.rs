@@ -89,7 +89,7 @@ fn demo(arguments: &Arguments) -> anyhow::Result<bool> {
     let joining = clock::now();
     let fleet = Fleet::start(&lab)?;
     for agent in fleet.agents() {
-        progress.step(&format!("waiting for {} to join", agent.host()));
+        progress.detail(&format!("waiting for {} to join", agent.host()));
         agent.wait_joined(JOIN_TIMEOUT.saturating_sub(joining.elapsed()))?;
     }
     report.join_ms = milliseconds(joining.elapsed());

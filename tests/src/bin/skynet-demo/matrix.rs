@@ -57,8 +57,9 @@ fn missing(fleet: &Fleet) -> anyhow::Result<Vec<String>> {
 
 /// Pings all pairs through the overlay.
 pub(crate) fn ping_all(fleet: &Fleet, progress: &Progress, report: &mut Report) -> anyhow::Result<()> {
+    progress.step("ping all pairs");
     for (from, to) in fleet.ordered_pairs() {
-        progress.step(&format!("ping {} to {}", from.host(), to.host()));
+        progress.detail(&format!("ping {} to {}", from.host(), to.host()));
         let echoes = traffic::echo_icmp(from.namespace(), to.overlay_address()?, PINGS, INTERVAL)?;
         if echoes.received < PINGS {
             let lost = PINGS - echoes.received;

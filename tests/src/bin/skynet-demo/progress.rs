@@ -31,6 +31,13 @@ impl Progress {
         }
     }
 
+    /// One of many small things; not worth a line of its own.
+    pub(crate) fn detail(&self, what: &str) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(what.to_owned());
+        }
+    }
+
     /// Nothing happens any more.
     pub(crate) fn finish(&self) {
         if let Some(spinner) = &self.spinner {

@@ -66,6 +66,9 @@ impl Default for Report {
 impl Report {
     /// For people; `status` is what one of the agents says about itself.
     pub(crate) fn print(&self, status: &str) {
+        println!(
+            "\nparis: port-restricted NAT, tokyo: symmetric NAT, austin: public addresses; two hosts each."
+        );
         println!("\nskynet-agent status, on paris1:\n\n{}\n", status.trim_end());
         println!("ping, row to column, path and median round trip:\n\n{}\n", self.matrix());
         println!("iperf3, TCP, one stream, all hosts on the cores of this machine:\n\n{}\n", self.table());
