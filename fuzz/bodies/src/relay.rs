@@ -1,7 +1,7 @@
 //! The relay's UDP side, with clients that hold tickets and an attacker who holds none.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use skynet_core::crypto;
 use skynet_core::key::{Identity, Secret};
@@ -10,8 +10,8 @@ use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::relay::{
     self, Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, Keep, TICKET_LEN, Ticket, bind_key,
 };
-use skynet_relay::server::ClusterKeys;
 use skynet_relay::server::forward::{Action, ForwardConfig, Forwarder};
+use skynet_relay::server::{ClusterKeys, Local};
 
 use crate::Input;
 use crate::sample::NOW;
@@ -34,6 +34,8 @@ struct World {
     now: Now,
     /// Address → network of who was told BOUND there. Sessions end; what was once proven stays possible.
     proven: BTreeMap<SocketAddr, Vec<u8>>,
+    /// Address → what the last BIND from there came to.
+    asked: BTreeMap<SocketAddr, Local>,
     last: Vec<u8>,
     forwarded: usize,
 }
@@ -67,10 +69,16 @@ fn address(n: u8) -> SocketAddr {
     hosts[usize::from(n) % hosts.len()].into()
 }
 
+/// Two addresses of the relay's host, by a bit the above leaves over.
+fn local(n: u8) -> Local {
+    Local(IpAddr::from([203, 0, 113, 10 + (n >> 2) % 2]))
+}
+
 /// Runs a script against a relay with room for six sessions: an operation a byte, its operands behind it.
 ///
 /// Promises: no panic; no answer is larger than its cause; a datagram is only ever forwarded, unchanged behind its
-/// header, to an address that was proven by a member of the sender's network; the table stays within its cap.
+/// header, to an address that was proven by a member of the sender's network, and from the address of the relay where
+/// that was done last; the table stays within its cap.
 pub fn forwarder(bytes: &[u8]) -> bool {
     let config = ForwardConfig { max_sessions: MAX_SESSIONS, max_sessions_per_node: 2, ..Default::default() };
     let keys = ClusterKeys::new((1, cluster_key()), []);
@@ -80,6 +88,7 @@ pub fn forwarder(bytes: &[u8]) -> bool {
         clients: clients(),
         now: Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 },
         proven: BTreeMap::new(),
+        asked: BTreeMap::new(),
         last: Vec::new(),
         forwarded: 0,
     };
@@ -96,7 +105,8 @@ pub fn forwarder(bytes: &[u8]) -> bool {
 impl World {
     fn step(&mut self, input: &mut Input<'_>) {
         let operation = input.byte();
-        let (who, from) = (usize::from(input.byte()) % 3, address(input.byte()));
+        let (who, ends) = (usize::from(input.byte()) % 3, input.byte());
+        let from = (local(ends), address(ends));
         match operation % 8 {
             0 => self.handle(from, input.slice().to_vec(), None),
             1 => {
@@ -157,18 +167,19 @@ impl World {
         self.now.unix.0 * 1000 + u64::from(skew & 15) + 4_000 * u64::from(skew >> 4)
     }
 
-    fn handle(&mut self, from: SocketAddr, cause: Vec<u8>, who: Option<usize>) {
+    fn handle(&mut self, (local, from): (Local, SocketAddr), cause: Vec<u8>, who: Option<usize>) {
         let mut buffer = cause.clone();
-        let action = self.forwarder.handle_datagram(from, &mut buffer, self.now);
+        let action = self.forwarder.handle_datagram(local, from, &mut buffer, self.now);
         assert!(self.forwarder.sessions() <= MAX_SESSIONS, "more sessions than the cap");
         assert_eq!(buffer.len(), cause.len());
         match action {
             Action::Reply { len } => {
                 assert!(len <= cause.len(), "an answer larger than its cause");
-                self.answered(from, &buffer[..len], who);
+                self.answered((local, from), &buffer[..len], who);
             }
-            Action::Forward { to } => {
+            Action::Forward { local, to } => {
                 self.forwarded += 1;
+                assert_eq!(self.asked.get(&to), Some(&local), "leaves from where {to} did not bind");
                 assert_eq!(
                     buffer[DATA_HEADER_LEN..],
                     cause[DATA_HEADER_LEN..],
@@ -183,7 +194,7 @@ impl World {
         self.last = cause;
     }
 
-    fn answered(&mut self, from: SocketAddr, answer: &[u8], who: Option<usize>) {
+    fn answered(&mut self, (local, from): (Local, SocketAddr), answer: &[u8], who: Option<usize>) {
         let Some(client) = who.map(|who| &mut self.clients[who]) else {
             assert!(!matches!(Frame::parse(answer), Ok(Frame::Bound(_))), "bound without a ticket");
             return;
@@ -195,6 +206,7 @@ impl World {
             // Frames of one client, sent by another step with a flipped bit, may be answered for the first.
             Ok(Frame::Bound(bound)) => {
                 assert_eq!(bound.observed, from, "bound where it is not");
+                self.asked.insert(from, local);
                 for client in &mut self.clients {
                     if relay::mac_is_valid(answer, &client.key) {
                         client.gen_no = bound.gen_no;

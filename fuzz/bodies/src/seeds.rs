@@ -270,6 +270,7 @@ pub fn relay_forwarder() -> Vec<Seed> {
         |who: u8, from: u8, to: u8| [&[3, who, from, 0, to, 0][..], &slices(&[b"\x04\0\0\0 data"])].concat();
     let both = [bind(0, 0), bind(1, 2), data(0, 0, 2), data(1, 2, 1)].concat();
     let moved = [both.clone(), vec![7, 0, 0, 60], bind(0, 1), data(1, 2, 1), data(0, 1, 2)].concat();
+    let rebound = [both.clone(), vec![7, 0, 0, 60], bind(1, 2 | 4), data(0, 0, 2), data(1, 2, 1)].concat();
     let stranger = [both.clone(), bind(2, 3), data(2, 3, 1), data(2, 3, 2), data(0, 0, 3)].concat();
     let silent = [both.clone(), vec![4, 0, 0, 7, 0, 0, 130], data(0, 0, 2)].concat();
     let raw =
@@ -278,6 +279,7 @@ pub fn relay_forwarder() -> Vec<Seed> {
     named([
         ("both", both),
         ("moved", moved),
+        ("rebound", rebound),
         ("stranger", stranger),
         ("silent", silent),
         ("raw", raw),

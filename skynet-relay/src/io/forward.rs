@@ -81,10 +81,10 @@ fn run(
         let received = socket.receive(&mut batch)?;
         let now = clock.now();
         for slot in 0..received {
-            let Some((from, datagram)) = batch.datagram(slot) else { continue };
+            let Some((local, from, datagram)) = batch.datagram(slot) else { continue };
             let len = datagram.len();
-            match forwarder.handle_datagram(from, datagram, now) {
-                Action::Forward { to } => batch.send_to(slot, len, Some(to), socket),
+            match forwarder.handle_datagram(local, from, datagram, now) {
+                Action::Forward { local, to } => batch.send_to(slot, len, Some((local, to)), socket),
                 Action::Reply { len } => batch.send_to(slot, len, None, socket),
                 Action::Drop(_) => {}
             }

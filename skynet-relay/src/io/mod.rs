@@ -4,5 +4,6 @@ pub mod control;
 pub mod daemon;
 pub mod directory;
 pub mod forward;
+mod pktinfo;
 pub mod port;
 pub mod udp;

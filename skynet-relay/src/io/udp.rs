@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::pktinfo::Control;
+use crate::server::Local;
+
 /// Datagrams per system call.
 pub const BATCH: usize = 64;
 /// Longest datagram, bytes: a jumbo frame. Longer ones are cut by the kernel and dropped here.
@@ -28,7 +31,8 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds `addr`; an IPv6 wildcard also receives IPv4.
+    /// Binds `addr`; an IPv6 wildcard also receives IPv4. On a wildcard the socket learns to which of the host's
+    /// addresses each datagram came; bound to one address there is nothing to learn.
     ///
     /// # Errors
     /// As `bind(2)`.
@@ -41,6 +45,10 @@ impl UdpSocket {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
+        if addr.ip().is_unspecified() {
+            // Before the bind: nothing may arrive that does not tell.
+            tell_local(&socket, addr.is_ipv6())?;
+        }
         socket.bind(&addr.into())?;
         Ok(Self { socket, v6: addr.is_ipv6() })
     }
@@ -83,6 +91,7 @@ impl UdpSocket {
         for (slot, header) in headers.iter().take(batch.received).enumerate() {
             let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             batch.lens[slot] = if cut { 0 } else { header.msg_len as usize };
+            batch.locals[slot] = batch.controls[slot].local(header.msg_hdr.msg_controllen);
             batch.outgoing[slot] = false;
         }
         Ok(batch.received)
@@ -135,11 +144,33 @@ impl UdpSocket {
     }
 }
 
+/// Has every datagram received say which address it came to.
+fn tell_local(socket: &Socket, v6: bool) -> io::Result<()> {
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+    let on: libc::c_int = 1;
+    // SAFETY: the value is a local int and its size is passed along; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Buffers, lengths and addresses of up to [`BATCH`] datagrams.
 pub struct Batch {
     bytes: Box<[u8]>,
     lens: [usize; BATCH],
     names: Box<[libc::sockaddr_storage; BATCH]>,
+    controls: Box<[Control; BATCH]>,
+    /// Bytes of each control message to send.
+    control_lens: [usize; BATCH],
+    locals: [Local; BATCH],
     vectors: Box<[libc::iovec; BATCH]>,
     outgoing: [bool; BATCH],
     received: usize,
@@ -161,25 +192,37 @@ impl Batch {
             bytes: vec![0; BATCH * MAX_DATAGRAM].into_boxed_slice(),
             lens: [0; BATCH],
             names: Box::new([name; BATCH]),
+            controls: Box::new([Control::EMPTY; BATCH]),
+            control_lens: [0; BATCH],
+            locals: [Local::ANY; BATCH],
             vectors: Box::new([vector; BATCH]),
             outgoing: [false; BATCH],
             received: 0,
         }
     }
 
-    /// The datagram in `slot` and where it came from; `None` if it was cut or its family is unknown.
-    pub fn datagram(&mut self, slot: usize) -> Option<(SocketAddr, &mut [u8])> {
+    /// The datagram in `slot`, to which address it came and from where; `None` if it was cut or its family is unknown.
+    pub fn datagram(&mut self, slot: usize) -> Option<(Local, SocketAddr, &mut [u8])> {
         let from = read_name(&self.names[slot])?;
         let len = self.lens[slot];
         let start = slot * MAX_DATAGRAM;
-        (len > 0).then(|| (from, &mut self.bytes[start..start + len]))
+        (len > 0).then(|| (self.locals[slot], from, &mut self.bytes[start..start + len]))
     }
 
-    /// Marks `slot` to be sent: its first `len` bytes, to `to`, or back where it came from.
-    pub fn send_to(&mut self, slot: usize, len: usize, to: Option<SocketAddr>, socket: &UdpSocket) {
-        if let Some(to) = to {
+    /// Marks `slot` to be sent: its first `len` bytes, from one address to another, or back the way it came.
+    pub fn send_to(
+        &mut self,
+        slot: usize,
+        len: usize,
+        ends: Option<(Local, SocketAddr)>,
+        socket: &UdpSocket,
+    ) {
+        let mut local = self.locals[slot];
+        if let Some((from, to)) = ends {
+            local = from;
             write_name(&mut self.names[slot], socket.native(to));
         }
+        self.control_lens[slot] = self.controls[slot].set(local, socket.v6);
         self.lens[slot] = len.min(MAX_DATAGRAM);
         self.outgoing[slot] = true;
     }
@@ -196,6 +239,11 @@ impl Batch {
             self.vectors[slot].iov_len = if receiving { capacity } else { self.lens[slot] };
             header.msg_hdr.msg_iov = &mut self.vectors[slot];
             header.msg_hdr.msg_iovlen = 1;
+            let control_len = if receiving { Control::SIZE } else { self.control_lens[slot] };
+            if control_len > 0 {
+                header.msg_hdr.msg_control = (&raw mut self.controls[slot]).cast();
+                header.msg_hdr.msg_controllen = control_len;
+            }
             header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
             header.msg_hdr.msg_namelen = if receiving {
                 size_of::<libc::sockaddr_storage>() as libc::socklen_t
@@ -276,11 +324,11 @@ mod tests {
         while got < 10 {
             let n = relay.receive(&mut batch).unwrap();
             for slot in 0..n {
-                let (from, bytes) = batch.datagram(slot).unwrap();
-                assert_eq!(from, a.local_addr().unwrap());
+                let (local, from, bytes) = batch.datagram(slot).unwrap();
+                assert_eq!((local, from), (Local::ANY, a.local_addr().unwrap()));
                 let (len, first) = (bytes.len(), bytes[0]);
                 assert_eq!(len, 100 + usize::from(first));
-                let target = (first % 2 == 0).then(|| b.local_addr().unwrap());
+                let target = (first % 2 == 0).then(|| (Local::ANY, b.local_addr().unwrap()));
                 batch.send_to(slot, len, target, &relay);
             }
             assert_eq!(relay.send(&mut batch), n);
@@ -297,6 +345,35 @@ mod tests {
     }
 
     #[test]
+    fn a_source_the_host_no_longer_has_costs_only_its_own_datagram() {
+        for (listen, gone) in
+            [("0.0.0.0:0", "203.0.113.9"), ("[::]:0", "203.0.113.9"), ("[::]:0", "2001:db8::9")]
+        {
+            let relay = UdpSocket::bind(listen.parse().unwrap()).unwrap();
+            let port = relay.local_addr().unwrap().port();
+            let host = if gone.contains(':') { "::1" } else { "127.0.0.1" };
+            let client = std::net::UdpSocket::bind((host, 0)).unwrap();
+            for i in 0..4u8 {
+                client.send_to(&[i], (host, port)).unwrap();
+            }
+            let mut batch = Batch::new();
+            assert_eq!(relay.receive(&mut batch).unwrap(), 4);
+            for slot in 0..4 {
+                let (local, from, _) = batch.datagram(slot).unwrap();
+                let local = if slot % 2 == 0 { Local(gone.parse().unwrap()) } else { local };
+                batch.send_to(slot, 1, Some((local, from)), &relay);
+            }
+            assert_eq!(relay.send(&mut batch), 2, "{gone} on {listen}");
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut buffer = [0; 9];
+            for expected in [1, 3] {
+                client.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[0], expected);
+            }
+        }
+    }
+
+    #[test]
     fn an_ipv6_socket_serves_both_families() {
         let relay = UdpSocket::bind("[::]:0".parse().unwrap()).unwrap();
         let port = relay.local_addr().unwrap().port();
@@ -304,8 +381,10 @@ mod tests {
         client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
         let mut batch = Batch::new();
         assert_eq!(relay.receive(&mut batch).unwrap(), 1);
-        let canonical = client.local_addr().unwrap();
-        batch.send_to(0, 5, Some(canonical), &relay);
+        let (local, canonical, _) = batch.datagram(0).unwrap();
+        assert_eq!(local, Local(Ipv4Addr::LOCALHOST.into()));
+        let canonical = SocketAddr::new(canonical.ip().to_canonical(), canonical.port());
+        batch.send_to(0, 5, Some((local, canonical)), &relay);
         assert_eq!(relay.send(&mut batch), 1);
         assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
     }

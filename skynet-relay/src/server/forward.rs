@@ -14,6 +14,7 @@ use skynet_core::wire::relay::{
     self, Bound, Cookie, DataHeader, Frame, Nack, NackCode, TICKET_LEN, Ticket, bind_key,
 };
 
+use super::Local;
 use super::cluster::ClusterKeys;
 use super::drops::{DropReason, Drops};
 use super::limit::{Bucket, PrefixLimiter};
@@ -68,10 +69,12 @@ impl Default for ForwardConfig {
 pub enum Action {
     /// Send the whole datagram, its header rewritten, to this address.
     Forward {
+        /// Where it leaves from: what the recipient's BIND came to.
+        local: Local,
         /// The recipient.
         to: SocketAddr,
     },
-    /// Send the first `len` bytes of the buffer back to the source.
+    /// Send the first `len` bytes of the buffer back to the source, from where it was asked.
     Reply {
         /// Bytes to send, at most the length of the cause.
         len: usize,
@@ -151,12 +154,18 @@ impl Forwarder {
         self.counters
     }
 
-    /// One datagram from `from`. Allocates nothing for a relay frame.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) -> Action {
+    /// One datagram that came to `local` from `from`. Allocates nothing for a relay frame.
+    pub fn handle_datagram(
+        &mut self,
+        local: Local,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Now,
+    ) -> Action {
         self.counters.received += 1;
         let from = address::canonical(from);
         let before = datagram.len();
-        let action = self.dispatch(from, datagram, now).unwrap_or_else(Action::Drop);
+        let action = self.dispatch(local, from, datagram, now).unwrap_or_else(Action::Drop);
         match action {
             Action::Forward { .. } => {
                 self.counters.forwarded += 1;
@@ -184,13 +193,19 @@ impl Forwarder {
         self.next_sweep.min(self.next_secret)
     }
 
-    fn dispatch(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) -> Result<Action, DropReason> {
+    fn dispatch(
+        &mut self,
+        local: Local,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Now,
+    ) -> Result<Action, DropReason> {
         if from.port() == 0 {
             return Err(DropReason::NoSourcePort);
         }
         match datagram.first() {
             Some(&relay::DATA) => self.on_data(from, datagram, now.mono),
-            Some(&first) if relay::is_relay_frame(first) => self.on_control(from, datagram, now),
+            Some(&first) if relay::is_relay_frame(first) => self.on_control(local, from, datagram, now),
             _ if stun::is_stun(datagram) => {
                 if !self.stun.allow(from.ip(), now.mono) {
                     return Err(DropReason::StunRate);
@@ -201,7 +216,13 @@ impl Forwarder {
         }
     }
 
-    fn on_control(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) -> Result<Action, DropReason> {
+    fn on_control(
+        &mut self,
+        local: Local,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Now,
+    ) -> Result<Action, DropReason> {
         match Frame::parse(datagram).map_err(|_| DropReason::Malformed)? {
             Frame::Hello(f) => {
                 let (key, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
@@ -213,10 +234,11 @@ impl Forwarder {
                     // As if it were HELLO: a node with an old cookie is bound one round trip sooner.
                     return self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono);
                 }
-                let gen_no = match self.table.bind(key, from, f.ts_ms, &mut self.rng, now.mono) {
+                let ends = (local, from);
+                let gen_no = match self.table.bind(key, ends, f.ts_ms, &mut self.rng, now.mono) {
                     Err(DropReason::TableFull) => {
                         self.table.sweep(now.mono);
-                        self.table.bind(key, from, f.ts_ms, &mut self.rng, now.mono)?
+                        self.table.bind(key, ends, f.ts_ms, &mut self.rng, now.mono)?
                     }
                     result => result?,
                 };
@@ -268,12 +290,12 @@ impl Forwarder {
             0 => None,
             lane => self.table.destination(&SessionKey { lane, ..lane_0 }, now),
         };
-        let Some((to, gen_no)) = found.or_else(|| self.table.destination(&lane_0, now)) else {
+        let Some((local, to, gen_no)) = found.or_else(|| self.table.destination(&lane_0, now)) else {
             return self.refuse(from, datagram, NackCode::NoSuchPeer, cause, DropReason::NoSuchPeer, now);
         };
         // d  the header becomes the recipient's
         header.rewrite(datagram, gen_no, key.node_no);
-        Ok(Action::Forward { to })
+        Ok(Action::Forward { local, to })
     }
 
     /// Ticket, MAC and clock: what HELLO and BIND must prove before anything is remembered or said.

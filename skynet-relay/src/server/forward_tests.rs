@@ -1,12 +1,18 @@
 use super::*;
+use core::net::{IpAddr, Ipv4Addr};
 use skynet_core::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
 use skynet_core::time::UnixTime;
 use skynet_core::wire::relay::{
     BIND_LEN, Bind, Class, DATA_HEADER_LEN, HELLO_LEN, Hello, KEEP_LEN, Keep, NACK_LEN,
 };
 
+#[path = "forward_local_tests.rs"]
+mod local;
+
 const NET_A: [u8; 8] = *b"networkA";
 const NET_B: [u8; 8] = *b"networkB";
+/// An address of the relay's host.
+const RELAY_A: Local = Local(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)));
 const START_UNIX: u64 = 1_800_000_000;
 
 fn cluster_key() -> Secret {
@@ -20,6 +26,8 @@ fn addr(text: &str) -> SocketAddr {
 struct World {
     relay: Forwarder,
     now: Now,
+    /// The relay's address that datagrams come to.
+    asked: Local,
 }
 
 impl World {
@@ -28,7 +36,7 @@ impl World {
     }
     fn with(config: ForwardConfig) -> Self {
         let now = Now { mono: Instant::ZERO, unix: UnixTime(START_UNIX), unix_nanos: 0 };
-        Self { relay: relay(config, 1, now), now }
+        Self { relay: relay(config, 1, now), now, asked: RELAY_A }
     }
     fn pass(&mut self, ms: u64) {
         let mono = self.now.mono + Duration::from_millis(ms);
@@ -42,8 +50,8 @@ impl World {
     /// Gives the relay a datagram; what it sends, and to whom.
     fn send(&mut self, from: &str, bytes: &[u8]) -> Result<(SocketAddr, Vec<u8>), DropReason> {
         let mut buffer = bytes.to_vec();
-        match self.relay.handle_datagram(addr(from), &mut buffer, self.now) {
-            Action::Forward { to } => Ok((to, buffer)),
+        match self.relay.handle_datagram(self.asked, addr(from), &mut buffer, self.now) {
+            Action::Forward { to, .. } => Ok((to, buffer)),
             Action::Reply { len } => Ok((addr(from), buffer[..len].to_vec())),
             Action::Drop(reason) => Err(reason),
         }

@@ -20,7 +20,19 @@ pub use control::{
 pub use drops::{DropReason, Drops};
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
 
+use core::net::{IpAddr, Ipv4Addr};
+
 use skynet_core::time::Now;
+
+/// The address of this host that a datagram came to, and that what belongs to it leaves from: a NAT on the way, or a
+/// client that compares, admits no other. Canonical, never an IPv4-mapped one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Local(pub IpAddr);
+
+impl Local {
+    /// Not known: the kernel chooses.
+    pub const ANY: Self = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+}
 
 /// Both halves, for a caller that runs them in one thread (a simulation).
 pub struct Server {

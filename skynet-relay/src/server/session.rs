@@ -11,6 +11,7 @@ use skynet_core::rng::{Rng, RngCore as _};
 use skynet_core::time::{Duration, Instant};
 use skynet_core::wire::relay::MAX_LANES;
 
+use super::Local;
 use super::drops::DropReason;
 use super::limit::{Bucket, fold};
 
@@ -30,6 +31,8 @@ pub(super) struct Session {
     pub(super) key: SessionKey,
     /// `None`: another session was bound from the same address. The entry stays until it expires, for its `last_ts`.
     pub(super) addr: Option<SocketAddr>,
+    /// What its last BIND came to, and what is forwarded to it leaves from.
+    local: Local,
     pub(super) gen_no: u16,
     last_ts: u64,
     pub(super) last_seen: Instant,
@@ -77,20 +80,20 @@ impl SessionTable {
         self.live(slot, now)
     }
 
-    /// Where to deliver for `key`, and under which number.
-    pub(super) fn destination(&self, key: &SessionKey, now: Instant) -> Option<(SocketAddr, u16)> {
+    /// From where and to where to deliver for `key`, and under which number.
+    pub(super) fn destination(&self, key: &SessionKey, now: Instant) -> Option<(Local, SocketAddr, u16)> {
         let &slot = self.by_key.get(key)?;
         let session = self.slots[slot as usize].as_ref()?;
         let alive = now.saturating_since(session.last_seen) < self.limits.lifetime;
-        if alive { Some((session.addr?, session.gen_no)) } else { None }
+        if alive { Some((session.local, session.addr?, session.gen_no)) } else { None }
     }
 
-    /// Opens, refreshes or moves the session of `key`. The same address keeps its number; a new address gets a new
-    /// one and the old address is forgotten.
+    /// Opens, refreshes or moves the session of `key`. The same address keeps its number, also if it now binds at
+    /// another of the relay's; a new address gets a new one and the old address is forgotten.
     pub(super) fn bind(
         &mut self,
         key: SessionKey,
-        addr: SocketAddr,
+        (local, addr): (Local, SocketAddr),
         ts_ms: u64,
         rng: &mut Rng,
         now: Instant,
@@ -108,6 +111,7 @@ impl SessionTable {
         let session = self.slots[slot as usize].as_mut().expect("found or filled above");
         session.last_ts = ts_ms;
         session.last_seen = now;
+        session.local = local;
         if session.addr == Some(addr) {
             return Ok(session.gen_no);
         }
@@ -153,7 +157,8 @@ impl SessionTable {
             return Err(DropReason::NodeSessions);
         }
         let bucket = Bucket::full(self.limits.burst, now);
-        let session = Session { key, addr: None, gen_no: 0, last_ts: 0, last_seen: now, bucket };
+        let session =
+            Session { key, addr: None, local: Local::ANY, gen_no: 0, last_ts: 0, last_seen: now, bucket };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < self.limits.sessions => {

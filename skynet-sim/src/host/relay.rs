@@ -9,7 +9,7 @@ use skynet_core::time::{Instant, Now, earliest};
 use skynet_relay::io::control::Directory as _;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Server,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local, Server,
     StreamOutput,
 };
 use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
@@ -129,15 +129,17 @@ impl Host for RelayHost {
         if local.port() != CONTROL_PORT {
             return;
         }
-        let to = match server.forwarder.handle_datagram(from, &mut bytes, now) {
-            Action::Forward { to } => to,
+        let asked = Local(local.ip());
+        let (Local(source), to) = match server.forwarder.handle_datagram(asked, from, &mut bytes, now) {
+            Action::Forward { local, to } => (local, to),
             Action::Reply { len } => {
                 bytes.truncate(len);
-                from
+                (asked, from)
             }
             Action::Drop(_) => return,
         };
-        self.out.push_back(Transmit { from: self.local, to, ttl: None, bytes });
+        let source = SocketAddr::new(source, self.local.port());
+        self.out.push_back(Transmit { from: source, to, ttl: None, bytes });
     }
 
     fn on_timer(&mut self, now: Now) {
