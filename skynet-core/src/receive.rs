@@ -173,7 +173,7 @@ impl Inbound {
                 if has_mac1 && !self.table.mac1.as_ref().is_some_and(|m| m.is_valid(payload)) {
                     return Err(DropReason::BadMac1);
                 }
-                ControlClass::Session
+                ControlClass::Handshake
             }
             Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
         };

@@ -3,7 +3,7 @@
 //! ```text
 //!            ── ForwardingTable (snapshot) ──▶
 //!    Node    ── InboundCommand ─────────────▶   Inbound half (all lanes)
-//!            ◀── ToControl, three classes ───   both halves
+//!            ◀── ToControl, five classes ────   both halves
 //! ```
 
 use core::net::SocketAddr;
@@ -84,22 +84,27 @@ pub enum ToControl {
     },
 }
 
-/// The queues towards `Node`: separate, so that junk in one cannot starve another.
+/// The queues towards `Node`, most urgent first: separate, so that junk in one cannot starve another. What strangers can
+/// fill (probes, handshakes) is apart from what keeps sessions alive, and so is what local applications can fill.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ControlClass {
+    /// What a worker tells of its own sessions: keys installed and confirmed, traffic begun, records, roaming.
+    Keys,
     /// What came from one of our relays' addresses and is not DATA: keepalives of the relay session.
     RelayUpkeep,
     /// Path probes.
     Probe,
-    /// Handshakes, and everything a worker tells of its own accord.
-    Session,
+    /// Handshakes with a valid mac1, and cookie replies.
+    Handshake,
+    /// Packets that wait for a key, a path or the directory.
+    Packet,
 }
 
 impl ControlClass {
     /// Entries each queue holds at most; beyond, [`ControlSink::offer`] refuses and the worker counts a drop.
     pub const CAPACITY: usize = 1024;
     /// All of them, most urgent first.
-    pub const ALL: [Self; 3] = [Self::RelayUpkeep, Self::Probe, Self::Session];
+    pub const ALL: [Self; 5] = [Self::Keys, Self::RelayUpkeep, Self::Probe, Self::Handshake, Self::Packet];
 }
 
 impl ToControl {
@@ -107,7 +112,12 @@ impl ToControl {
     pub fn class(&self) -> ControlClass {
         match self {
             Self::Datagram { class, .. } => *class,
-            _ => ControlClass::Session,
+            Self::Stage { .. } | Self::Unresolved { .. } => ControlClass::Packet,
+            Self::Awake { .. }
+            | Self::Installed(_)
+            | Self::Confirmed { .. }
+            | Self::Roamed { .. }
+            | Self::Record { .. } => ControlClass::Keys,
         }
     }
 }
@@ -121,7 +131,7 @@ pub trait ControlSink {
 /// Queues without threads, for tests and the simulator: the production caps, first in, first out per class.
 #[derive(Default, Debug)]
 pub struct LocalQueues {
-    queues: [std::collections::VecDeque<ToControl>; 3],
+    queues: [std::collections::VecDeque<ToControl>; ControlClass::ALL.len()],
 }
 
 impl LocalQueues {

@@ -1,53 +1,52 @@
 //! The bounded queues from the data-plane threads to the control task, one per [`ControlClass`].
 
+use std::task::Poll;
+
 use skynet_core::worker::{ControlClass, ControlSink, ToControl};
 use tokio::sync::mpsc;
 
 /// Messages of one class handled in one turn, so that a flood of one class delays the others by this much only.
 const TURN: usize = 32;
 
-/// The control task's end.
+const CLASSES: usize = ControlClass::ALL.len();
+
+/// The control task's end, most urgent class first.
 pub(super) struct ControlQueues {
-    receivers: [mpsc::Receiver<ToControl>; 3],
+    receivers: [mpsc::Receiver<ToControl>; CLASSES],
 }
 
 /// A data-plane thread's end: offering never blocks.
 #[derive(Clone)]
 pub(super) struct QueueSink {
-    senders: [mpsc::Sender<ToControl>; 3],
+    senders: [mpsc::Sender<ToControl>; CLASSES],
 }
 
-/// The three queues with the caps the core asks for.
+/// The queues with the caps the core asks for.
 pub(super) fn queues() -> (QueueSink, ControlQueues) {
-    let pairs = ControlClass::ALL.map(|_| mpsc::channel(ControlClass::CAPACITY));
-    let [(a, x), (b, y), (c, z)] = pairs;
-    (QueueSink { senders: [a, b, c] }, ControlQueues { receivers: [x, y, z] })
+    let mut receivers = Vec::with_capacity(CLASSES);
+    let senders = ControlClass::ALL.map(|_| {
+        let (sender, receiver) = mpsc::channel(ControlClass::CAPACITY);
+        receivers.push(receiver);
+        sender
+    });
+    let receivers = receivers.try_into().unwrap_or_else(|_| unreachable!("one receiver per sender"));
+    (QueueSink { senders }, ControlQueues { receivers })
 }
 
 impl ControlSink for QueueSink {
     fn offer(&mut self, message: ToControl) -> bool {
-        self.senders[position(message.class())].try_send(message).is_ok()
-    }
-}
-
-fn position(class: ControlClass) -> usize {
-    match class {
-        ControlClass::RelayUpkeep => 0,
-        ControlClass::Probe => 1,
-        ControlClass::Session => 2,
+        self.senders[message.class() as usize].try_send(message).is_ok()
     }
 }
 
 impl ControlQueues {
     /// Waits for the next message, the most urgent class first. Loses none if dropped while waiting.
     pub(super) async fn next(&mut self) -> Option<ToControl> {
-        let [relay, probe, session] = &mut self.receivers;
-        tokio::select! {
-            biased;
-            message = relay.recv() => message,
-            message = probe.recv() => message,
-            message = session.recv() => message,
-        }
+        std::future::poll_fn(|cx| {
+            let first = self.receivers.iter_mut().map(|r| r.poll_recv(cx)).find(Poll::is_ready);
+            first.unwrap_or(Poll::Pending)
+        })
+        .await
     }
 
     /// What else is waiting, up to 32 of each class.
@@ -75,9 +74,9 @@ mod tests {
     fn a_full_class_refuses_and_the_others_do_not_notice() {
         let (mut sink, mut queues) = queues();
         for _ in 0..ControlClass::CAPACITY {
-            assert!(sink.offer(message(ControlClass::Session, 3)));
+            assert!(sink.offer(message(ControlClass::Handshake, 3)));
         }
-        assert!(!sink.offer(message(ControlClass::Session, 3)));
+        assert!(!sink.offer(message(ControlClass::Handshake, 3)));
         assert!(sink.offer(message(ControlClass::Probe, 2)));
         assert!(sink.offer(message(ControlClass::RelayUpkeep, 1)));
         let turn: Vec<u8> = queues.take_waiting().map(|m| mark(&m)).collect();
