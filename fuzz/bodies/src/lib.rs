@@ -11,6 +11,7 @@
 //! and rebuild MACs, seals and signatures around the fuzzer's bytes where a random search would never pass them.
 
 pub mod control;
+pub mod hostile_relay;
 pub mod member;
 pub mod node;
 pub mod relay;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control_message", run: control::message, seeds: seeds::control_message },
     Target { name: "credentials", run: member::credentials, seeds: seeds::credentials },
     Target { name: "document", run: member::document, seeds: seeds::document },
+    Target { name: "hostile_relay", run: hostile_relay::hostile_relay, seeds: seeds::hostile_relay },
     Target { name: "ip", run: wire::ip, seeds: seeds::ip },
     Target { name: "node", run: node::node, seeds: seeds::node },
     Target { name: "probe", run: wire::probe, seeds: seeds::probe },

@@ -1,8 +1,8 @@
-//! Fixed samples every target starts from: one small network, one member, three probes. Made once, always the same.
+//! Fixed samples every target starts from: one small network, two members, three probes. Made once, always the same.
 
 use std::sync::OnceLock;
 
-use skynet_core::key::{PublicKey, Secret, SigningKey};
+use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
     Bundle, Credentials, Delegation, Endpoint, Enrolment, Genesis, JoinToken, Manifest, NodeIdentity,
@@ -16,7 +16,7 @@ use skynet_core::wire::probe::{self, Body, Call, CallCandidate, Nonce, Ping, Pon
 pub const NOW: UnixTime = UnixTime(1_800_000_000);
 const DAY: u64 = 86_400;
 
-/// A network with one member, and every key of it.
+/// A network with two members, and every key of it.
 pub struct Network {
     /// The operator's key.
     pub root: SigningKey,
@@ -30,8 +30,15 @@ pub struct Network {
     pub manifest: Verified<Manifest>,
     /// The one token.
     pub token: JoinToken,
-    /// What the one member keeps.
+    /// What one member keeps.
     pub credentials: Credentials,
+    /// The documents of another member.
+    pub other: Bundle,
+}
+
+/// The key of the network's one relay.
+pub fn relay_secret() -> StaticSecret {
+    StaticSecret::from_bytes([9; 32])
 }
 
 /// The network.
@@ -48,7 +55,7 @@ fn make_network() -> Network {
     let network_id = genesis.root_pin().network_id();
     let relay = TokenRelay {
         relay_no: 1,
-        key: PublicKey([9; 32]),
+        key: relay_secret().public(),
         address: "192.0.2.1:3478".parse().expect("an address"),
     };
     let manifest = Manifest {
@@ -77,19 +84,20 @@ fn make_network() -> Network {
     };
     let delegation = delegation.sign(&root).expect("within limits").into_signed();
     let token = JoinToken::new(genesis.root_pin(), token_key.seed(), vec![relay], delegation);
-    let credentials = enrol(&token, &genesis, &manifest, &registrar, &mut rng);
-    Network { root, registrar, token_key, genesis, manifest, token, credentials }
+    let mut enrol = |name| enrol(&token, name, (&genesis, &manifest), &registrar, &mut rng);
+    let (credentials, other) = (enrol("web-1"), enrol("web-2").bundle().clone());
+    Network { root, registrar, token_key, genesis, manifest, token, credentials, other }
 }
 
 fn enrol(
     token: &JoinToken,
-    genesis: &Verified<Genesis>,
-    manifest: &Verified<Manifest>,
+    name: &str,
+    (genesis, manifest): (&Verified<Genesis>, &Verified<Manifest>),
     registrar: &SigningKey,
     rng: &mut Rng,
 ) -> Credentials {
     let node = NodeIdentity::random(Some([1; 16]), rng);
-    let name = "web-1".parse().expect("a name");
+    let name = name.parse().expect("a name");
     let enrolment = Enrolment::new(token.clone(), node, name, NOW, rng).expect("the token allows it");
     let receipt = receipt(enrolment.bundle(), registrar).sign(registrar).expect("within limits");
     let mut credentials = enrolment

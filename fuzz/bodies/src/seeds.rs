@@ -250,6 +250,7 @@ pub fn node() -> Vec<Seed> {
         with(13, &initiation),
         talk.clone(),
     ];
+    let forged = [talk.clone(), with(5, &slices(&[b"not mine"])), vec![77], carry(9), talk.clone()];
     let commands = [talk.clone(), vec![15, 0, 15, 1, 15, 2, 15, 3], advance(6), talk.clone(), vec![10, 9, 9]];
     named([
         ("talk", talk.clone()),
@@ -257,6 +258,7 @@ pub fn node() -> Vec<Seed> {
         ("disorder", disorder.concat()),
         ("roam", roam.concat()),
         ("hostile", hostile.concat()),
+        ("forged-source", forged.concat()),
         ("commands", commands.concat()),
     ])
 }
@@ -291,6 +293,25 @@ fn stun_request() -> Vec<u8> {
 /// A HELLO without ticket and MAC.
 fn hello_shape() -> Vec<u8> {
     [&[relay::HELLO, 1, 0, 0][..], &[0; relay::HELLO_LEN - 4]].concat()
+}
+
+/// Scripts for a hostile relay: it tells the truth, then other things; it goes away; it binds.
+pub fn hostile_relay() -> Vec<Seed> {
+    let (welcome, member, packet) = (vec![1], vec![2, 0x24, 0, 0, 0], vec![9, 0]);
+    let met = [welcome.clone(), member.clone(), packet.clone()].concat();
+    let frame = |bytes: &[u8]| with(6, &slices(&[bytes]));
+    let cookie = [&[relay::COOKIE, 1, 0, 1][..], &[2; 16], &[0; 28]].concat();
+    let lies = [met.clone(), vec![2, 0x24, 1, 0, 9, 2, 0x26, 0, 0, 0, 2, 8, 0, 0, 0, 2, 0x8c, 0, 0, 0]];
+    let away = [met.clone(), vec![11], vec![8, 0, 90], welcome.clone(), vec![8, 3, 0], welcome.clone()];
+    let bound = [met.clone(), frame(&cookie), vec![7, 1, 0], frame(&[relay::KEEP; 16]), vec![8, 0, 60]];
+    let datagrams = [met.clone(), [&[5, 0][..], &slices(&[&[1; 148]])].concat(), vec![8, 0, 20], packet];
+    named([
+        ("met", met),
+        ("lies", lies.concat()),
+        ("away", away.concat()),
+        ("bound", bound.concat()),
+        ("datagrams", datagrams.concat()),
+    ])
 }
 
 /// Nothing happened, and a byte that matters to nobody.

@@ -293,13 +293,20 @@ impl MembershipAgent {
             Phase::Enrolling(enrolment) => enrolment
                 .complete(&welcome.genesis, &welcome.manifest, &welcome.receipt, now.unix)
                 .map_err(|e| e.to_string()),
-            Phase::Member { mut credentials, .. } => {
+            Phase::Member { mut credentials, me } => {
                 // A relay that shows an older or another manifest is not believed; what we hold stays.
                 if let Err(error) = credentials.trust_mut().update_manifest(&welcome.manifest) {
                     self.events.push_back(MembershipEvent::Alarm(error.to_string()));
                 }
                 if let Err(error) = credentials.accept_receipt(&welcome.receipt, now.unix) {
                     self.events.push_back(MembershipEvent::Alarm(error.to_string()));
+                }
+                if let Err(error) = credentials.member(now.unix) {
+                    // Expired, and this relay does not renew: a relay cannot end a membership, the next one may help.
+                    let reason = error.to_string();
+                    self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: false });
+                    self.phase = Phase::Member { credentials, me };
+                    return;
                 }
                 Ok(*credentials)
             }

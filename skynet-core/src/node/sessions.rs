@@ -8,7 +8,7 @@ use crate::id::PeerSlot;
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::session::{
-    Context, PathSource, PendingInitiation, SessionEvent, Verdict, consume_initiation, sealed_len,
+    Context, PathSource, PendingInitiation, Role, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
 use crate::wire::record::{Hello, SUITE_CHACHA20_POLY1305};
@@ -169,11 +169,16 @@ impl Node {
                     self.events.push_back(NodeEvent::Inbound(command));
                 }
                 SessionEvent::UseSealing(key) => {
+                    let unused = key.reserved() == 0;
+                    let initiator = peer.session.role() == Some(Role::Initiator);
                     peer.sealing = Some(key);
                     if let Some(path) = peer.path_mut() {
                         path.handle_new_session();
                     }
                     self.dirty = true;
+                    if initiator && unused {
+                        self.send_hello(slot, now);
+                    }
                     self.flush_staged(slot, now);
                 }
                 SessionEvent::StopSealing => {
@@ -182,7 +187,7 @@ impl Node {
                 }
                 // Held back until the snapshot without the key is out: removal is backwards.
                 SessionEvent::RemoveOpening(index) => self.removals.push(index),
-                SessionEvent::SendKeepalive => self.confirm_keys(slot, now),
+                SessionEvent::SendKeepalive => self.send_keepalive(slot, now),
                 SessionEvent::HandshakeFailed => {
                     for _ in peer.staged.drain(now.mono) {
                         self.drops.count(DropReason::NoSession);
@@ -195,13 +200,15 @@ impl Node {
         }
     }
 
-    /// The initiator's first transport data: what was staged, after a HELLO between members; else an empty packet.
-    fn confirm_keys(&mut self, slot: PeerSlot, now: Now) {
-        let sent = self.send_hello(slot, now);
+    /// Something has to reach the peer now: what is staged, or an empty packet. A key that has just carried its first
+    /// message, the HELLO, is confirmed by that.
+    fn send_keepalive(&mut self, slot: PeerSlot, now: Now) {
         self.flush_staged(slot, now);
-        if !sent
-            && let Some(keepalive) = self.peers.get(slot).and_then(|p| p.session.seal_keepalive(now.mono))
-        {
+        let Some(peer) = self.peers.get(slot) else { return };
+        if peer.session.activity().last_any_tx() == Some(now.mono) {
+            return;
+        }
+        if let Some(keepalive) = peer.session.seal_keepalive(now.mono) {
             self.send_sealed(slot, &keepalive);
         }
     }
