@@ -12,6 +12,8 @@
 mod config;
 pub mod directory;
 mod event;
+#[cfg(test)]
+mod member_tests;
 mod membership;
 mod paths;
 mod peers;

@@ -205,7 +205,9 @@ impl Node {
     fn send_keepalive(&mut self, slot: PeerSlot, now: Now) {
         self.flush_staged(slot, now);
         let Some(peer) = self.peers.get(slot) else { return };
-        if peer.session.activity().last_any_tx() == Some(now.mono) {
+        // What went out at this instant under the key before says nothing for a key that was never used.
+        let unused = peer.sealing.as_ref().is_some_and(|k| k.reserved() == 0);
+        if !unused && peer.session.activity().last_any_tx() == Some(now.mono) {
             return;
         }
         if let Some(keepalive) = peer.session.seal_keepalive(now.mono) {

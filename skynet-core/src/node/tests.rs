@@ -457,73 +457,16 @@ fn a_record_under_a_key_of_another_peer_is_not_taken_for_this_one() {
     assert_eq!(pair.hosts[0].node.drops().get(DropReason::UnknownIndex), 1);
 }
 
-/// A member of the network `network` and a node that is one too.
-fn member_node(network: &mut crate::member::fixture::Network) -> Node {
-    let config = NodeConfig {
-        membership: Membership::Joined(Box::new(network.credentials())),
-        stock: None,
-        floors: Floors::default(),
-        engine: Engine::Noise,
-        port: 1000,
+#[test]
+fn a_new_key_is_confirmed_at_once_even_if_the_old_one_sealed_at_the_same_instant() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.advance(Duration::from_secs(125));
+    // The rekey begins with this packet; its sealing and the new keys all come at one reading of the clock.
+    pair.send(0, b"y");
+    let key = |pair: &Pair, host: usize| {
+        pair.hosts[host].table.peers[0].as_ref().unwrap().sealing.as_ref().map(|k| k.id())
     };
-    Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
-}
-
-fn discard_output(node: &mut Node) {
-    while node.poll_transmit().is_some() || node.poll_event().is_some() {}
-}
-
-#[test]
-fn a_packet_that_no_path_takes_does_not_keep_the_search_for_one_going() {
-    let mut network = crate::member::fixture::Network::new();
-    let mut node = member_node(&mut network);
-    let member = Arc::new(network.credentials().member(crate::member::fixture::NOW).unwrap());
-    let slot = node.add_member(&member, now_at(Instant::ZERO)).unwrap();
-    let packet = udp_v4([10, 7, 0, 1].into(), member.v4(), (1, 2), b"?");
-    node.handle_worker(ToControl::Stage { slot, packet }, now_at(Instant::ZERO));
-    discard_output(&mut node);
-    let searching = |node: &mut Node| node.peers.get_mut(slot).unwrap().path_mut().unwrap().poll_timeout();
-    assert!(searching(&mut node).is_some());
-    while let Some((at, _)) =
-        node.poll_timeout().filter(|(at, _)| *at < Instant::ZERO + Duration::from_secs(600))
-    {
-        node.handle_timeout(now_at(at));
-        discard_output(&mut node);
-    }
-    assert!(searching(&mut node).is_none());
-}
-
-#[test]
-fn a_member_that_joined_anew_under_another_address_is_reached_and_heard_there() {
-    use crate::member::document::Content;
-    use crate::member::{Enrolment, fixture::NOW};
-    let mut network = crate::member::fixture::Network::new();
-    let mut node = member_node(&mut network);
-    let theirs = network.credentials();
-    let old = Arc::new(theirs.member(NOW).unwrap());
-    let now = now_at(Instant::ZERO);
-    let slot = node.add_member(&old, now).unwrap();
-    let (later, name) = (NOW.plus_secs(60), "web-1".parse().unwrap());
-    let identity = theirs.node().clone();
-    let mut enrolment = Enrolment::new(network.token(), identity, name, later, &mut network.rng).unwrap();
-    enrolment.retry_with_salt().unwrap();
-    let mut receipt = network.receipt(enrolment.bundle());
-    receipt.issued = later;
-    let (receipt, trust) = (receipt.sign(&network.registrar).unwrap(), network.trust());
-    let joined =
-        enrolment.complete(network.genesis.bytes(), trust.manifest().bytes(), receipt.bytes(), later);
-    let new = joined.unwrap().member(later).unwrap();
-    assert_eq!(
-        (new.supersedes(&old), new.v4() != old.v4(), new.x25519() == old.x25519()),
-        (true, true, true)
-    );
-    node.on_learned(new.clone(), Inserted::Newer { old_key: None }, now);
-    node.settle(now);
-    let published = core::iter::from_fn(|| node.poll_event()).filter_map(|event| match event {
-        NodeEvent::Publish(table) => Some(table),
-        _ => None,
-    });
-    let table = published.last().unwrap();
-    assert_eq!(table.allowed_ips.lookup(new.v4().into()), Some(slot));
-    assert_eq!(table.allowed_ips.lookup(old.v4().into()), None);
+    assert!(key(&pair, 0).is_some());
+    assert_eq!(key(&pair, 0), key(&pair, 1), "the responder seals with the key the initiator has");
 }
