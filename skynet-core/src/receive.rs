@@ -9,13 +9,15 @@
 //! leave at step a, towards `Node`, by bounded queues of their own. No copy: a packet is opened where it was received.
 
 use core::net::SocketAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::{ForwardingTable, PeerEntry};
 use crate::id::{Generation, PeerSlot};
+use crate::node::MAX_PEERS;
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -25,8 +27,8 @@ use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
 use crate::wire::wireguard::{ReceiverIndex, TYPE_COOKIE_REPLY, TransportHeader};
 use crate::worker::{ControlClass, ControlSink, InboundCommand, ToControl};
 
-/// Opening keys one half holds at most: three per peer and 4,096 peers, as many as the directory cache.
-pub const MAX_OPENING_KEYS: usize = 3 * 4096;
+/// Opening keys one half holds at most: of every peer all keypairs, and one that is still to be removed.
+pub const MAX_OPENING_KEYS: usize = (MAX_KEYPAIRS + 1) * MAX_PEERS;
 
 /// Where opened packets go: the TUN queue.
 pub trait Deliver {
@@ -50,12 +52,23 @@ pub struct Inbound {
     table: Arc<ForwardingTable>,
     /// By our own random receiver index, so no sender can make it collide. Never iterated.
     sessions: HashMap<ReceiverIndex, Session>,
+    /// Keys whose installation `Node` had no room to hear of yet: a handshake waits for each. All are in `sessions`.
+    installed: VecDeque<ReceiverIndex>,
+    /// The last roaming told under this snapshot, so that a peer that roams at line rate tells it once.
+    roamed: Option<(PeerSlot, SocketAddr)>,
 }
 
 impl Inbound {
     /// A half that counts its drops in `drops`.
     pub fn new(drops: Arc<DropCounters>) -> Self {
-        Self { drops, now: Instant::ZERO, table: Arc::default(), sessions: HashMap::new() }
+        Self {
+            drops,
+            now: Instant::ZERO,
+            table: Arc::default(),
+            sessions: HashMap::new(),
+            installed: VecDeque::new(),
+            roamed: None,
+        }
     }
 
     /// A change of keys, between batches. Installing is acknowledged, because messages that let the peer use the key
@@ -66,14 +79,26 @@ impl Inbound {
                 let index = key.local_index();
                 if self.sessions.len() < MAX_OPENING_KEYS {
                     self.sessions.insert(index, Session { key: *key, slot, generation });
-                    control.offer(ToControl::Installed(index));
+                    self.installed.push_back(index);
                 } else {
                     self.drops.count(DropReason::QueueFull);
                 }
             }
             InboundCommand::Remove(index) => {
                 self.sessions.remove(&index);
+                self.installed.retain(|i| *i != index);
             }
+        }
+        self.acknowledge(control);
+    }
+
+    /// Acknowledges installed keys; those the queue has no room for are kept for the next call.
+    fn acknowledge(&mut self, control: &mut dyn ControlSink) {
+        while let Some(&index) = self.installed.front() {
+            if !control.offer(ToControl::Installed(index)) {
+                return;
+            }
+            self.installed.pop_front();
         }
     }
 
@@ -82,6 +107,7 @@ impl Inbound {
         self.now = now;
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
+            self.roamed = None;
         }
     }
 
@@ -93,6 +119,9 @@ impl Inbound {
         deliver: &mut dyn Deliver,
         control: &mut dyn ControlSink,
     ) {
+        if !self.installed.is_empty() {
+            self.acknowledge(control);
+        }
         if let Err(reason) = self.try_datagram(from, datagram, deliver, control) {
             self.drops.count(reason);
         }
@@ -125,10 +154,17 @@ impl Inbound {
         let sealed_len = message.len();
         let plaintext = session.key.open(message, self.now)?;
         let peer = self.table.admitted(session.slot, session.generation).ok_or(DropReason::NotMember)?;
-        if session.key.take_confirmation() {
-            control.offer(ToControl::Confirmed { index, slot: peer.slot });
+        // What the queue has no room for is told with the next packet.
+        if session.key.is_confirmation() && control.offer(ToControl::Confirmed { index, slot: peer.slot }) {
+            session.key.take_confirmation();
         }
         note_authentic(peer, source, sealed_len, plaintext.is_empty(), self.now, control);
+        if let Some(from) = peer.roams_to(source)
+            && self.roamed != Some((peer.slot, from))
+            && control.offer(ToControl::Roamed { slot: peer.slot, from })
+        {
+            self.roamed = Some((peer.slot, from));
+        }
         // d: source and filter
         let packet = match plaintext.first() {
             None => return Ok(()),
@@ -166,7 +202,14 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         let payload = &datagram[front..];
         let class = match kind {
-            Kind::RelayUpkeep | Kind::Stun => ControlClass::RelayUpkeep,
+            Kind::RelayUpkeep | Kind::Stun => {
+                // Anybody else's would crowd out the keepalives of our relay session. A first relay may answer before
+                // the snapshot that names it is here.
+                if !self.table.relays.is_empty() && self.table.relay_at(from).is_none() {
+                    return Err(DropReason::BadRelayHeader);
+                }
+                ControlClass::RelayUpkeep
+            }
             Kind::Probe => ControlClass::Probe,
             Kind::Handshake => {
                 let has_mac1 = !payload.starts_with(&[TYPE_COOKIE_REPLY]);
@@ -198,9 +241,6 @@ fn note_authentic(
     control: &mut dyn ControlSink,
 ) {
     peer.path_activity(source).note_rx(now);
-    if let Some(from) = peer.roams_to(source) {
-        control.offer(ToControl::Roamed { slot: peer.slot, from });
-    }
     if peer.activity.note_rx(now, 1, len as u64, keepalive) {
         control.offer(ToControl::Awake { slot: peer.slot });
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!            ── ForwardingTable (snapshot) ──▶
 //!    Node    ── InboundCommand ─────────────▶   Inbound half (all lanes)
-//!            ◀── ToControl, five classes ────   both halves
+//!            ◀── ToControl, six classes ─────   both halves
 //! ```
 
 use core::net::SocketAddr;
@@ -88,7 +88,7 @@ pub enum ToControl {
 /// fill (probes, handshakes) is apart from what keeps sessions alive, and so is what local applications can fill.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ControlClass {
-    /// What a worker tells of its own sessions: keys installed and confirmed, traffic begun, records, roaming.
+    /// What a worker tells of its own sessions: keys installed and confirmed, traffic begun, roaming.
     Keys,
     /// What came from one of our relays' addresses and is not DATA: keepalives of the relay session.
     RelayUpkeep,
@@ -96,6 +96,8 @@ pub enum ControlClass {
     Probe,
     /// Handshakes with a valid mac1, and cookie replies.
     Handshake,
+    /// Control records of members: authenticated, but a member may send as many as it likes.
+    Record,
     /// Packets that wait for a key, a path or the directory.
     Packet,
 }
@@ -104,7 +106,8 @@ impl ControlClass {
     /// Entries each queue holds at most; beyond, [`ControlSink::offer`] refuses and the worker counts a drop.
     pub const CAPACITY: usize = 1024;
     /// All of them, most urgent first.
-    pub const ALL: [Self; 5] = [Self::Keys, Self::RelayUpkeep, Self::Probe, Self::Handshake, Self::Packet];
+    pub const ALL: [Self; 6] =
+        [Self::Keys, Self::RelayUpkeep, Self::Probe, Self::Handshake, Self::Record, Self::Packet];
 }
 
 impl ToControl {
@@ -113,11 +116,10 @@ impl ToControl {
         match self {
             Self::Datagram { class, .. } => *class,
             Self::Stage { .. } | Self::Unresolved { .. } => ControlClass::Packet,
-            Self::Awake { .. }
-            | Self::Installed(_)
-            | Self::Confirmed { .. }
-            | Self::Roamed { .. }
-            | Self::Record { .. } => ControlClass::Keys,
+            Self::Awake { .. } | Self::Installed(_) | Self::Confirmed { .. } | Self::Roamed { .. } => {
+                ControlClass::Keys
+            }
+            Self::Record { .. } => ControlClass::Record,
         }
     }
 }

@@ -139,8 +139,8 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
+        // Not biased: whatever never ends, the others get their turns.
         tokio::select! {
-            biased;
             () = stop => Happened::Stop,
             Some(fault) = self.faults.recv() => Happened::Fault(fault),
             Some(message) = worker => Happened::Worker(message),
@@ -267,10 +267,13 @@ impl Agent {
     }
 }
 
+/// Due at the first poll if `deadline` has come: tokio's own sleep takes a millisecond at least, and while messages
+/// keep coming no wait lasts that long.
 async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep(at.saturating_since(clock::monotonic())).await,
-        None => std::future::pending().await,
+    let Some(at) = deadline else { return std::future::pending().await };
+    let left = at.saturating_since(clock::monotonic());
+    if !left.is_zero() {
+        tokio::time::sleep(left).await;
     }
 }
 
@@ -281,3 +284,7 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Call>> {
     tokio::spawn(server.serve(sender));
     Ok(calls)
 }
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

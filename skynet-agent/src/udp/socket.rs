@@ -41,10 +41,11 @@ impl UdpSocket {
     /// # Errors
     /// The kernel's, with the port in the text, e.g. if it is in use.
     pub fn bind(port: u16) -> io::Result<Self> {
-        Self::bind_v6(port).or_else(|e| match e.raw_os_error() {
+        let bound = Self::bind_v6(port).or_else(|e| match e.raw_os_error() {
             Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPERM) => Self::bind_v4(port),
             _ => Err(e),
-        })
+        });
+        bound.map_err(|e| io::Error::new(e.kind(), format!("UDP port {port}: {e}")))
     }
 
     fn bind_v6(port: u16) -> io::Result<Self> {
@@ -73,9 +74,7 @@ impl UdpSocket {
             tracing::debug!(%e, "no receive coalescing on this kernel");
         }
         socket.set_nonblocking(true)?;
-        socket
-            .bind(&local.into())
-            .map_err(|e| io::Error::new(e.kind(), format!("UDP port {}: {e}", local.port())))?;
+        socket.bind(&local.into())?;
         Ok(Self { socket, v6, segmentation: AtomicBool::new(true), dropped: AtomicU64::new(0) })
     }
 
@@ -172,8 +171,10 @@ impl UdpSocket {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
-                    if poll(&mut fds, PollTimeout::from(SEND_WAIT_MS))? == 0 {
-                        return Err(e);
+                    match poll(&mut fds, PollTimeout::from(SEND_WAIT_MS)) {
+                        Ok(0) => return Err(e),
+                        Ok(_) | Err(nix::Error::EINTR) => {}
+                        Err(e) => return Err(e.into()),
                     }
                 }
                 Err(e) => return Err(e),

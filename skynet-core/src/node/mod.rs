@@ -12,6 +12,8 @@
 mod config;
 pub mod directory;
 mod event;
+#[cfg(test)]
+mod member_tests;
 mod membership;
 mod paths;
 mod peers;
@@ -170,8 +172,7 @@ impl Node {
     pub fn handle_worker(&mut self, message: ToControl, now: Now) {
         let done = match message {
             ToControl::Datagram { from, mut bytes, .. } => self.on_datagram(from, &mut bytes, now),
-            ToControl::Stage { slot, packet } => self.on_stage(slot, packet, now),
-            ToControl::Unresolved { packet } => self.on_unresolved(packet, now),
+            ToControl::Stage { packet, .. } | ToControl::Unresolved { packet } => self.on_packet(packet, now),
             ToControl::Awake { slot } => {
                 self.on_awake(slot, now);
                 Ok(())
@@ -189,7 +190,7 @@ impl Node {
                 self.on_roamed(slot, from);
                 Ok(())
             }
-            ToControl::Record { slot, bytes, .. } => self.on_record(slot, &bytes, now),
+            ToControl::Record { slot, index, bytes } => self.on_record(slot, index, &bytes, now),
         };
         if let Err(reason) = done {
             self.drops.count(reason);
@@ -350,6 +351,16 @@ impl Node {
         }
     }
 
+    /// A packet that waits for something. The worker judged it by a snapshot in which a slot may have been another
+    /// peer's: the destination decides whom it is sealed for.
+    fn on_packet(&mut self, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
+        let destination = IpPacket::parse(&packet).map_err(|_| DropReason::NotIp)?.destination();
+        match self.peers.allowed_ips().lookup(destination) {
+            Some(slot) => self.on_stage(slot, packet, now),
+            None => self.on_unresolved(destination, packet, now),
+        }
+    }
+
     /// A packet for a known peer that has no key or no path.
     fn on_stage(&mut self, slot: PeerSlot, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
@@ -364,8 +375,7 @@ impl Node {
     }
 
     /// A packet for an overlay address that is no peer's: a member we know, or one to ask for.
-    fn on_unresolved(&mut self, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
-        let destination = IpPacket::parse(&packet).map_err(|_| DropReason::NotIp)?.destination();
+    fn on_unresolved(&mut self, destination: IpAddr, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
         let membership = self.membership.as_mut().ok_or(DropReason::NoPeer)?;
         if let Some(member) = membership.directory.by_address(destination).map(|e| Arc::clone(&e.member)) {
             let slot = self.add_member(&member, now).ok_or(DropReason::QueueFull)?;

@@ -72,15 +72,20 @@ impl Node {
         Some(slot)
     }
 
-    /// Newer documents of a member: its endpoints, its relay.
+    /// Newer documents of a member: its endpoints, its relay, perhaps other addresses.
     pub(super) fn refresh_member(&mut self, slot: PeerSlot, newer: &Arc<Member>, now: Now) {
         let relay = self.relay_path(newer);
         let Some(Kind::Member { member, path }) = self.peers.get_mut(slot).map(|p| &mut p.kind) else {
             return;
         };
+        let moved = (member.v4(), member.v6()) != (newer.v4(), newer.v6());
         *member = Arc::clone(newer);
         path.set_peer_endpoints(&candidates_of(newer), &[], now);
         path.set_relay(relay, now);
+        if moved {
+            self.peers.index_prefixes();
+            self.dirty = true;
+        }
         self.drain_path(slot, now);
     }
 
@@ -201,12 +206,8 @@ impl Node {
             last_rx: a.last_rx(),
         };
         let traffic = Traffic {
-            // A packet that waits for its key is traffic: it is what a path is wanted for.
-            last_tx: if peer.staged.is_empty() {
-                peer.session.activity().last_data_tx()
-            } else {
-                Some(now.mono)
-            },
+            // A packet that waits for its key is traffic, of when it came: it is what a path is wanted for.
+            last_tx: peer.session.activity().last_data_tx().max(peer.staged.newest()),
             direct: read(&peer.direct),
             relayed: read(&peer.relayed),
         };

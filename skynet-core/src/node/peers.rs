@@ -122,13 +122,18 @@ impl Peers {
     pub(super) fn remove(&mut self, slot: PeerSlot) -> Option<Peer> {
         let peer = self.slots.get_mut(slot.0 as usize)?.take()?;
         self.by_key.remove(&peer.key);
+        self.index_prefixes();
+        Some(peer)
+    }
+
+    /// Builds the table of prefixes anew, after a peer has gone or has others.
+    pub(super) fn index_prefixes(&mut self) {
         self.allowed_ips = AllowedIps::default();
-        for other in self.slots.iter().flatten() {
-            for prefix in other.prefixes() {
-                self.allowed_ips.insert(prefix, other.slot);
+        for peer in self.slots.iter().flatten() {
+            for prefix in peer.prefixes() {
+                self.allowed_ips.insert(prefix, peer.slot);
             }
         }
-        Some(peer)
     }
 
     pub(super) fn get(&self, slot: PeerSlot) -> Option<&Peer> {

@@ -12,7 +12,7 @@ use crate::session::{
 };
 use crate::time::{Duration, Instant, Now};
 use crate::wire::record::{Hello, SUITE_CHACHA20_POLY1305};
-use crate::wire::wireguard::{Message, TRANSPORT_HEADER_LEN};
+use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN};
 use crate::worker::InboundCommand;
 
 /// Initiations that wait for the directory to say who sent them.
@@ -88,7 +88,7 @@ impl Node {
         }
     }
 
-    fn peer_of_index(&self, index: crate::wire::wireguard::ReceiverIndex) -> Result<PeerSlot, DropReason> {
+    fn peer_of_index(&self, index: ReceiverIndex) -> Result<PeerSlot, DropReason> {
         let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
         self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)
     }
@@ -205,7 +205,9 @@ impl Node {
     fn send_keepalive(&mut self, slot: PeerSlot, now: Now) {
         self.flush_staged(slot, now);
         let Some(peer) = self.peers.get(slot) else { return };
-        if peer.session.activity().last_any_tx() == Some(now.mono) {
+        // What went out at this instant under the key before says nothing for a key that was never used.
+        let unused = peer.sealing.as_ref().is_some_and(|k| k.reserved() == 0);
+        if !unused && peer.session.activity().last_any_tx() == Some(now.mono) {
             return;
         }
         if let Some(keepalive) = peer.session.seal_keepalive(now.mono) {
@@ -237,7 +239,17 @@ impl Node {
     }
 
     /// A control record from inside the tunnel.
-    pub(super) fn on_record(&mut self, slot: PeerSlot, record: &[u8], now: Now) -> Result<(), DropReason> {
+    pub(super) fn on_record(
+        &mut self,
+        slot: PeerSlot,
+        index: ReceiverIndex,
+        record: &[u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
+        // The slot may have been another peer's in the snapshot the worker had.
+        if self.peer_of_index(index)? != slot {
+            return Err(DropReason::UnknownIndex);
+        }
         let hello = Hello::parse(record).map_err(|_| DropReason::UnknownType)?;
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NotMember)?;
         peer.hello.theirs = Some(hello);

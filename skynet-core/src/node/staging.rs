@@ -38,6 +38,11 @@ impl Staged {
         self.packets.drain(..).filter(|(at, _)| fresh(at)).map(|(_, p)| p).collect()
     }
 
+    /// When the last packet came.
+    pub fn newest(&self) -> Option<Instant> {
+        self.packets.back().map(|(at, _)| *at)
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()

@@ -330,3 +330,143 @@ fn crossing_initiations_deliver_what_waited_without_a_timer() {
     pair.settle();
     assert_eq!((pair.texts(0), pair.texts(1)), (vec!["at once".into()], vec!["at once".into()]));
 }
+
+/// A queue of keys with room for nothing more.
+fn fill_keys(queues: &mut LocalQueues) {
+    use crate::worker::ControlSink;
+    while queues.offer(ToControl::Awake { slot: PeerSlot(99) }) {}
+}
+
+fn drain_queues(queues: &mut LocalQueues) -> Vec<ToControl> {
+    core::iter::from_fn(|| queues.pop()).collect()
+}
+
+/// Brings the pair to where host 1 has its opening key and the first data of host 0 is on the wire.
+fn up_to_the_first_data(pair: &mut Pair) -> Vec<u8> {
+    let packet = pair.hosts[0].packet_to(pair.hosts[1].inner, b"first");
+    pair.hosts[0].send(&packet, pair.now, &mut pair.wire);
+    for turn in [0, 1, 0] {
+        pair.hosts[turn].drain(pair.now, &mut pair.wire);
+        let (from, _, bytes) = pair.wire.pop_front().unwrap();
+        if bytes[0] == 4 {
+            return bytes;
+        }
+        pair.hosts[1 - turn].receive(from, bytes, pair.now);
+    }
+    pair.hosts[0].drain(pair.now, &mut pair.wire);
+    pair.wire.pop_front().unwrap().2
+}
+
+#[test]
+fn a_confirmation_without_room_in_the_queue_is_told_with_the_next_packet() {
+    let mut pair = Pair::new();
+    let first = up_to_the_first_data(&mut pair);
+    let from = pair.hosts[0].address;
+    fill_keys(&mut pair.hosts[1].queues);
+    pair.hosts[1].receive(from, first, pair.now);
+    drain_queues(&mut pair.hosts[1].queues);
+    let packet = pair.hosts[0].packet_to(pair.hosts[1].inner, b"second");
+    pair.hosts[0].send(&packet, pair.now, &mut pair.wire);
+    pair.settle();
+    assert!(pair.hosts[1].table.peers[0].as_ref().unwrap().sealing.is_some());
+    assert_eq!(pair.texts(1), ["first", "second"]);
+}
+
+#[test]
+fn an_installed_key_without_room_in_the_queue_is_acknowledged_with_the_next_datagram() {
+    let mut pair = Pair::new();
+    let packet = pair.hosts[0].packet_to(pair.hosts[1].inner, b"x");
+    pair.hosts[0].send(&packet, pair.now, &mut pair.wire);
+    pair.hosts[0].drain(pair.now, &mut pair.wire);
+    let (from, _, initiation) = pair.wire.pop_front().unwrap();
+    pair.hosts[1].receive(from, initiation, pair.now);
+    let message = pair.hosts[1].queues.pop().unwrap();
+    pair.hosts[1].node.handle_worker(message, now_at(pair.now));
+    let host = &mut pair.hosts[1];
+    fill_keys(&mut host.queues);
+    while let Some(event) = host.node.poll_event() {
+        match event {
+            NodeEvent::Inbound(command) => host.inbound.handle_command(command, &mut host.queues),
+            NodeEvent::Publish(table) => host.table = table,
+            _ => {}
+        }
+    }
+    drain_queues(&mut host.queues);
+    host.receive(from, vec![0xff], pair.now);
+    pair.settle();
+    assert_eq!(pair.texts(1), ["x"]);
+}
+
+#[test]
+fn a_peer_that_roams_at_line_rate_tells_it_once() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let elsewhere = SocketAddr::from(([192, 0, 2, 77], 4242));
+    for _ in 0..5 {
+        let packet = pair.hosts[0].packet_to(pair.hosts[1].inner, b"y");
+        pair.hosts[0].send(&packet, pair.now, &mut pair.wire);
+        let (_, _, bytes) = pair.wire.pop_back().unwrap();
+        pair.hosts[1].receive(elsewhere, bytes, pair.now);
+    }
+    let told = drain_queues(&mut pair.hosts[1].queues);
+    assert_eq!(told.iter().filter(|m| matches!(m, ToControl::Roamed { .. })).count(), 1);
+}
+
+#[test]
+fn relay_upkeep_and_stun_of_strangers_fill_no_queue() {
+    let mut pair = Pair::new();
+    let stranger = SocketAddr::from(([203, 0, 113, 9], 9));
+    let relay = SocketAddr::from(([192, 0, 2, 200], 3478));
+    let relays = vec![(relay, crate::id::RelayNo(1))];
+    pair.hosts[1].table = Arc::new(ForwardingTable { relays, ..ForwardingTable::default() });
+    let stun = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42].to_vec();
+    for datagram in [vec![0xa8; 40], vec![0xab; 40], vec![0xad; 40], stun] {
+        pair.hosts[1].receive(stranger, datagram, pair.now);
+    }
+    assert!(pair.hosts[1].queues.pop().is_none());
+    assert_eq!(pair.hosts[1].node.drops().get(DropReason::BadRelayHeader), 4);
+    pair.hosts[1].receive(relay, vec![0xab; 40], pair.now);
+    assert!(pair.hosts[1].queues.pop().is_some());
+}
+
+#[test]
+fn a_packet_handed_over_for_a_slot_that_means_another_peer_by_now_is_not_sealed_for_it() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let carried = pair.carried;
+    let packet = pair.hosts[0].packet_to([10, 0, 0, 9].into(), b"for somebody else");
+    pair.hosts[0].node.handle_worker(ToControl::Stage { slot: PeerSlot(0), packet }, now_at(pair.now));
+    pair.settle();
+    assert_eq!(pair.carried, carried);
+    assert_eq!(pair.hosts[0].node.drops().get(DropReason::NoPeer), 1);
+}
+
+#[test]
+fn a_record_under_a_key_of_another_peer_is_not_taken_for_this_one() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    let hello = crate::wire::record::Hello {
+        suites: 1,
+        max_lanes: 1,
+        max_packet: 1360,
+        manifest_epoch: 1,
+        manifest_hash: [0; 32],
+    };
+    let record = ToControl::Record { slot: PeerSlot(0), index: ReceiverIndex(7), bytes: hello.encode() };
+    pair.hosts[0].node.handle_worker(record, now_at(pair.now));
+    assert_eq!(pair.hosts[0].node.drops().get(DropReason::UnknownIndex), 1);
+}
+
+#[test]
+fn a_new_key_is_confirmed_at_once_even_if_the_old_one_sealed_at_the_same_instant() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.advance(Duration::from_secs(125));
+    // The rekey begins with this packet; its sealing and the new keys all come at one reading of the clock.
+    pair.send(0, b"y");
+    let key = |pair: &Pair, host: usize| {
+        pair.hosts[host].table.peers[0].as_ref().unwrap().sealing.as_ref().map(|k| k.id())
+    };
+    assert!(key(&pair, 0).is_some());
+    assert_eq!(key(&pair, 0), key(&pair, 1), "the responder seals with the key the initiator has");
+}

@@ -258,10 +258,15 @@ impl OpeningKey {
         Ok(&mut sealed[..len])
     }
 
-    /// True once, after the first authenticated packet under a key the session waits to see confirmed: the inbound
-    /// half then tells control, which calls [`super::Session::handle_authenticated`].
+    /// Whether the session waits to see this key confirmed and an authenticated packet has come under it: the inbound
+    /// half then tells control, which calls [`super::Session::handle_authenticated`], and takes the confirmation.
+    pub fn is_confirmation(&self) -> bool {
+        self.unconfirmed && self.authenticated
+    }
+
+    /// [`Self::is_confirmation`], and false from now on.
     pub fn take_confirmation(&mut self) -> bool {
-        let confirms = self.unconfirmed && self.authenticated;
+        let confirms = self.is_confirmation();
         if confirms {
             self.unconfirmed = false;
         }

@@ -1,0 +1,106 @@
+//! The control task's fairness: whatever floods one of its sources, the others get their turns.
+
+use std::net::Ipv4Addr;
+
+use skynet_core::id::PeerSlot;
+use skynet_core::key::StaticSecret;
+use skynet_core::node::{Floors, Membership, NodeConfig, StockConfig, StockPeer};
+use skynet_core::session::Engine;
+use skynet_core::worker::{ControlClass, ControlSink};
+use tokio::sync::oneshot;
+
+use super::super::queues::{QueueSink, queues};
+use super::*;
+
+/// A node one of whose timers has been due for long.
+fn node_with_a_due_timer() -> Node {
+    let earlier = Now { mono: Instant::from_nanos(1), ..clock::now() };
+    let peer = StockPeer {
+        public_key: StaticSecret::from_bytes([2; 32]).public(),
+        preshared_key: None,
+        endpoint: Some(([127, 0, 0, 1], 9).into()),
+        allowed_ips: Vec::new(),
+        persistent_keepalive: Some(Duration::from_secs(25)),
+    };
+    let addresses = vec![Ipv4Addr::new(10, 0, 0, 1).into()];
+    let stock = StockConfig { secret: StaticSecret::from_bytes([1; 32]), addresses, peers: vec![peer] };
+    let config = NodeConfig {
+        membership: Membership::None,
+        stock: Some(stock),
+        floors: Floors::default(),
+        engine: Engine::Noise,
+        port: 1,
+    };
+    let mut node = Node::new(config, [1; 32], earlier).unwrap();
+    node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
+    while node.poll_transmit().is_some() || node.poll_event().is_some() {}
+    node
+}
+
+fn agent(dir: &Path) -> (Agent, QueueSink) {
+    let config = Config {
+        state_dir: dir.join("state"),
+        socket: dir.join("sock"),
+        token: None,
+        name: "fair".parse().unwrap(),
+        interface: "skytest0".into(),
+        port: 0,
+        relay: None,
+        wireguard: None,
+        peers: Vec::new(),
+    };
+    let socket = Arc::new(UdpSocket::bind(0).unwrap());
+    let (fault_sender, faults) = mpsc::channel(4);
+    let (sink, queues) = queues();
+    let node = node_with_a_due_timer();
+    let drops = Arc::clone(node.drops());
+    let plane = DataPlane::start(Arc::clone(&socket), drops, sink.clone(), fault_sender.clone()).unwrap();
+    let agent = Agent {
+        state: StateDir::open(&dir.join("state")).unwrap(),
+        config,
+        net: Netlink::open().unwrap(),
+        socket,
+        engine: Some(EngineRoom { node, plane, queues }),
+        interface: None,
+        local_addresses: Vec::new(),
+        stream: ControlStream::new(),
+        phase: AgentState::Up,
+        is_enrolling: false,
+        token_mark: None,
+        message: None,
+        faults,
+        fault_sender,
+        spins: 0,
+        stopping: false,
+    };
+    (agent, sink)
+}
+
+#[test]
+fn junk_without_end_starves_neither_timers_nor_the_control_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (mut agent, mut sink) = agent(dir.path());
+        let mut stop = std::pin::pin!(std::future::pending());
+        let (_changed, mut changes) = mpsc::channel(1);
+        let (asking, mut calls) = mpsc::channel(1);
+        let (reply, _answer) = oneshot::channel();
+        asking.try_send(Call { request: Request::Status, reply }).unwrap();
+        let (mut timeouts, mut answered, mut messages) = (0, 0, 0);
+        for _ in 0..500 {
+            for _ in 0..2 {
+                let from = ([203, 0, 113, 9], 9).into();
+                sink.offer(ToControl::Datagram { class: ControlClass::Probe, from, bytes: vec![0xa0; 64] });
+            }
+            match agent.wait(&mut stop, &mut calls, &mut changes).await {
+                Happened::Timeout => timeouts += 1,
+                Happened::Call(_) => answered += 1,
+                Happened::Worker(_) => messages += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(answered, 1);
+        assert!(timeouts > 20 && messages > 20, "{timeouts} timeouts, {messages} messages");
+    });
+}
