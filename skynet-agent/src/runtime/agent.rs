@@ -209,17 +209,34 @@ impl Agent {
             }
             NodeEvent::SendControl(bytes) => self.stream.send(bytes),
             NodeEvent::CloseControl => self.stream.close(),
-            NodeEvent::Persist(blob) => self.state.save_credentials(&blob)?,
-            NodeEvent::PersistFloors(floors) => self.state.save_floor(Floor {
-                handshake_timestamp: floors.handshake_timestamp.0,
-                probe_start: floors.probe_start,
-            })?,
+            NodeEvent::Persist(blob) => self.persist(&blob)?,
+            NodeEvent::PersistFloors(floors) => {
+                let floor = Floor {
+                    handshake_timestamp: floors.handshake_timestamp.0,
+                    probe_start: floors.probe_start,
+                };
+                if let Err(e) = self.state.save_floor(floor) {
+                    tracing::error!(%e, "not kept; if the clock goes back before the next start, peers refuse us");
+                }
+            }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),
             NodeEvent::PathChanged { peer, path } => tracing::info!(peer, path, "path changed"),
         }
         Ok(())
+    }
+
+    /// A full disk must not end a working overlay: what was kept before still lets this node come back. Only a first
+    /// join that cannot be kept is none.
+    fn persist(&self, credentials: &[u8]) -> anyhow::Result<()> {
+        match self.state.save_credentials(credentials) {
+            Err(e) if self.state.load_credentials().is_ok_and(|kept| kept.is_some()) => {
+                tracing::error!(%e, "newer documents not kept; the ones kept before are used at the next start");
+                Ok(())
+            }
+            saved => Ok(saved?),
+        }
     }
 
     /// Tells the core which addresses a peer may try.

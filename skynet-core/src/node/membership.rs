@@ -75,6 +75,9 @@ pub(super) struct MembershipAgent {
     next_roster: Option<Instant>,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
+    /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
+    update: Option<RequestId>,
+    unpublished: bool,
     events: VecDeque<MembershipEvent>,
     pub(super) directory: Directory,
 }
@@ -137,6 +140,8 @@ impl MembershipAgent {
             roster_request: None,
             next_roster: None,
             published: Default::default(),
+            update: None,
+            unpublished: false,
             events: VecDeque::new(),
             directory: Directory::default(),
         };
@@ -228,14 +233,15 @@ impl MembershipAgent {
 
     /// Says where we can be reached, if that is news.
     pub(super) fn publish(&mut self, endpoints: Vec<Endpoint>, relays: Vec<RelayRtt>, now: Now) {
-        if !self.control.is_joined() || self.published.0 == endpoints {
+        if !self.control.is_joined() || (self.published.0 == endpoints && !self.unpublished) {
             return;
         }
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
         self.published = (endpoints.clone(), relays.clone());
         if let Ok(record) = credentials.sign_record(endpoints, relays, now.unix) {
             let bytes = record.bytes().to_vec();
-            self.control.update(bytes, now.mono);
+            self.update = self.control.update(bytes, now.mono);
+            self.unpublished = self.update.is_none();
         }
         let bundle = credentials.bundle().encode();
         // A reconnect joins with the newest documents.
@@ -278,6 +284,7 @@ impl MembershipAgent {
                 if self.roster_request == Some(id) {
                     self.roster_request = None;
                 }
+                self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
                     self.events.push_back(MembershipEvent::NotFound(lookup));
                 }
@@ -437,7 +444,7 @@ impl MembershipAgent {
             return;
         }
         let record = credentials.bundle().record.as_ref().map(|r| r.unverified().not_after.0);
-        if record.is_some_and(|end| now.unix.0 + RECORD_LIFETIME / 2 >= end) {
+        if self.unpublished || record.is_some_and(|end| now.unix.0 + RECORD_LIFETIME / 2 >= end) {
             let (endpoints, relays) = core::mem::take(&mut self.published);
             return self.publish(endpoints, relays, now);
         }

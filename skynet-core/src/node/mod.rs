@@ -335,7 +335,10 @@ impl Node {
                 let relay =
                     self.relay.as_mut().filter(|r| r.address == from).ok_or(DropReason::BadRelayHeader)?;
                 let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
-                relay.client.note_data_received(now.mono);
+                // Only our session's number tells that the relay itself is alive; its address can be forged.
+                if relay.client.gen_no() == Some(header.gen_no) {
+                    relay.client.note_data_received(now.mono);
+                }
                 let source = PathSource::Relayed { relay: relay.no.0, sender: header.node_no };
                 self.on_payload(source, &mut datagram[DATA_HEADER_LEN..], now)
             }
