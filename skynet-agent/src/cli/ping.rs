@@ -72,15 +72,15 @@ pub(super) fn run(args: &PingArgs) -> Result<Exit, Failure> {
     for seq in 1..=args.count {
         report.sent += 1;
         let rtt = pinger.ping(seq, args.wait).map_err(|e| failed(address, &e))?;
-        match rtt {
+        let is_read = match rtt {
             Some(rtt) => report.take(pong(&mut client, address, seq, rtt), args.ask.json),
             None if !args.ask.json => {
                 format::print_line(&format!("no answer from {} ({address})", report.peer))
             }
-            None => {}
-        }
+            None => true,
+        };
         let reached = args.until_direct && report.direct;
-        if reached || seq == args.count {
+        if reached || !is_read || seq == args.count {
             break;
         }
         std::thread::sleep(args.interval.saturating_sub(rtt.unwrap_or(args.wait)));
@@ -99,6 +99,11 @@ fn resolve(client: &mut Client, word: &str) -> Result<(String, IpAddr), Failure>
     if status.state != AgentState::Up {
         let message = status.message.unwrap_or_else(|| "this machine has no overlay address yet".to_owned());
         return Err(Failure::new(Exit::NotJoined, message));
+    }
+    let this = &status.this;
+    if [&this.name, &this.ipv4, &this.ipv6].into_iter().flatten().any(|own| own == word) {
+        let message = format!("{word} is this node; name another one: skynet-agent status lists them");
+        return Err(Failure::new(Exit::Failed, message));
     }
     if let Ok(address) = word.parse() {
         let name = status.find(word).map_or_else(|| word.to_owned(), |p| p.name.clone());
@@ -122,9 +127,11 @@ fn failed(address: IpAddr, error: &std::io::Error) -> Failure {
 }
 
 impl Report {
-    fn take(&mut self, pong: Pong, json: bool) {
+    /// `false` if nobody reads the lines any more.
+    fn take(&mut self, pong: Pong, json: bool) -> bool {
         self.received += 1;
         self.direct |= pong.path == "direct";
+        let mut is_read = true;
         if !json {
             let via = match (&pong.via, pong.path.as_str()) {
                 (Some(via), "direct") => format!("direct {via}"),
@@ -137,9 +144,10 @@ impl Report {
                 self.address,
                 format::rtt(pong.rtt_us)
             );
-            format::print_line(&line);
+            is_read = format::print_line(&line);
         }
         self.replies.push(pong);
+        is_read
     }
 
     fn finish(&mut self, json: bool) {

@@ -23,15 +23,15 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut client = Client::connect(&args.ask.socket())?;
     loop {
         let status: StatusReport = client.ask(&Request::Status)?;
-        if args.ask.json {
-            format::print_json(&status);
+        let is_read = if args.ask.json {
+            format::print_json(&status)
         } else {
             if args.watch && std::io::stdout().is_terminal() {
                 format::print_line("\x1b[H\x1b[2J");
             }
-            format::print_line(render(&status).trim_end());
-        }
-        if !args.watch {
+            format::print_line(render(&status).trim_end())
+        };
+        if !args.watch || !is_read {
             return Ok(if status.state == AgentState::Up { Exit::Ok } else { Exit::NotJoined });
         }
         std::thread::sleep(Duration::from_secs(1));
