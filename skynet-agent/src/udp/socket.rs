@@ -73,9 +73,7 @@ impl UdpSocket {
             tracing::debug!(%e, "no receive coalescing on this kernel");
         }
         socket.set_nonblocking(true)?;
-        socket
-            .bind(&local.into())
-            .map_err(|e| io::Error::new(e.kind(), format!("UDP port {}: {e}", local.port())))?;
+        socket.bind(&local.into()).map_err(|e| bind_error(local.port(), &e))?;
         Ok(Self { socket, v6, segmentation: AtomicBool::new(true), dropped: AtomicU64::new(0) })
     }
 
@@ -217,6 +215,14 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn bind_error(port: u16, e: &io::Error) -> io::Error {
+    let cure = match e.kind() {
+        io::ErrorKind::AddrInUse => "; the cure: stop what uses it, or choose another --port (0 for any)",
+        _ => "",
+    };
+    io::Error::new(e.kind(), format!("UDP port {port}: {e}{cure}"))
 }
 
 fn no_ipv6() -> io::Error {
