@@ -30,11 +30,12 @@ enum Family {
 }
 
 impl Pinger {
-    /// A ping socket where the system allows it (`net.ipv4.ping_group_range`), else a raw one.
+    /// A ping socket where the system allows it (`net.ipv4.ping_group_range`), else a raw one. Its requests leave by
+    /// `interface` and no other.
     ///
     /// # Errors
-    /// Neither is allowed, or there is no route.
-    pub fn new(to: IpAddr) -> io::Result<Self> {
+    /// Neither is allowed, there is no such interface here, or no route.
+    pub fn new(to: IpAddr, interface: &str) -> io::Result<Self> {
         let (domain, protocol, family) = match to {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, Family::V4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, Family::V6),
@@ -43,6 +44,7 @@ impl Pinger {
             Ok(socket) => (socket, false),
             Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
         };
+        socket.bind_device(Some(interface.as_bytes()))?;
         socket.connect(&SocketAddr::new(to, 0).into())?;
         let id = (std::process::id() & 0xffff) as u16;
         Ok(Self { socket, family, raw, id })
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn loopback_answers() {
-        let Ok(mut pinger) = Pinger::new(IpAddr::from([127, 0, 0, 1])) else { return };
+        let Ok(mut pinger) = Pinger::new(IpAddr::from([127, 0, 0, 1]), "lo") else { return };
         assert!(pinger.ping(1, Duration::from_secs(2)).unwrap().is_some());
         assert!(pinger.ping(2, Duration::from_secs(2)).unwrap().is_some());
     }

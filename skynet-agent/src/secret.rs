@@ -22,7 +22,7 @@ pub struct SecretText(String);
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file named cannot be read.
-    #[error("{path}: {source}")]
+    #[error("the secret file {path} cannot be read: {source}")]
     File {
         /// The file.
         path: String,

@@ -269,7 +269,7 @@ fn every_refusal_names_what_stands_in_the_way() {
     let config = pair.path(A, "toml");
     let (code, _, err) =
         pair.agent(A, &[&["run", "--config", config.to_str().unwrap()], &other[..]].concat());
-    assert!(code == 1 && err.contains("UDP port 51820"), "{err}");
+    assert!(code == 1 && err.contains("UDP port 51820") && err.contains("--port"), "{err}");
 }
 
 #[test]

@@ -350,6 +350,13 @@ fn status_and_network_show_speak_json_and_exit_codes() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(online, 1);
+    // `status | head -0`: nobody reads.
+    let mut unread = command(&dir, &["status"]);
+    unread.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = unread.spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(relay.stop());
     assert_eq!(output(&dir, &["status"]).status.code(), Some(3));
 }

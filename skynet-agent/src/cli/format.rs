@@ -4,15 +4,16 @@ use std::io::Write;
 
 use serde::Serialize;
 
-/// One line of JSON on standard output. A closed pipe is the reader's choice, not an error.
-pub(super) fn print_json(value: &impl Serialize) {
+/// One line of JSON on standard output; like [`print_line`].
+pub(super) fn print_json(value: &impl Serialize) -> bool {
     let line = serde_json::to_string(value).expect("reports are plain data");
-    print_line(&line);
+    print_line(&line)
 }
 
-/// One line on standard output, also into a closed pipe.
-pub(super) fn print_line(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// One line on standard output. A closed pipe is the reader's choice, not an error: `false` then, for whoever would
+/// go on printing.
+pub(super) fn print_line(line: &str) -> bool {
+    writeln!(std::io::stdout(), "{line}").is_ok()
 }
 
 /// Bytes as people read them: three significant digits, powers of 1,000.

@@ -48,7 +48,7 @@ enum Verb {
     Run(run::RunArgs),
     /// Stop the agent cleanly; its identity and address stay.
     Down(down::DownArgs),
-    /// This node, its relays and one line per peer.
+    /// This node, its relays and one line per peer; LAST is the age of the newest handshake.
     Status(status::StatusArgs),
     /// Ping a peer through the overlay and name the path of each answer.
     Ping(ping::PingArgs),

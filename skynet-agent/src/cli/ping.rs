@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{AskArgs, Exit, Failure, format};
-use crate::api::{AgentState, Client, PeerReport, Request, StatusReport};
+use crate::api::{AgentState, Client, ClientError, PeerReport, Request, StatusReport};
 use crate::config::parse_duration;
 use crate::icmp::Pinger;
 
@@ -55,8 +55,8 @@ struct Pong {
 
 pub(super) fn run(args: &PingArgs) -> Result<Exit, Failure> {
     let mut client = Client::connect(&args.ask.socket())?;
-    let (name, address) = resolve(&mut client, &args.peer)?;
-    let mut pinger = Pinger::new(address).map_err(|e| failed(address, &e))?;
+    let (name, address, interface) = resolve(&mut client, &args.peer)?;
+    let mut pinger = Pinger::new(address, &interface).map_err(|e| failed(address, &e))?;
     let mut report = Report {
         schema: "ping/1",
         peer: name,
@@ -72,20 +72,21 @@ pub(super) fn run(args: &PingArgs) -> Result<Exit, Failure> {
     for seq in 1..=args.count {
         report.sent += 1;
         let rtt = pinger.ping(seq, args.wait).map_err(|e| failed(address, &e))?;
-        match rtt {
+        let is_read = match rtt {
             Some(rtt) => report.take(pong(&mut client, address, seq, rtt), args.ask.json),
             None if !args.ask.json => {
                 format::print_line(&format!("no answer from {} ({address})", report.peer))
             }
-            None => {}
-        }
+            None => true,
+        };
         let reached = args.until_direct && report.direct;
-        if reached || seq == args.count {
+        if reached || !is_read || seq == args.count {
             break;
         }
         std::thread::sleep(args.interval.saturating_sub(rtt.unwrap_or(args.wait)));
     }
-    report.finish(args.ask.json);
+    let silence = if report.received == 0 { why_silent(&mut client, address) } else { None };
+    report.finish(args.ask.json, silence);
     Ok(match (report.received, args.until_direct && !report.direct) {
         (0, _) => Exit::Failed,
         (_, true) => Exit::Degraded,
@@ -93,22 +94,38 @@ pub(super) fn run(args: &PingArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// Name and address of the peer meant. An address need not be known to the agent yet: the packet makes it so.
-fn resolve(client: &mut Client, word: &str) -> Result<(String, IpAddr), Failure> {
+/// Name and address of the peer meant, and the overlay's interface. An address need not be known to the agent yet: the packet makes it so.
+fn resolve(client: &mut Client, word: &str) -> Result<(String, IpAddr, String), Failure> {
     let status: StatusReport = client.ask(&Request::Status)?;
     if status.state != AgentState::Up {
         let message = status.message.unwrap_or_else(|| "this machine has no overlay address yet".to_owned());
         return Err(Failure::new(Exit::NotJoined, message));
     }
+    let this = &status.this;
+    if [&this.name, &this.ipv4, &this.ipv6].into_iter().flatten().any(|own| own == word) {
+        let message = format!("{word} is this node; name another one: skynet-agent status lists them");
+        return Err(Failure::new(Exit::Failed, message));
+    }
     if let Ok(address) = word.parse() {
         let name = status.find(word).map_or_else(|| word.to_owned(), |p| p.name.clone());
-        return Ok((name, address));
+        return Ok((name, address, status.this.interface));
     }
     let peer: PeerReport = client.ask(&Request::Peer { peer: word.to_owned() })?;
     let address = peer.ipv4.as_deref().or(peer.ipv6.as_deref()).and_then(|a| a.parse().ok());
     let address =
         address.ok_or_else(|| Failure::new(Exit::Failed, format!("{word} has no overlay address")))?;
-    Ok((peer.name, address))
+    Ok((peer.name, address, status.this.interface))
+}
+
+/// What the agent knows of a peer that answered nothing.
+fn why_silent(client: &mut Client, address: IpAddr) -> Option<&'static str> {
+    match client.ask::<PeerReport>(&Request::Peer { peer: address.to_string() }) {
+        Ok(peer) if peer.online == Some(false) => Some("the relay says it is offline"),
+        Ok(peer) if peer.path == "none" => Some("no path to it is known"),
+        Ok(_) => None,
+        Err(ClientError::Refused(_)) => Some("this node knows no member with this address"),
+        Err(_) => Some("the agent has stopped"),
+    }
 }
 
 fn pong(client: &mut Client, address: IpAddr, seq: u16, rtt: Duration) -> Pong {
@@ -122,9 +139,11 @@ fn failed(address: IpAddr, error: &std::io::Error) -> Failure {
 }
 
 impl Report {
-    fn take(&mut self, pong: Pong, json: bool) {
+    /// `false` if nobody reads the lines any more.
+    fn take(&mut self, pong: Pong, json: bool) -> bool {
         self.received += 1;
         self.direct |= pong.path == "direct";
+        let mut is_read = true;
         if !json {
             let via = match (&pong.via, pong.path.as_str()) {
                 (Some(via), "direct") => format!("direct {via}"),
@@ -137,12 +156,13 @@ impl Report {
                 self.address,
                 format::rtt(pong.rtt_us)
             );
-            format::print_line(&line);
+            is_read = format::print_line(&line);
         }
         self.replies.push(pong);
+        is_read
     }
 
-    fn finish(&mut self, json: bool) {
+    fn finish(&mut self, json: bool, silence: Option<&str>) {
         let rtts = || self.replies.iter().map(|p| p.rtt_us);
         self.rtt_min_us = rtts().min();
         self.rtt_max_us = rtts().max();
@@ -155,6 +175,9 @@ impl Report {
         if let (Some(min), Some(avg), Some(max)) = (self.rtt_min_us, self.rtt_avg_us, self.rtt_max_us) {
             line +=
                 &format!(", rtt min/avg/max {}/{}/{}", format::rtt(min), format::rtt(avg), format::rtt(max));
+        }
+        if let Some(why) = silence {
+            line += &format!("; {why}");
         }
         format::print_line(&line);
     }

@@ -86,9 +86,10 @@ impl Background {
         }
     }
 
-    /// Waits for the end of an agent whose join was refused and removes what its start left: nothing has changed.
-    pub(super) fn undo(mut self) {
-        if self.ends().is_none() {
+    /// Waits for the end of an agent that was refused, so that the next command does not meet it, and removes what
+    /// its start left on a machine that is no member: nothing has changed.
+    pub(super) fn finish(mut self, is_member: bool) {
+        if self.ends().is_none() || is_member {
             return;
         }
         for path in self.made.iter().rev() {

@@ -23,15 +23,15 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut client = Client::connect(&args.ask.socket())?;
     loop {
         let status: StatusReport = client.ask(&Request::Status)?;
-        if args.ask.json {
-            format::print_json(&status);
+        let is_read = if args.ask.json {
+            format::print_json(&status)
         } else {
             if args.watch && std::io::stdout().is_terminal() {
                 format::print_line("\x1b[H\x1b[2J");
             }
-            format::print_line(render(&status).trim_end());
-        }
-        if !args.watch {
+            format::print_line(render(&status).trim_end())
+        };
+        if !args.watch || !is_read {
             return Ok(if status.state == AgentState::Up { Exit::Ok } else { Exit::NotJoined });
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -81,6 +81,8 @@ fn table(peers: &[PeerReport]) -> String {
     for peer in peers {
         let path = match (&peer.via, peer.path.as_str()) {
             (Some(via), "direct") => format!("direct {via}"),
+            // A direct path may outlive the peer's connection to its relay; nothing else does.
+            _ if peer.online == Some(false) => "offline".to_owned(),
             (Some(via), "relay") => via.clone(),
             _ => peer.path.clone(),
         };
@@ -147,6 +149,7 @@ mod tests {
                 peer("b1", "direct", Some("198.51.100.7:41820")),
                 peer("c1", "relay", Some("relay 1")),
                 peer("d1", "none", None),
+                PeerReport { online: Some(false), ..peer("e1", "none", None) },
             ],
             drops: std::collections::BTreeMap::new(),
         };
@@ -157,6 +160,7 @@ relay 1  192.0.2.1:3478  joined, bound  0.90 ms
  b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -
  c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -
  d1    10.7.0.9  none                             -  1.50 MB  10 B     -
+ e1    10.7.0.9  offline                          -  1.50 MB  10 B     -
 ";
         assert_eq!(render(&status), expected);
         assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");

@@ -52,9 +52,7 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
             // An agent started for a join that was refused is not left behind: nothing has changed.
             if let Some(background) = background.filter(|_| failure.exit != Exit::Timeout) {
                 let _ = client.ask::<serde_json::Value>(&Request::Down);
-                if !has_credentials(&config.state_dir) {
-                    background.undo();
-                }
+                background.finish(has_credentials(&config.state_dir));
             }
             Err(failure)
         }
@@ -96,9 +94,7 @@ fn reach(
             Err(e) => return Err(e.into()),
         }
         if let Some(sentence) = background.ended() {
-            if !has_credentials(&config.state_dir) {
-                background.undo();
-            }
+            background.finish(has_credentials(&config.state_dir));
             return Err(Failure::new(Exit::Failed, sentence));
         }
         wait(deadline, "the agent did not start in time")?;

@@ -135,6 +135,9 @@ pub enum ConfigError {
         /// Where and what.
         what: String,
     },
+    /// The name given as flag or in the environment is wrong.
+    #[error("--name or SKYNET_NAME: {0}")]
+    Name(String),
     /// One value is wrong.
     #[error("{path}: {key}: {what}")]
     Value {
@@ -176,9 +179,10 @@ impl Config {
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
         let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
-        let name = match overrides.name.or(file.name) {
-            Some(name) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
-            None => Name::from_hostname(&host_name()),
+        let name = match (overrides.name, file.name) {
+            (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
+            (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
+            (None, None) => Name::from_hostname(&host_name()),
         };
         Ok(Self {
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),

@@ -62,6 +62,14 @@ fn flags_beat_the_file() {
 }
 
 #[test]
+fn a_mistake_in_a_flag_is_not_blamed_on_the_file() {
+    let overrides = Overrides { name: Some("WEB_2".to_owned()), ..Overrides::default() };
+    let message = Config::parse("", Path::new("agent.toml"), overrides).unwrap_err().to_string();
+    assert!(message.contains("--name") && message.contains("WEB_2"), "{message}");
+    assert!(!message.contains("agent.toml"), "{message}");
+}
+
+#[test]
 fn every_mistake_names_the_file_the_key_and_what_is_wrong() {
     let peer = format!("[[peer]]\npublic_key = \"{OTHER}\"\n");
     for (text, words) in [

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::netcfg::{NetConfig, Netlink, candidates, watch_changes};
 use crate::state::{Floor, StateDir};
+use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
 
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
@@ -72,6 +73,8 @@ impl Agent {
     pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
         let socket = Arc::new(UdpSocket::bind(config.port)?);
+        // Before a token is used: it is not spent on a machine that cannot have the interface.
+        TunDevice::check(&config.interface)?;
         let net = Netlink::open()?;
         interface::clean_up(&net).await;
         let (fault_sender, faults) = mpsc::channel(4);
@@ -259,7 +262,9 @@ impl Agent {
             Request::Status => Reply::ok(&self.status()),
             Request::Peer { peer } => match self.status().find(&peer) {
                 Some(found) => Reply::ok(found),
-                None => Reply::error(1, &format!("no peer is called {peer:?}")),
+                None => {
+                    Reply::error(1, &format!("no peer is called {peer:?}; skynet-agent status lists them"))
+                }
             },
             Request::Join { token, name } => match self.join(&token, name).await {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),

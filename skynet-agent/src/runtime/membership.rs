@@ -99,7 +99,10 @@ impl Agent {
         let parsed = JoinToken::parse(token)?;
         let membership = match self.membership()? {
             Some(Membership::Joined(credentials)) => {
-                parsed.check_network(&credentials.trust().root_pin())?;
+                parsed.check_network(&credentials.trust().root_pin()).map_err(|e| {
+                    let state = self.config.state_dir.display();
+                    anyhow::anyhow!("{e} (skynet-agent down, then move {state} away)")
+                })?;
                 if self.phase != AgentState::Failed {
                     return Ok(());
                 }

@@ -55,16 +55,24 @@ pub struct TunDevice {
 }
 
 impl TunDevice {
+    /// Says what would keep [`Self::create`] from making the device `name`, and makes nothing.
+    ///
+    /// # Errors
+    /// See [`TunError`].
+    pub fn check(name: &str) -> Result<(), TunError> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > 15 || !name.chars().all(valid) || matches!(name, "." | "..") {
+            return Err(TunError::BadName { name: name.to_owned() });
+        }
+        check_access(name)
+    }
+
     /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses.
     ///
     /// # Errors
     /// See [`TunError`].
     pub fn create(name: &str, mtu: u16) -> Result<Self, TunError> {
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if name.is_empty() || name.len() > 15 || !name.chars().all(valid) || matches!(name, "." | "..") {
-            return Err(TunError::BadName { name: name.to_owned() });
-        }
-        check_access(name)?;
+        Self::check(name)?;
         let built = DeviceBuilder::new()
             .name(name)
             .mtu(mtu)

@@ -45,7 +45,7 @@ impl UdpSocket {
             Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPERM) => Self::bind_v4(port),
             _ => Err(e),
         });
-        bound.map_err(|e| io::Error::new(e.kind(), format!("UDP port {port}: {e}")))
+        bound.map_err(|e| bind_error(port, &e))
     }
 
     fn bind_v6(port: u16) -> io::Result<Self> {
@@ -218,6 +218,14 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn bind_error(port: u16, e: &io::Error) -> io::Error {
+    let cure = match e.kind() {
+        io::ErrorKind::AddrInUse => "; the cure: stop what uses it, or choose another --port (0 for any)",
+        _ => "",
+    };
+    io::Error::new(e.kind(), format!("UDP port {port}: {e}{cure}"))
 }
 
 fn no_ipv6() -> io::Error {

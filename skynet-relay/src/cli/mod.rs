@@ -1,5 +1,13 @@
 //! The command line: verbs, output for people and for programs, exit codes.
 
+/// A line on standard output. A closed pipe is the reader's choice: no error, and no end of a relay.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod network;
 mod run;
 mod status;
@@ -81,7 +89,7 @@ impl Cli {
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .with_writer(std::io::stderr)
             .init();
     }
@@ -103,7 +111,7 @@ impl Cli {
             Failure::NotRunning(text) => text.clone(),
         };
         if self.common.json {
-            println!(
+            say!(
                 "{}",
                 json!({ "schema": "skynet.relay.error/1", "error": text, "exit_code": failure.code() })
             );

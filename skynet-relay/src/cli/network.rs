@@ -27,7 +27,7 @@ pub(super) fn execute(common: &Common, verb: &NetworkVerb) -> Result<(), Failure
         })
         .collect();
     if common.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "schema": "skynet.relay.network/1",
@@ -44,21 +44,21 @@ pub(super) fn execute(common: &Common, verb: &NetworkVerb) -> Result<(), Failure
         );
         return Ok(());
     }
-    println!("network   {} ({})", genesis.name, network.trust.network_id());
-    println!("root pin  {}", network.trust.root_pin());
-    println!("range     {} and {}/48", manifest.v4, network.trust.root_pin().v6_prefix());
-    println!("manifest  epoch {}", manifest.epoch);
+    say!("network   {} ({})", genesis.name, network.trust.network_id());
+    say!("root pin  {}", network.trust.root_pin());
+    say!("range     {} and {}/48", manifest.v4, network.trust.root_pin().v6_prefix());
+    say!("manifest  epoch {}", manifest.epoch);
     for relay in &manifest.relays {
         let addresses: Vec<String> = relay.addresses.iter().map(ToString::to_string).collect();
-        println!("relay {}   {} {}", relay.relay_no, addresses.join(", "), relay.key);
+        say!("relay {}   {} {}", relay.relay_no, addresses.join(", "), relay.key);
     }
     if root_here {
-        println!(
+        say!(
             "root key  on this host, in {}: whoever reads it owns the network",
             common.dir.join("operator/root.key").display()
         );
     } else {
-        println!("root key  not on this host");
+        say!("root key  not on this host");
     }
     Ok(())
 }

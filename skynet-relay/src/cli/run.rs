@@ -154,20 +154,20 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
         value["range"] = manifest.v4.to_string().into();
         value["listen"] = sockets.addr.to_string().into();
         value["public_addresses"] = addresses.into();
-        println!("{value}");
+        say!("{value}");
         return Ok(());
     }
     let name = &network.trust.genesis().name;
-    println!("Network {name} ({}), relay at {}.", manifest.v4, addresses.join(", "));
+    say!("Network {name} ({}), relay at {}.", manifest.v4, addresses.join(", "));
     match created {
         Some(created) => {
-            println!("\nOn every machine:\n\n  skynet-agent up --token {}\n", created.token.text.as_str());
-            println!(
+            say!("\nOn every machine:\n\n  skynet-agent up --token {}\n", created.token.text.as_str());
+            say!(
                 "The root key is on this host, in {}: whoever reads it owns the network.",
                 common.dir.join("operator/root.key").display()
             );
         }
-        None => println!("For another join token: skynet-relay token create --dir {}", common.dir.display()),
+        None => say!("For another join token: skynet-relay token create --dir {}", common.dir.display()),
     }
     Ok(())
 }

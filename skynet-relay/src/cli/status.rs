@@ -12,7 +12,7 @@ pub(super) fn execute(common: &Common) -> Result<(), Failure> {
     let path = common.status_socket();
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning(format!(
-            "no relay runs in {}; start it with `skynet-relay up` or `systemctl start skynet-relay`",
+            "no relay runs in {}; start it with `skynet-relay up`, or name its directory with --dir",
             common.dir.display()
         )),
         _ => {
@@ -23,7 +23,7 @@ pub(super) fn execute(common: &Common) -> Result<(), Failure> {
     let mut text = String::new();
     stream.read_to_string(&mut text).context("the relay does not answer")?;
     if common.json {
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     let value: serde_json::Value = serde_json::from_str(&text).context("the relay's answer is no JSON")?;
@@ -31,10 +31,10 @@ pub(super) fn execute(common: &Common) -> Result<(), Failure> {
         match value {
             serde_json::Value::Object(map) => {
                 for (reason, n) in map {
-                    println!("{key}.{reason:<22} {n}");
+                    say!("{key}.{reason:<22} {n}");
                 }
             }
-            value => println!("{key:<28} {}", value.to_string().trim_matches('"')),
+            value => say!("{key:<28} {}", value.to_string().trim_matches('"')),
         }
     }
     Ok(())

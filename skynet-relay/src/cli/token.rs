@@ -59,9 +59,9 @@ pub(super) fn execute(common: &Common, verb: &TokenVerb) -> Result<(), Failure> 
     if common.json {
         let mut value = to_json(&token);
         value["schema"] = "skynet.relay.token/1".into();
-        println!("{value}");
+        say!("{value}");
     } else {
-        println!("{}", token.text.as_str());
+        say!("{}", token.text.as_str());
         eprintln!("On every machine: skynet-agent up --token <the token above>");
     }
     Ok(())

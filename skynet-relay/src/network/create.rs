@@ -5,7 +5,7 @@ use std::path::Path;
 
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
-use skynet_core::member::manifest::MAX_RELAY_ADDRESSES;
+use skynet_core::member::manifest::{MAX_NETWORK_NAME, MAX_RELAY_ADDRESSES};
 use skynet_core::member::{Genesis, Ipv4Prefix, Manifest, RelayEntry, Signed, Verified};
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -60,6 +60,7 @@ pub fn create_network(
     now: UnixTime,
 ) -> Result<Created, NetworkError> {
     check_addresses(&options.relay_addresses)?;
+    check_name(&options.name)?;
     if let Some(v4) = options.v4.filter(|v4| !v4.is_network_range()) {
         return Err(NetworkError::Options(format!("{v4} cannot be a network's range: use a /8 to /30")));
     }
@@ -128,6 +129,15 @@ pub fn set_relay_addresses(
     manifest.next_update = now.plus_secs(MANIFEST_LIFETIME);
     replace(&dir.join(MANIFEST), manifest.sign(&root)?.bytes())?;
     Ok(true)
+}
+
+/// As the genesis wants it, told before any file is made.
+fn check_name(name: &str) -> Result<(), NetworkError> {
+    if name.is_empty() || name.len() > MAX_NETWORK_NAME || name.chars().any(char::is_control) {
+        let rule = "use 1 to 63 bytes without control characters";
+        return Err(NetworkError::Options(format!("{name:?} cannot be a network's name: {rule}")));
+    }
+    Ok(())
 }
 
 fn check_addresses(addresses: &[SocketAddr]) -> Result<(), NetworkError> {

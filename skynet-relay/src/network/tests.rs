@@ -50,6 +50,16 @@ fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
+fn an_impossible_network_name_is_told_before_any_file_is_made() {
+    for name in [String::new(), "x".repeat(64), "a\nb".into()] {
+        let (_outer, dir) = place();
+        let error = create_network(&dir, &CreateOptions { name, ..options() }, &mut rng(), NOW).unwrap_err();
+        assert!(error.to_string().contains("1 to 63"), "{error}");
+        assert!(!dir.exists());
+    }
+}
+
+#[test]
 fn a_new_network_admits_a_node_with_its_first_token() {
     let (_outer, dir, made) = created();
     let network = load_network(&dir).unwrap();

@@ -147,7 +147,11 @@ impl Registrar {
             return Err(Refusal::denied(DenyCode::Expired, "the join token has expired, ask for a new one"));
         }
         if delegation.max_uses != 0 && count >= delegation.max_uses {
-            let text = format!("the join token is used up: it was good for {} nodes", delegation.max_uses);
+            let plural = if delegation.max_uses == 1 { "" } else { "s" };
+            let text = format!(
+                "the join token is used up: it was good for {} node{plural}, ask for a new one",
+                delegation.max_uses
+            );
             return Err(Refusal::denied(DenyCode::UsedUp, text));
         }
         let use_number = count

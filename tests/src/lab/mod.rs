@@ -31,6 +31,7 @@ use std::fs;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -297,9 +298,24 @@ pub fn remove_labs_on_signals() -> anyhow::Result<()> {
     std::thread::Builder::new().name("lab-signals".to_owned()).spawn(move || {
         let mut signal = [0];
         if signals.read_exact(&mut signal).is_ok() {
+            INTERRUPTED.store(true, Ordering::Release);
             cleanup_own();
             std::process::exit(128 + i32::from(signal[0]));
         }
     })?;
     Ok(())
+}
+
+/// Set by the first signal that [`remove_labs_on_signals`] waits for.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// A Ctrl-C reaches the commands a lab runs as soon as its owner.
+const SIGNAL_GRACE: Duration = Duration::from_millis(50);
+
+/// For `main`, before it reports an error: if a signal is the cause, the error is an effect of the removal of the lab,
+/// and this returns never: the process ends when the lab is removed.
+pub fn yield_to_signals() {
+    std::thread::sleep(SIGNAL_GRACE);
+    while INTERRUPTED.load(Ordering::Acquire) {
+        std::thread::park();
+    }
 }

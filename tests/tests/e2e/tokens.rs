@@ -96,6 +96,28 @@ fn an_expired_token_is_refused() {
 }
 
 #[test]
+fn a_machine_that_cannot_have_the_interface_does_not_use_its_token_up() {
+    let lab = lab("token-unspent");
+    let binaries = Binaries::find().unwrap();
+    let relay = Relay::start(&lab, &binaries).unwrap();
+    let token = relay.create_token(&["--token-uses", "1"]).unwrap();
+    let agent = Agent::new(&lab, "a1", &binaries).unwrap();
+    let ip = |words: &[&str]| {
+        let line = [&["ip", "link"], words].concat();
+        agent.namespace().exec(&line).unwrap().ok().unwrap();
+    };
+    ip(&["add", agent.interface(), "type", "veth", "peer", "name", "other"]);
+    let refused = agent.up(&token).unwrap();
+    assert!(refused.code == Some(1) && refused.stderr.contains("--interface"), "{refused:?}");
+    assert!(contents(&agent.state_directory()).is_empty());
+    ip(&["del", agent.interface()]);
+    let joined = agent.up(&token).unwrap();
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    agent.command(&["down"]).unwrap();
+    lab.remove().unwrap();
+}
+
+#[test]
 fn a_token_of_another_network_is_refused_by_a_relay_and_by_a_member() {
     let lab = lab("token-foreign");
     let binaries = Binaries::find().unwrap();
@@ -115,7 +137,7 @@ fn a_token_of_another_network_is_refused_by_a_relay_and_by_a_member() {
     let (address, before) = (member.overlay_address().unwrap(), contents(&member.state_directory()));
     let finished = member.up(other.token()).unwrap();
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    println!("{}", finished.stderr.trim());
+    assert!(finished.stderr.contains("skynet-agent down"), "no cure: {finished:?}");
     assert_eq!(member.overlay_address().unwrap(), address);
     assert_eq!(contents(&member.state_directory()), before);
     lab.remove().unwrap();

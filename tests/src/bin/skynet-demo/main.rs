@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use skynet_tests::fleet::{self, Fleet};
-use skynet_tests::{Lab, NatKind, clock};
+use skynet_tests::{Lab, NatKind, clock, lab};
 
 use progress::Progress;
 use report::Report;
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
+            lab::yield_to_signals();
             eprintln!("skynet-demo: {error:#}");
             ExitCode::FAILURE
         }
