@@ -75,6 +75,8 @@ pub(super) struct MembershipAgent {
     next_roster: Option<Instant>,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
+    /// Where the control channel was last tried, for people.
+    relay_address: Option<SocketAddr>,
     /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
     update: Option<RequestId>,
     unpublished: bool,
@@ -140,6 +142,7 @@ impl MembershipAgent {
             roster_request: None,
             next_roster: None,
             published: Default::default(),
+            relay_address: None,
             update: None,
             unpublished: false,
             events: VecDeque::new(),
@@ -263,7 +266,10 @@ impl MembershipAgent {
 
     fn on_control(&mut self, event: ControlEvent, now: Now) {
         match event {
-            ControlEvent::WantConnect(address) => self.events.push_back(MembershipEvent::Connect(address)),
+            ControlEvent::WantConnect(address) => {
+                self.relay_address = Some(address);
+                self.events.push_back(MembershipEvent::Connect(address));
+            }
             ControlEvent::WantClose => self.events.push_back(MembershipEvent::Close),
             ControlEvent::Ready | ControlEvent::Acknowledged(..) => {}
             ControlEvent::Joined(welcome) => self.on_welcome(welcome, now),
@@ -365,7 +371,10 @@ impl MembershipAgent {
     fn on_down(&mut self, cause: DownCause) {
         self.roster_request = None;
         if matches!(self.phase, Phase::Enrolling(_)) {
-            let reason = format!("the relay cannot be reached: {cause}");
+            let at = self.relay_address.map(|a| format!(" at {a}")).unwrap_or_default();
+            let reason = format!(
+                "the relay{at} cannot be reached: {cause}; the cure: see that it runs and that TCP to it is allowed"
+            );
             self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: false });
         }
     }
