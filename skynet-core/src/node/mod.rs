@@ -39,7 +39,7 @@ use crate::key::PublicKey;
 use crate::node::directory::Inserted;
 use crate::node::membership::{MembershipAgent, MembershipEvent, lookup_for};
 use crate::node::paths::RelayBinding;
-use crate::node::peers::{HelloState, Kind, Peer, Peers};
+use crate::node::peers::{Kind, Peer, Peers};
 use crate::node::sessions::PendingInitiations;
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::{ProbeTags, StockPath};
@@ -505,19 +505,7 @@ impl Node {
                 .collect(),
             allowed_ips: configured.allowed_ips,
         };
-        self.peers.insert(|slot, generation| Peer {
-            slot,
-            generation,
-            key: configured.public_key,
-            kind,
-            session: Session::new(config),
-            sealing: None,
-            staged: Default::default(),
-            heard_from: None,
-            relayed: Arc::default(),
-            direct: Arc::default(),
-            hello: HelloState::default(),
-        });
+        self.peers.insert(kind, Session::new(config));
         self.dirty = true;
     }
 

@@ -8,7 +8,7 @@ use crate::drop::DropReason;
 use crate::forwarding::DataPath;
 use crate::id::{PeerSlot, RelayNo};
 use crate::member::{Endpoint, Member, RelayRtt};
-use crate::node::peers::{HelloState, Kind, Peer};
+use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::path::{
     Candidate, CandidateKind, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
@@ -52,19 +52,8 @@ impl Node {
         path.set_local_candidates(&self.local_candidates(), now);
         path.set_peer_endpoints(&candidates_of(member), &[], now);
         path.set_relay(self.relay_path(member), now);
-        let slot = self.peers.insert(|slot, generation| Peer {
-            slot,
-            generation,
-            key,
-            kind: Kind::Member { member: Arc::clone(member), path: Box::new(path) },
-            session: Session::new(config),
-            sealing: None,
-            staged: Default::default(),
-            heard_from: None,
-            relayed: Arc::default(),
-            direct: Arc::default(),
-            hello: HelloState::default(),
-        })?;
+        let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
+        let slot = self.peers.insert(kind, Session::new(config))?;
         // There is room for a tag where there was room for a peer: both caps are the same.
         let _room = self.tags.add(slot.0, &tags);
         self.dirty = true;

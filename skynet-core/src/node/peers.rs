@@ -96,8 +96,8 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Adds a peer made for the slot and generation it gets; `None` if there is no room.
-    pub(super) fn insert(&mut self, make: impl FnOnce(PeerSlot, Generation) -> Peer) -> Option<PeerSlot> {
+    /// Adds a peer without keys, packets or paths heard of yet; `None` if there is no room.
+    pub(super) fn insert(&mut self, kind: Kind, session: Session) -> Option<PeerSlot> {
         let at = match self.slots.iter().position(Option::is_none) {
             Some(free) => free,
             None if self.slots.len() < MAX_PEERS => {
@@ -109,7 +109,19 @@ impl Peers {
         };
         self.generations[at] = self.generations[at].wrapping_add(1);
         let slot = PeerSlot(u32::try_from(at).expect("at most MAX_PEERS slots"));
-        let peer = make(slot, Generation(self.generations[at]));
+        let peer = Peer {
+            slot,
+            generation: Generation(self.generations[at]),
+            key: session.peer(),
+            kind,
+            session,
+            sealing: None,
+            staged: Staged::default(),
+            heard_from: None,
+            relayed: Arc::default(),
+            direct: Arc::default(),
+            hello: HelloState::default(),
+        };
         self.by_key.insert(peer.key, slot);
         for prefix in peer.prefixes() {
             self.allowed_ips.insert(prefix, slot);

@@ -1,6 +1,7 @@
 //! Candidates: transport addresses a peer may be reached at (RFC 8445 §4), and which addresses are never probed.
 
 use crate::allowed_ips::Prefix;
+pub use crate::wire::address::canonical;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::wire::probe::CallCandidate;
@@ -84,11 +85,6 @@ impl Candidate {
     pub(super) fn to_call(self) -> CallCandidate {
         CallCandidate { kind: self.kind as u8, prio: self.priority, addr: self.addr }
     }
-}
-
-/// `::ffff:a.b.c.d` as IPv4, flow label and scope dropped: one form per address, so comparison means something.
-pub fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 fn in4(a: Ipv4Addr, p: Ipv4Addr, len: u8) -> bool {

@@ -11,11 +11,12 @@
 //! The padding is outside the seal, so two rules keep every valid message in one form: it must be zero, and the
 //! sealed `wire_size` of a PING must be the length of the datagram. PONG and CALL carry none.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 
 use crate::key::Secret;
+use crate::wire::address;
 
 /// First byte of a probe.
 pub const FIRST_BYTE: u8 = 0xA0;
@@ -361,7 +362,7 @@ fn write_pong(p: &Pong, out: &mut Vec<u8>) {
     out.extend_from_slice(&p.received_size.to_be_bytes());
     out.extend_from_slice(&p.tx_data.to_be_bytes());
     out.extend_from_slice(&p.rx_data.to_be_bytes());
-    write_addr(&p.seen, out);
+    out.extend_from_slice(&address::encode(p.seen));
 }
 
 fn write_call(c: &Call, out: &mut Vec<u8>) {
@@ -374,7 +375,7 @@ fn write_call(c: &Call, out: &mut Vec<u8>) {
     out.push(candidates.len() as u8);
     for candidate in candidates {
         out.extend_from_slice(&[candidate.kind, candidate.prio]);
-        write_addr(&candidate.addr, out);
+        out.extend_from_slice(&address::encode(candidate.addr));
     }
     let relays = &c.relays[..c.relays.len().min(MAX_RELAYS)];
     out.push(relays.len() as u8);
@@ -429,16 +430,6 @@ fn read_call(r: &mut Reader<'_>) -> Result<Call, ProbeError> {
     Ok(Call { txid, round, flags, mapping, filtering, port_delta, candidates, relays })
 }
 
-/// `addr18`: IPv4 travels as `::ffff:a.b.c.d`.
-fn write_addr(addr: &SocketAddr, out: &mut Vec<u8>) {
-    let ip: Ipv6Addr = match addr.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    out.extend_from_slice(&ip.octets());
-    out.extend_from_slice(&addr.port().to_be_bytes());
-}
-
 /// Takes big-endian fields off the front.
 struct Reader<'a>(&'a [u8]);
 
@@ -461,8 +452,7 @@ impl Reader<'_> {
         Ok(u64::from_be_bytes(self.array()?))
     }
     fn addr(&mut self) -> Result<SocketAddr, ProbeError> {
-        let ip = Ipv6Addr::from(self.array::<16>()?).to_canonical();
-        Ok(SocketAddr::new(ip, self.u16()?))
+        Ok(address::decode(&self.array()?))
     }
 }
 
