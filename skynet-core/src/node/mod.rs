@@ -179,7 +179,7 @@ impl Node {
             }
             ToControl::Installed(index) => self.on_installed(index, now),
             ToControl::Confirmed { index, slot } => {
-                let confirmed = self.with_session(slot, now, |peer, cx| {
+                let confirmed = self.with_session(slot, |peer, cx| {
                     peer.session.handle_authenticated(index, now.mono, cx);
                     Ok(())
                 });
@@ -222,7 +222,7 @@ impl Node {
         for slot in self.peers.slots() {
             let Some(peer) = self.peers.get_mut(slot) else { continue };
             if due(peer.session.poll_timeout().map(|(at, _)| at)) {
-                let _done = self.with_session(slot, now, |peer, cx| {
+                let _done = self.with_session(slot, |peer, cx| {
                     peer.session.handle_timeout(now, cx);
                     Ok(())
                 });
@@ -267,7 +267,7 @@ impl Node {
     pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
         self.rng = Rng::from_seed(seed);
         for slot in self.peers.slots() {
-            let _done = self.with_session(slot, now, |peer, cx| {
+            let _done = self.with_session(slot, |peer, cx| {
                 peer.session.close(cx);
                 Ok(())
             });
@@ -392,7 +392,7 @@ impl Node {
 
     /// Traffic began after a pause, or a session's timers must look.
     fn on_awake(&mut self, slot: PeerSlot, now: Now) {
-        let _done = self.with_session(slot, now, |peer, cx| {
+        let _done = self.with_session(slot, |peer, cx| {
             peer.session.handle_wake(now, cx);
             Ok(())
         });
@@ -405,7 +405,7 @@ impl Node {
     fn on_installed(&mut self, index: ReceiverIndex, now: Now) -> Result<(), DropReason> {
         let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
         let slot = self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)?;
-        self.with_session(slot, now, |peer, cx| {
+        self.with_session(slot, |peer, cx| {
             peer.session.opening_installed(index, now.mono, cx);
             Ok(())
         })?;
@@ -477,7 +477,7 @@ impl Node {
 
     /// Takes a peer away: its keys stop sealing, the snapshot loses it, then its opening keys go.
     fn remove_peer(&mut self, slot: PeerSlot, now: Now) {
-        let _closed = self.with_session(slot, now, |peer, cx| {
+        let _closed = self.with_session(slot, |peer, cx| {
             peer.session.close(cx);
             Ok(())
         });

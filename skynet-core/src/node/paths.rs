@@ -47,7 +47,6 @@ impl Node {
             greatest_timestamp: Tai64n::ZERO,
         };
         let path_config = PathConfig { overlay: self.overlay() };
-        let tags = PairKeys::new(&root_pin, &credentials.node().static_secret, &key)?;
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
         path.set_local_candidates(&self.local_candidates(), now);
         path.set_peer_endpoints(&candidates_of(member), &[], now);
@@ -55,7 +54,9 @@ impl Node {
         let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
         let slot = self.peers.insert(kind, Session::new(config))?;
         // There is room for a tag where there was room for a peer: both caps are the same.
-        let _room = self.tags.add(slot.0, &tags);
+        if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+            let _room = self.tags.add(slot.0, path.keys());
+        }
         self.dirty = true;
         self.drain_path(slot, now);
         Some(slot)
@@ -165,12 +166,16 @@ impl Node {
     /// The peer has forgotten our keys: a new handshake at once, instead of after 15 s without an answer.
     fn begin_anew(&mut self, slot: PeerSlot, now: Now) {
         if self.peers.get(slot).is_some_and(|p| p.session.is_established()) {
-            let _begun = self.with_session(slot, now, |peer, cx| {
-                peer.session.initiate(now, cx);
-                Ok(())
-            });
-            self.drain_session(slot, now);
+            self.initiate(slot, now);
         }
+    }
+
+    fn initiate(&mut self, slot: PeerSlot, now: Now) {
+        let _begun = self.with_session(slot, |peer, cx| {
+            peer.session.initiate(now, cx);
+            Ok(())
+        });
+        self.drain_session(slot, now);
     }
 
     /// A handshake, if packets wait for one and there is a way for it.
@@ -178,11 +183,7 @@ impl Node {
         let ready = self.data_path(slot).is_some();
         let wanted = |p: &Peer| !p.staged.is_empty() && p.sealing.is_none();
         if ready && self.peers.get(slot).is_some_and(wanted) {
-            let _begun = self.with_session(slot, now, |peer, cx| {
-                peer.session.initiate(now, cx);
-                Ok(())
-            });
-            self.drain_session(slot, now);
+            self.initiate(slot, now);
         }
     }
 

@@ -74,13 +74,13 @@ impl Node {
                 self.on_initiation(source, pending, now)
             }
             (Message::Response(response), Some(slot)) => {
-                self.with_session(slot, now, |peer, cx| peer.session.handle_response(&response, now, cx))?;
+                self.with_session(slot, |peer, cx| peer.session.handle_response(&response, now, cx))?;
                 self.note_handshake_source(slot, source);
                 self.drain_session(slot, now);
                 Ok(())
             }
             (Message::CookieReply(reply), Some(slot)) => {
-                self.with_session(slot, now, |peer, _| peer.session.handle_cookie_reply(&reply, now.mono))?;
+                self.with_session(slot, |peer, _| peer.session.handle_cookie_reply(&reply, now.mono))?;
                 self.drain_session(slot, now);
                 Ok(())
             }
@@ -113,7 +113,7 @@ impl Node {
             membership.look_up(Lookup::Key(key), now);
             return Ok(());
         };
-        self.with_session(slot, now, |peer, cx| peer.session.handle_initiation(pending, now, cx))?;
+        self.with_session(slot, |peer, cx| peer.session.handle_initiation(pending, now, cx))?;
         self.note_handshake_source(slot, source);
         self.drain_session(slot, now);
         Ok(())
@@ -144,7 +144,6 @@ impl Node {
     pub(super) fn with_session<T>(
         &mut self,
         slot: PeerSlot,
-        _now: Now,
         f: impl FnOnce(&mut Peer, &mut Context<'_>) -> Result<T, DropReason>,
     ) -> Result<T, DropReason> {
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NotMember)?;
