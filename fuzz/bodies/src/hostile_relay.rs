@@ -68,7 +68,6 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         stock: None,
         floors: Floors::default(),
         engine: Engine::Noise,
-        port: 1000,
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");

@@ -88,7 +88,6 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             engine: Engine::Noise,
-            port: 1000,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).expect("it has a key");
         let drops = Arc::clone(node.drops());

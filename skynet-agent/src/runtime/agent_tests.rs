@@ -29,7 +29,6 @@ fn node_with_a_due_timer() -> Node {
         stock: Some(stock),
         floors: Floors::default(),
         engine: Engine::Noise,
-        port: 1,
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);

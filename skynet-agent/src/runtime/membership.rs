@@ -61,7 +61,6 @@ impl Agent {
             stock: self.stock()?,
             floors: Floors { handshake_timestamp: Tai64n(handshake_timestamp), probe_start },
             engine: Engine::Noise,
-            port: self.socket.port()?,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();

@@ -20,8 +20,6 @@ pub struct NodeConfig {
     pub floors: Floors,
     /// What handshakes and transport data are made of: always `Engine::Noise` outside simulations.
     pub engine: Engine,
-    /// The UDP port of lane 0, for our own candidates.
-    pub port: u16,
 }
 
 /// How this node comes to be a member.

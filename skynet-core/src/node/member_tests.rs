@@ -16,7 +16,6 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         stock: None,
         floors: Floors::default(),
         engine: Engine::Noise,
-        port: 1000,
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

@@ -174,13 +174,8 @@ impl AgentHost {
                 fingerprint: *self.config.seed.first_chunk().expect("32 bytes"),
             },
         };
-        let config = NodeConfig {
-            membership,
-            stock: None,
-            floors: self.persisted.floors,
-            engine: self.config.engine,
-            port: self.config.local.port(),
-        };
+        let config =
+            NodeConfig { membership, stock: None, floors: self.persisted.floors, engine: self.config.engine };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&[self.config.local], now);
         Ok(node)
