@@ -8,6 +8,8 @@
 
 use core::net::SocketAddr;
 
+use crate::id::PortNo;
+
 /// Segments in one train: `UDP_SEGMENT` takes 64 (newer kernels 128; 64 holds everywhere).
 pub const MAX_TRAIN_SEGMENTS: usize = 64;
 /// Largest UDP payload over IPv4.
@@ -18,6 +20,7 @@ pub const SLAB_BYTES: usize = 160 * 1024;
 /// Segments of one size to one destination, contiguous in the slab.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Range {
+    port: PortNo,
     to: SocketAddr,
     start: usize,
     len: usize,
@@ -30,6 +33,8 @@ struct Range {
 /// What one `sendmsg` carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Train<'a> {
+    /// Whose socket sends it.
+    pub port: PortNo,
     /// Where to.
     pub to: SocketAddr,
     /// All segments, end to end.
@@ -59,25 +64,26 @@ impl SendBatch {
         self.slab.get_mut(self.used..self.used.checked_add(len)?)
     }
 
-    /// Queues the first `len` bytes of the last reservation for `to`.
-    pub fn commit(&mut self, to: SocketAddr, len: usize) {
+    /// Queues the first `len` bytes of the last reservation for `to`, to leave through `port`.
+    pub fn commit(&mut self, port: PortNo, to: SocketAddr, len: usize) {
         let start = self.used;
         self.used += len;
         if let Some(last) = self.trains.last_mut() {
             let fits = last.segments < MAX_TRAIN_SEGMENTS && last.len + len <= MAX_TRAIN_BYTES;
-            if last.to == to && !last.closed && len <= last.segment && fits {
+            if (last.port, last.to) == (port, to) && !last.closed && len <= last.segment && fits {
                 last.len += len;
                 last.segments += 1;
                 last.closed = len < last.segment;
                 return;
             }
         }
-        self.trains.push(Range { to, start, len, segment: len, segments: 1, closed: false });
+        self.trains.push(Range { port, to, start, len, segment: len, segments: 1, closed: false });
     }
 
     /// What to send, in order.
     pub fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         self.trains.iter().map(|t| Train {
+            port: t.port,
             to: t.to,
             bytes: &self.slab[t.start..t.start + t.len],
             segment: t.segment,
@@ -102,7 +108,7 @@ mod tests {
 
     fn push(batch: &mut SendBatch, port: u16, len: usize) {
         batch.reserve(len).unwrap().fill(u8::try_from(len % 251).unwrap());
-        batch.commit(([127, 0, 0, 1], port).into(), len);
+        batch.commit(PortNo(0), ([127, 0, 0, 1], port).into(), len);
     }
 
     fn shape(batch: &SendBatch) -> Vec<(u16, usize, usize)> {
@@ -140,7 +146,7 @@ mod tests {
         let mut batch = SendBatch::default();
         let mut n = 0;
         while batch.reserve(1400).is_some() {
-            batch.commit(([127, 0, 0, 1], 1).into(), 1400);
+            batch.commit(PortNo(0), ([127, 0, 0, 1], 1).into(), 1400);
             n += 1;
         }
         assert_eq!(n, SLAB_BYTES / 1400);

@@ -16,7 +16,7 @@ use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::{ForwardingTable, PeerEntry};
-use crate::id::{Generation, PeerSlot};
+use crate::id::{Generation, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
@@ -47,6 +47,7 @@ struct Session {
 /// The inbound half of a worker. One per lane, one thread each; the only holder of its opening keys and windows.
 #[derive(Debug)]
 pub struct Inbound {
+    port: PortNo,
     drops: Arc<DropCounters>,
     now: Instant,
     table: Arc<ForwardingTable>,
@@ -59,9 +60,10 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// A half that counts its drops in `drops`.
-    pub fn new(drops: Arc<DropCounters>) -> Self {
+    /// The half behind `port`; it counts its drops in `drops`.
+    pub fn new(port: PortNo, drops: Arc<DropCounters>) -> Self {
         Self {
+            port,
             drops,
             now: Instant::ZERO,
             table: Arc::default(),
@@ -220,7 +222,7 @@ impl Inbound {
             }
             Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
         };
-        offer(control, ToControl::Datagram { class, from, bytes: datagram.to_vec() })
+        offer(control, ToControl::Datagram { class, port: self.port, from, bytes: datagram.to_vec() })
     }
 
     /// A DATA frame counts as relayed only when it comes from one of our relays.

@@ -130,7 +130,7 @@ impl Outbound {
         message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + packet.len()].copy_from_slice(packet);
         let sealed = key.seal(counter, message, packet.len());
         debug_assert_eq!(front + sealed, total);
-        batch.commit(path.to, total);
+        batch.commit(path.port, path.to, total);
         let edge = path.activity.note_tx(self.now);
         if peer.activity.note_tx(self.now, 1, sealed as u64, false) || edge {
             control.offer(ToControl::Awake { slot: peer.slot });

@@ -12,6 +12,7 @@ use skynet_core::control::Channel;
 use skynet_core::control::message::{ConflictWhat, Member, Message, Welcome};
 use skynet_core::crypto;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::key::Secret;
 use skynet_core::member::Credentials;
 use skynet_core::node::{ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent};
@@ -74,7 +75,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
     let drops = Arc::clone(node.drops());
     let mut world = World {
         outbound: Outbound::new(Arc::clone(&drops)),
-        inbound: Inbound::new(drops),
+        inbound: Inbound::new(PortNo(0), drops),
         table: Arc::default(),
         queues: LocalQueues::default(),
         rng: Rng::from_seed([2; 32]),
@@ -139,7 +140,9 @@ impl World {
             match self.node.poll_event() {
                 None => return,
                 Some(NodeEvent::Publish(table)) => self.table = table,
-                Some(NodeEvent::Inbound(command)) => self.inbound.handle_command(command, &mut self.queues),
+                Some(NodeEvent::Inbound { command, .. }) => {
+                    self.inbound.handle_command(command, &mut self.queues)
+                }
                 Some(NodeEvent::ConnectControl(_)) => self.connect(),
                 Some(NodeEvent::SendControl(bytes)) => self.heard(&bytes),
                 Some(NodeEvent::CloseControl) => self.channel = None,

@@ -17,6 +17,7 @@ use skynet_core::batch::SendBatch;
 use skynet_core::constants::LABEL_MAC1;
 use skynet_core::crypto;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::key::{PublicKey, StaticSecret};
 use skynet_core::node::staging::MAX_STAGED_PER_PEER;
 use skynet_core::node::{
@@ -97,7 +98,7 @@ impl Host {
             public: node.public_key(),
             node,
             outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(drops),
+            inbound: Inbound::new(PortNo(0), drops),
             table: Arc::default(),
             queues: LocalQueues::default(),
             delivered: Delivered::default(),
@@ -136,7 +137,9 @@ impl Host {
                         assert!(table.version > self.table.version, "snapshots only get newer");
                         self.table = table;
                     }
-                    NodeEvent::Inbound(command) => self.inbound.handle_command(command, &mut self.queues),
+                    NodeEvent::Inbound { command, .. } => {
+                        self.inbound.handle_command(command, &mut self.queues)
+                    }
                     NodeEvent::PersistFloors(_) => {}
                     other => panic!("a stock node does not ask for {other:?}"),
                 }

@@ -204,7 +204,7 @@ impl Agent {
         let Some(engine) = &mut self.engine else { return Ok(()) };
         match event {
             NodeEvent::Publish(table) => engine.plane.publish(table),
-            NodeEvent::Inbound(command) => engine.plane.command(command),
+            NodeEvent::Inbound { command, .. } => engine.plane.command(command),
             NodeEvent::ConnectControl(relay) => {
                 let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use skynet_core::id::PeerSlot;
+use skynet_core::id::{PeerSlot, PortNo};
 use skynet_core::key::StaticSecret;
 use skynet_core::node::{Floors, Membership, NodeConfig, StockConfig, StockPeer};
 use skynet_core::session::Engine;
@@ -90,7 +90,12 @@ fn junk_without_end_starves_neither_timers_nor_the_control_socket() {
         for _ in 0..500 {
             for _ in 0..2 {
                 let from = ([203, 0, 113, 9], 9).into();
-                sink.offer(ToControl::Datagram { class: ControlClass::Probe, from, bytes: vec![0xa0; 64] });
+                sink.offer(ToControl::Datagram {
+                    class: ControlClass::Probe,
+                    port: PortNo(0),
+                    from,
+                    bytes: vec![0xa0; 64],
+                });
             }
             match agent.wait(&mut stop, &mut calls, &mut changes).await {
                 Happened::Timeout => timeouts += 1,

@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, Cache};
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::worker::InboundCommand;
@@ -86,7 +87,7 @@ impl DataPlane {
         let (to_inbound, commands) = sync_channel(COMMANDS);
         let half = InboundThread {
             shared: Arc::clone(&shared),
-            half: Inbound::new(Arc::clone(&drops)),
+            half: Inbound::new(PortNo(0), Arc::clone(&drops)),
             commands,
             sink: sink.clone(),
             tun: ToTun { shared: Arc::clone(&shared), device: None, gone: None },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::batch::SendBatch;
 use crate::forwarding::ForwardingTable;
+use crate::id::PortNo;
 use crate::key::StaticSecret;
 use crate::receive::{Deliver, Inbound};
 use crate::send::{Outbound, Sent};
@@ -71,7 +72,7 @@ impl Host {
             inner,
             node,
             outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(drops),
+            inbound: Inbound::new(PortNo(0), drops),
             table: Arc::default(),
             queues: LocalQueues::default(),
             delivered: Delivered::default(),
@@ -113,7 +114,9 @@ impl Host {
                         assert!(table.version > self.table.version);
                         self.table = table;
                     }
-                    NodeEvent::Inbound(command) => self.inbound.handle_command(command, &mut self.queues),
+                    NodeEvent::Inbound { command, .. } => {
+                        self.inbound.handle_command(command, &mut self.queues)
+                    }
                     NodeEvent::PersistFloors(floors) => self.floors = Some(floors),
                     other => panic!("a stock node does not ask for {other:?}"),
                 }
@@ -385,7 +388,7 @@ fn an_installed_key_without_room_in_the_queue_is_acknowledged_with_the_next_data
     fill_keys(&mut host.queues);
     while let Some(event) = host.node.poll_event() {
         match event {
-            NodeEvent::Inbound(command) => host.inbound.handle_command(command, &mut host.queues),
+            NodeEvent::Inbound { command, .. } => host.inbound.handle_command(command, &mut host.queues),
             NodeEvent::Publish(table) => host.table = table,
             _ => {}
         }

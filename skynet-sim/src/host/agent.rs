@@ -15,6 +15,7 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, Status,
@@ -203,7 +204,9 @@ impl AgentHost {
     fn on_event(&mut self, event: NodeEvent, running: &mut Running, now: Now) {
         match event {
             NodeEvent::Publish(table) => running.table = table,
-            NodeEvent::Inbound(command) => running.inbound.handle_command(command, &mut running.queues),
+            NodeEvent::Inbound { command, .. } => {
+                running.inbound.handle_command(command, &mut running.queues)
+            }
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
                 let id = StreamId(self.next_stream);
@@ -278,7 +281,7 @@ impl Host for AgentHost {
             Ok(node) => {
                 let drops = Arc::clone(node.drops());
                 self.running = Some(Running {
-                    inbound: Inbound::new(Arc::clone(&drops)),
+                    inbound: Inbound::new(PortNo(0), Arc::clone(&drops)),
                     outbound: Outbound::new(drops),
                     queues: LocalQueues::default(),
                     table: Arc::default(),
