@@ -1,5 +1,7 @@
 //! Super-packets split by the core and by tun-rs, whose own way of splitting the agent does not use.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use skynet_core::offload::{Coalescer, Offloads, SuperPacket, TunSink, VnetHeader, checksum};
 use tun_rs::{VirtioNetHdr, gso_split};
 
@@ -20,7 +22,7 @@ fn packet(v6: bool, tcp: bool, i: usize, payload_len: usize) -> Vec<u8> {
     let mut ip = if v6 {
         [&[0x6b, 0x81, 2, 3][..], &len.to_be_bytes(), &[protocol, 9], &[0xfd; 16], &[0xfe; 16]].concat()
     } else {
-        let (total, id) = ((len + 20).to_be_bytes(), (0xfff0 + i as u16).to_be_bytes());
+        let (total, id) = ((len + 20).to_be_bytes(), 0xfff0_u16.wrapping_add(i as u16).to_be_bytes());
         [&[0x45, 2][..], &total, &id, &[0x40, 0, 9, protocol, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2]].concat()
     };
     let addresses = if v6 { &ip[8..] } else { &ip[12..] };

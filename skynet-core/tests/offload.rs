@@ -1,5 +1,7 @@
 //! Segmentation offload against packets that another implementation (etherparse) builds.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::ops::Range;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
