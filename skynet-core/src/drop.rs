@@ -66,6 +66,8 @@ reasons! {
     NotMember = "not_member", Peer;
     /// A relay header that contradicts the session it names.
     BadRelayHeader = "bad_relay_header", Peer;
+    /// A chunk whose fields contradict each other, its length or the other chunks of its unit.
+    BadChunk = "bad_chunk", Peer;
     /// A handshake message nobody is waiting for: late, or answered twice.
     UnexpectedHandshake = "unexpected_handshake", Peer;
     // What this node asked for.
@@ -80,6 +82,8 @@ reasons! {
     NoSession = "no_session", Capacity;
     /// A bounded queue was full.
     QueueFull = "queue_full", Capacity;
+    /// A chunk that did not come in time: what it has bytes of could not be delivered.
+    ChunkMissing = "chunk_missing", Capacity;
     /// The budget for handshakes is used up.
     UnderLoad = "under_load", Capacity;
     /// One source used up its share.

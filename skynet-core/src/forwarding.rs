@@ -67,6 +67,21 @@ pub struct LaneEntry {
     pub sealing: Arc<SealingKey>,
     /// Where to send.
     pub path: DataPath,
+    /// How packets become messages.
+    pub framing: Framing,
+}
+
+/// How the packets of a lane become messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Framing {
+    /// Each in one of its own; super-packets are split before.
+    #[default]
+    Plain,
+    /// Super-packets, and packets that are too large for the path, in chunks (PROTOCOL §2.2).
+    Chunks {
+        /// What the path carries in one message, in bytes; a multiple of 16 wastes nothing on padding.
+        limit: u16,
+    },
 }
 
 /// How a sealed message leaves.

@@ -13,13 +13,14 @@ use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::chunk::{self, CHUNK, Chunk, Exit, Joiner};
 use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
-use crate::offload::ecn;
+use crate::offload::{SuperPacket, VnetHeader, ecn};
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -36,6 +37,17 @@ pub const MAX_OPENING_KEYS: usize = (MAX_KEYPAIRS + 1) * MAX_PEERS;
 pub trait Deliver {
     /// An authentic packet of an admitted peer, from one of its own addresses to one of ours.
     fn deliver(&mut self, packet: &[u8]);
+
+    /// The same, but a super-packet with what belongs in front of it. Where there is no offload it is delivered packet
+    /// by packet, which allocates.
+    fn deliver_super(&mut self, header: VnetHeader, packet: &[u8]) {
+        let Ok(whole) = SuperPacket::parse(header, packet) else { return };
+        let mut segment = vec![0; whole.segment_len_max()];
+        for i in 0..whole.segments() {
+            let len = whole.write_segment(i, &mut segment);
+            self.deliver(&segment[..len]);
+        }
+    }
 }
 
 /// An opening key and whose it is.
@@ -57,6 +69,8 @@ pub struct Inbound {
     sessions: HashMap<ReceiverIndex, Session, BuildHasherDefault<IndexHasher>>,
     /// Keys whose installation `Node` had no room to hear of yet: a handshake waits for each. All are in `sessions`.
     installed: VecDeque<ReceiverIndex>,
+    /// Packets that come in chunks.
+    joiner: Joiner,
     /// What was heard in this batch and not told yet.
     heard: Option<Heard>,
     /// The last roaming told under this snapshot, so that a peer that roams at line rate tells it once.
@@ -72,6 +86,7 @@ impl Inbound {
             now: Instant::ZERO,
             table: Arc::default(),
             sessions: HashMap::default(),
+            joiner: Joiner::new(),
             heard: None,
             installed: VecDeque::new(),
             roamed: None,
@@ -93,6 +108,7 @@ impl Inbound {
             }
             InboundCommand::Remove(index) => {
                 self.sessions.remove(&index);
+                self.joiner.forget(index, &self.drops);
                 self.installed.retain(|i| *i != index);
             }
         }
@@ -118,8 +134,12 @@ impl Inbound {
         }
     }
 
-    /// Ends a batch: tells the timers what came in it.
-    pub fn finish(&mut self, control: &mut dyn ControlSink) {
+    /// Ends a batch: what came in chunks and is complete is delivered, and the timers are told what came.
+    pub fn finish(&mut self, deliver: &mut dyn Deliver, control: &mut dyn ControlSink) {
+        if !self.joiner.is_idle() {
+            let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+            self.joiner.finish(self.now, &mut exit);
+        }
         tell(self.heard.take(), &self.table, self.now, control);
     }
 
@@ -162,7 +182,7 @@ impl Inbound {
         }
         let message = &mut datagram[front..];
         // b: session
-        let index = TransportHeader::parse(message)?.receiver;
+        let TransportHeader { receiver: index, counter } = TransportHeader::parse(message)?;
         let session = self.sessions.get_mut(&index).ok_or(DropReason::UnknownIndex)?;
         // c: open, and the current snapshot must still admit whoever sealed it
         let sealed_len = message.len();
@@ -191,21 +211,22 @@ impl Inbound {
                     ToControl::Record { slot: peer.slot, index, bytes: plaintext.to_vec() },
                 );
             }
+            Some(&CHUNK) if peer.node_no.is_some() => {
+                let from = chunk::From { index, slot: peer.slot, counter, ecn };
+                let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+                return self.joiner.add(from, &Chunk::parse(plaintext)?, self.now, &mut exit);
+            }
             Some(_) => {
                 ecn::decapsulate(plaintext, ecn)?;
                 IpPacket::parse(plaintext).map_err(|_| DropReason::NotIp)?
             }
         };
-        if self.table.allowed_ips.lookup(packet.source()) != Some(peer.slot) {
-            return Err(DropReason::SourceNotAllowed);
+        check_inner(&self.table, peer.slot, &packet)?;
+        // e: deliver, after what came in chunks before it
+        if !self.joiner.is_idle() {
+            let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+            self.joiner.give_way(index, &mut exit);
         }
-        if filter::check(&packet) == Verdict::Martian {
-            return Err(DropReason::Martian);
-        }
-        if !self.table.own.contains(&packet.destination()) {
-            return Err(DropReason::NotForUs);
-        }
-        // e: deliver
         deliver.deliver(packet.bytes());
         Ok(())
     }
@@ -249,6 +270,24 @@ impl Inbound {
         let relay = self.table.relay_at(from).ok_or(DropReason::BadRelayHeader)?;
         Ok(PathSource::Relayed { relay: relay.0, sender: header.node_no })
     }
+}
+
+/// Step d: the source is the sender's, the filter agrees, the destination is ours.
+pub(crate) fn check_inner(
+    table: &ForwardingTable,
+    slot: PeerSlot,
+    packet: &IpPacket<'_>,
+) -> Result<(), DropReason> {
+    if table.allowed_ips.lookup(packet.source()) != Some(slot) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    if filter::check(packet) == Verdict::Martian {
+        return Err(DropReason::Martian);
+    }
+    if !table.own.contains(&packet.destination()) {
+        return Err(DropReason::NotForUs);
+    }
+    Ok(())
 }
 
 /// What authentic messages tell besides their content: of one peer by one way, within one batch.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What comes in is an ordinary packet or a super-packet of up to 64 KiB; steps a to d are taken once for either, and
-//! step e once per segment. Each step returns or is one counted drop. No step locks, reads a clock or logs above TRACE;
+//! step e once per segment or chunk. Each step returns or is one counted drop. No step locks, reads a clock or logs above TRACE;
 //! what allocates is the slow way only, when a packet has to wait for a key and goes to `Node` by a bounded queue. One
 //! copy per byte: from the TUN buffer into the slab it is sealed in.
 
@@ -13,10 +13,11 @@ use core::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::{Outer, SendBatch};
+use crate::chunk::Unit;
 use crate::constants::MAX_STAGED_PACKETS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
-use crate::forwarding::{DataPath, ForwardingTable, PeerEntry};
+use crate::forwarding::{DataPath, ForwardingTable, Framing, PeerEntry};
 use crate::offload::{SuperPacket, VnetHeader, ecn};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
@@ -112,15 +113,54 @@ impl Outbound {
         let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
         // d: lane and path
         let stage = |packet| ToControl::Stage { slot, packet };
-        let Some((key, path)) = lane(peer) else { return hand_over(&packet, control, stage) };
+        let Some((key, path, framing)) = lane(peer) else { return hand_over(&packet, control, stage) };
         // e: split and seal
-        match self.sealer.seal(&packet, key, path, batch)? {
+        let messages = Messages::of(&packet, framing);
+        match self.sealer.seal(&messages, key, path, ecn::encapsulate(packet.ecn()), batch)? {
             Sealed::Bytes(bytes) => {
-                note(peer, path, packet.segments(), bytes, self.sealer.now, control);
+                note(peer, path, messages.count(), bytes, self.sealer.now, control);
                 Ok(Sent::Done)
             }
             Sealed::NoRoom => Ok(Sent::BatchFull),
             Sealed::KeyExpired => hand_over(&packet, control, stage),
+        }
+    }
+}
+
+/// What is sealed of a packet: its segments, or the chunks of one unit.
+enum Messages<'a> {
+    Segments(&'a SuperPacket<'a>),
+    Chunks(Unit<'a>),
+}
+
+impl<'a> Messages<'a> {
+    fn of(packet: &'a SuperPacket<'a>, framing: Framing) -> Self {
+        let unit = match framing {
+            Framing::Plain => None,
+            Framing::Chunks { limit } => Unit::cut(packet, limit),
+        };
+        unit.map_or(Self::Segments(packet), Self::Chunks)
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::Segments(packet) => packet.segments(),
+            Self::Chunks(unit) => unit.chunks(),
+        }
+    }
+
+    /// Bytes of message `i` before it is sealed. No other is longer than the first.
+    fn len(&self, i: usize) -> usize {
+        match self {
+            Self::Segments(packet) => packet.segment_len(i),
+            Self::Chunks(unit) => unit.chunk_len(i),
+        }
+    }
+
+    fn write(&self, i: usize, out: &mut [u8]) -> usize {
+        match self {
+            Self::Segments(packet) => packet.write_segment(i, out),
+            Self::Chunks(unit) => unit.write_chunk(i, out),
         }
     }
 }
@@ -134,31 +174,32 @@ enum Sealed {
 }
 
 impl Sealer {
-    /// Each segment is written where its message is sent from, between header room and tag, and sealed there.
+    /// Each segment or chunk is written where its message is sent from, between header room and tag, and sealed there.
     fn seal(
         &mut self,
-        packet: &SuperPacket<'_>,
+        messages: &Messages<'_>,
         key: &Arc<SealingKey>,
         path: &DataPath,
+        ecn: u8,
         batch: &mut SendBatch,
     ) -> Result<Sealed, DropReason> {
         let front = path.relay_header.map_or(0, |h| h.len());
-        let segments = packet.segments();
-        if batch.room() < segments * (front + sealed_len(packet.segment_len_max())) {
+        let count = messages.count();
+        if batch.room() < count * (front + sealed_len(messages.len(0))) {
             // A packet that fits no empty batch would come back for ever.
             return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sealed::NoRoom) };
         }
-        let Some(counters) = self.counters(key, segments) else { return Ok(Sealed::KeyExpired) };
-        let outer = Outer { port: path.port, to: path.to, ecn: ecn::encapsulate(packet.ecn()) };
+        let Some(counters) = self.counters(key, count) else { return Ok(Sealed::KeyExpired) };
+        let outer = Outer { port: path.port, to: path.to, ecn };
         let mut bytes = 0;
         for (i, counter) in counters.enumerate() {
-            let total = front + sealed_len(packet.segment_len(i));
-            let room = batch.reserve(total).expect("there is room for every segment");
+            let total = front + sealed_len(messages.len(i));
+            let room = batch.reserve(total).expect("there is room for every message");
             if let Some(header) = &path.relay_header {
                 room[..front].copy_from_slice(header);
             }
             let message = &mut room[front..];
-            let len = packet.write_segment(i, &mut message[TRANSPORT_HEADER_LEN..]);
+            let len = messages.write(i, &mut message[TRANSPORT_HEADER_LEN..]);
             bytes += key.seal(counter, message, len);
             batch.commit(outer, total);
         }
@@ -184,10 +225,10 @@ impl Sealer {
 }
 
 /// Step d: a bulk lane if one is open, else lane 0; none while there is no key or no path.
-fn lane(peer: &PeerEntry) -> Option<(&Arc<SealingKey>, &DataPath)> {
+fn lane(peer: &PeerEntry) -> Option<(&Arc<SealingKey>, &DataPath, Framing)> {
     match peer.bulk.first() {
-        Some(lane) => Some((&lane.sealing, &lane.path)),
-        None => Some((peer.sealing.as_ref()?, peer.path.as_ref()?)),
+        Some(lane) => Some((&lane.sealing, &lane.path, lane.framing)),
+        None => Some((peer.sealing.as_ref()?, peer.path.as_ref()?, Framing::Plain)),
     }
 }
 

@@ -235,7 +235,7 @@ impl World {
     fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.inbound.begin(self.now.mono, &self.table);
         self.inbound.handle_datagram(from, 0, &mut bytes.to_vec(), &mut NothingAtAll, &mut self.queues);
-        self.inbound.finish(&mut self.queues);
+        self.inbound.finish(&mut NothingAtAll, &mut self.queues);
     }
 
     /// COOKIE, BOUND and whatever else, made right with the session's key.

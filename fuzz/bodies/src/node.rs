@@ -124,7 +124,7 @@ impl Host {
         self.inbound.begin(now, &self.table);
         let mut bytes = datagram.to_vec();
         self.inbound.handle_datagram(from, 0, &mut bytes, &mut self.delivered, &mut self.queues);
-        self.inbound.finish(&mut self.queues);
+        self.inbound.finish(&mut self.delivered, &mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.

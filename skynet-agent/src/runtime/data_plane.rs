@@ -261,7 +261,7 @@ impl InboundThread {
                     self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
                 }
             }
-            self.half.finish(&mut self.sink);
+            self.half.finish(&mut self.tun, &mut self.sink);
             self.tun.finish()?;
         }
         Ok(())

@@ -113,6 +113,10 @@ impl Deliver for ToTun {
     fn deliver(&mut self, packet: &[u8]) {
         self.coalescer.push(packet, &mut self.writer);
     }
+
+    fn deliver_super(&mut self, header: VnetHeader, packet: &[u8]) {
+        self.coalescer.push_super(header, packet, &mut self.writer);
+    }
 }
 
 impl TunSink for Writer {

@@ -102,7 +102,7 @@ impl Host {
     fn receive(&mut self, from: SocketAddr, mut datagram: Vec<u8>, now: Instant) {
         self.inbound.begin(now, &self.table);
         self.inbound.handle_datagram(from, 0, &mut datagram, &mut self.delivered, &mut self.queues);
-        self.inbound.finish(&mut self.queues);
+        self.inbound.finish(&mut self.delivered, &mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.

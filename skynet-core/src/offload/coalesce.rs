@@ -12,6 +12,7 @@
 use super::checksum::{self, fold};
 use super::flow::FlowKey;
 use super::layers::{Layers, TCP, UDP, long, put, short, word};
+use super::split::SuperPacket;
 use super::vnet::{Gso, VnetHeader};
 
 /// Flows that can be joined at the same time. More take turns: the one that grew least recently is written.
@@ -59,6 +60,21 @@ impl Offloads {
             (true, true) => self.tcp6,
             (false, false) => self.udp4,
             (false, true) => self.udp6,
+        }
+    }
+
+    fn allow_super(&self, gso: Gso, v6: bool) -> bool {
+        match gso {
+            Gso::None => true,
+            Gso::TcpV4 => self.tcp4,
+            Gso::TcpV6 => self.tcp6,
+            Gso::UdpL4 => {
+                if v6 {
+                    self.udp6
+                } else {
+                    self.udp4
+                }
+            }
         }
     }
 }
@@ -116,6 +132,24 @@ impl Coalescer {
         }
         self.runs[self.order[self.open]].start(key, &joinable);
         self.open += 1;
+    }
+
+    /// A super-packet from the tunnel. It is written at once, packet by packet if the device does not take its kind.
+    pub fn push_super(&mut self, header: VnetHeader, packet: &[u8], sink: &mut dyn TunSink) {
+        if let Some(key) = FlowKey::of(packet) {
+            self.emit_before(&key, sink);
+        }
+        let v6 = packet.first().is_some_and(|b| b >> 4 == 6);
+        if self.allowed.allow_super(header.gso, v6) {
+            return sink.write(header, packet);
+        }
+        let Ok(whole) = SuperPacket::parse(header, packet) else { return };
+        // No buffer is kept for devices without offload.
+        let mut segment = vec![0; whole.segment_len_max()];
+        for i in 0..whole.segments() {
+            let len = whole.write_segment(i, &mut segment);
+            sink.write(VnetHeader::NONE, &segment[..len]);
+        }
     }
 
     /// Writes all that is still held: the batch is over.
@@ -302,18 +336,6 @@ impl Run {
         }
         let pseudo = fold(layers.pseudo_header(packet, transport_len));
         put(packet, layers.transport + layers.checksum_offset(), pseudo);
-        VnetHeader {
-            needs_csum: true,
-            gso: match (layers.protocol, layers.v6) {
-                (TCP, false) => Gso::TcpV4,
-                (TCP, true) => Gso::TcpV6,
-                _ => Gso::UdpL4,
-            },
-            hdr_len: short(layers.payload),
-            gso_size: short(self.share),
-            csum_start: short(layers.transport),
-            csum_offset: short(layers.checksum_offset()),
-            ..VnetHeader::NONE
-        }
+        layers.vnet_header(self.share)
     }
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use super::checksum;
+use super::vnet::{Gso, VnetHeader};
 
 /// IP protocol number of TCP.
 pub(super) const TCP: u8 = 6;
@@ -69,6 +70,24 @@ impl Layers {
     /// The sum of the pseudo header if the transport header and payload have `len` bytes.
     pub(super) fn pseudo_header(&self, packet: &[u8], len: usize) -> u32 {
         checksum::pseudo_header(self.addresses(packet), self.protocol, len)
+    }
+
+    /// The offload header of a super-packet with these headers and `segment` bytes of payload per segment. The
+    /// checksum is left to the kernel.
+    pub(super) fn vnet_header(&self, segment: usize) -> VnetHeader {
+        VnetHeader {
+            needs_csum: true,
+            gso: match (self.protocol, self.v6) {
+                (TCP, false) => Gso::TcpV4,
+                (TCP, true) => Gso::TcpV6,
+                _ => Gso::UdpL4,
+            },
+            hdr_len: short(self.payload),
+            gso_size: short(segment),
+            csum_start: short(self.transport),
+            csum_offset: short(self.checksum_offset()),
+            ..VnetHeader::NONE
+        }
     }
 
     /// Where the checksum lies in the transport header.

@@ -14,17 +14,19 @@ mod coalesce;
 pub mod ecn;
 mod flow;
 mod layers;
+mod run;
 mod split;
 mod vnet;
 
 #[cfg(test)]
 mod coalesce_tests;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod split_tests;
 
 pub use coalesce::{Coalescer, MAX_RUNS, MAX_UDP_SEGMENTS, Offloads, TunSink};
 pub use flow::flow_hash;
+pub use run::MAX_HEADERS;
 pub use split::{MAX_SEGMENTS, SuperPacket};
 pub use vnet::{Gso, VNET_HEADER_LEN, VnetHeader};

@@ -8,24 +8,24 @@ use super::vnet::VnetHeader;
 
 /// A packet by its parts; the rest of its bytes follows from them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Sample {
-    pub(super) v6: bool,
-    pub(super) tcp: bool,
-    pub(super) backwards: bool,
-    pub(super) ports: (u16, u16),
-    pub(super) id: u16,
-    pub(super) tos: u8,
-    pub(super) ttl: u8,
-    pub(super) dont_fragment: bool,
-    pub(super) sequence: u32,
-    pub(super) ack: u32,
-    pub(super) flags: u8,
-    pub(super) window: u16,
+pub(crate) struct Sample {
+    pub(crate) v6: bool,
+    pub(crate) tcp: bool,
+    pub(crate) backwards: bool,
+    pub(crate) ports: (u16, u16),
+    pub(crate) id: u16,
+    pub(crate) tos: u8,
+    pub(crate) ttl: u8,
+    pub(crate) dont_fragment: bool,
+    pub(crate) sequence: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
     /// TCP options in units of four bytes.
-    pub(super) options: u8,
-    pub(super) payload_len: usize,
+    pub(crate) options: u8,
+    pub(crate) payload_len: usize,
     /// The first byte of the payload; each next one is greater by seven.
-    pub(super) fill: u8,
+    pub(crate) fill: u8,
 }
 
 impl Sample {
@@ -48,7 +48,7 @@ impl Sample {
     };
 
     /// TCP and UDP over IPv4 and IPv6.
-    pub(super) const KINDS: [Self; 4] = [
+    pub(crate) const KINDS: [Self; 4] = [
         Self::BASE,
         Self { v6: true, ..Self::BASE },
         Self { tcp: false, ..Self::BASE },
@@ -56,12 +56,12 @@ impl Sample {
     ];
 
     /// The same in the other direction.
-    pub(super) fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         Self { backwards: !self.backwards, ports: (self.ports.1, self.ports.0), ..self }
     }
 
     /// The packet that follows it in its flow.
-    pub(super) fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         Self {
             id: self.id.wrapping_add(1),
             sequence: self.sequence.wrapping_add(u32::try_from(self.payload_len).unwrap()),
@@ -71,12 +71,12 @@ impl Sample {
     }
 
     /// `n` packets of its flow, each following the one before.
-    pub(super) fn flow(self, n: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn flow(self, n: usize) -> Vec<Vec<u8>> {
         core::iter::successors(Some(self), |s| Some(s.next())).take(n).map(|s| s.packet()).collect()
     }
 
     /// Its bytes, with right checksums.
-    pub(super) fn packet(&self) -> Vec<u8> {
+    pub(crate) fn packet(&self) -> Vec<u8> {
         let transport = self.transport();
         let protocol = if self.tcp { TCP } else { UDP };
         let len = u16::try_from(transport.len()).unwrap();
@@ -132,7 +132,7 @@ impl Sample {
 
 /// What was written.
 #[derive(Default)]
-pub(super) struct Collect(pub(super) Vec<(VnetHeader, Vec<u8>)>);
+pub(crate) struct Collect(pub(crate) Vec<(VnetHeader, Vec<u8>)>);
 
 impl TunSink for Collect {
     fn write(&mut self, header: VnetHeader, packet: &[u8]) {
@@ -142,7 +142,7 @@ impl TunSink for Collect {
 
 impl Collect {
     /// Every packet that was written, super-packets cut again.
-    pub(super) fn split(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn split(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         for (header, packet) in &self.0 {
             if *header == VnetHeader::NONE {

@@ -20,25 +20,25 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
+pub(super) const CWR: u8 = 0x80;
 /// Where TCP has its flags.
-const FLAGS: usize = 13;
+pub(super) const FLAGS: usize = 13;
 
 /// A packet from the TUN device that can be written out segment by segment. An ordinary packet is one of one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct SuperPacket<'a> {
-    ip: IpPacket<'a>,
-    segments: usize,
+    pub(super) ip: IpPacket<'a>,
+    pub(super) segments: usize,
     /// Bytes in front of each segment's share; 0 for an ordinary packet.
-    header_len: usize,
+    pub(super) header_len: usize,
     /// Bytes of a segment's share, except the last's, which may be shorter.
-    share: usize,
-    plan: Plan,
+    pub(super) share: usize,
+    pub(super) plan: Plan,
 }
 
 /// What has to be done to each segment.
 #[derive(Clone, Copy, Debug)]
-enum Plan {
+pub(super) enum Plan {
     /// Nothing.
     Copy,
     /// Sum from `start` and store it at `field`.
@@ -49,8 +49,8 @@ enum Plan {
 
 /// The headers of a super-packet, with the sums of all that is the same in every segment.
 #[derive(Clone, Copy, Debug)]
-struct Template {
-    layers: Layers,
+pub(super) struct Template {
+    pub(super) layers: Layers,
     /// The IPv4 header without length, identification and checksum.
     ip_sum: u32,
     /// IPv4 identification of the first segment.
@@ -173,19 +173,25 @@ fn partial_checksum(header: &VnetHeader, packet: &[u8]) -> Result<Plan, DropReas
 
 /// Adds everything from `start` on to the pseudo header's sum that lies in `field`.
 fn complete(packet: &mut [u8], start: usize, field: usize) {
+    let checksum = completed(packet, start, field);
+    put(packet, field, checksum);
+}
+
+/// The checksum that [`complete`] stores.
+pub(super) fn completed(packet: &[u8], start: usize, field: usize) -> u16 {
     let sum = checksum::sum(0, &packet[start..]);
     // Of the protocols whose checksum can be partial, only UDP has it there.
     let is_udp = field - start == checksum_offset(UDP);
-    put(packet, field, if is_udp { finish_udp(sum) } else { finish(sum) });
+    if is_udp { finish_udp(sum) } else { finish(sum) }
 }
 
 /// Which segment is being written.
 #[derive(Clone, Copy)]
-struct Place {
-    i: usize,
+pub(super) struct Place {
+    pub(super) i: usize,
     /// Payload bytes of the segments before it.
-    offset: usize,
-    last: bool,
+    pub(super) offset: usize,
+    pub(super) last: bool,
 }
 
 impl Template {
@@ -220,7 +226,7 @@ impl Template {
         }
     }
 
-    fn finish_ipv4(&self, ip: &mut [u8], transport_len: u16, place: Place) {
+    pub(super) fn finish_ipv4(&self, ip: &mut [u8], transport_len: u16, place: Place) {
         let total = short(ip.len() + usize::from(transport_len));
         let id = self.id.wrapping_add(short(place.i));
         put(ip, 2, total);
@@ -228,13 +234,19 @@ impl Template {
         put(ip, 10, finish(self.ip_sum + u32::from(total) + u32::from(id)));
     }
 
-    fn finish_tcp(&self, transport: &mut [u8], len: u16, place: Place) {
+    /// Sequence number and flags. Returns the number.
+    pub(super) fn place_tcp(&self, transport: &mut [u8], place: Place) -> u32 {
         let offset = u32::try_from(place.offset).expect("inside an IP packet");
         let sequence = self.sequence.wrapping_add(offset);
         transport[4..8].copy_from_slice(&sequence.to_be_bytes());
         let ends = if place.last { 0 } else { FIN | PSH };
         let begins = if place.i == 0 { 0 } else { CWR };
         transport[FLAGS] &= !(ends | begins);
+        sequence
+    }
+
+    fn finish_tcp(&self, transport: &mut [u8], len: u16, place: Place) {
+        let sequence = self.place_tcp(transport, place);
         let changed =
             u32::from(len) + (sequence >> 16) + (sequence & 0xffff) + u32::from(word(transport, FLAGS - 1));
         let payload = &transport[self.layers.payload - self.layers.transport..];

@@ -302,7 +302,7 @@ impl Host for AgentHost {
         running.inbound.begin(now.mono, &running.table);
         let mut deliver = ToApplication(&mut self.application, now);
         running.inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
-        running.inbound.finish(&mut running.queues);
+        running.inbound.finish(&mut deliver, &mut running.queues);
         self.settle(now);
     }
 
