@@ -10,6 +10,7 @@
 //! the code makes: the replay test demands that of the seeds, so they cannot go stale unseen. Bodies know the keys
 //! and rebuild MACs, seals and signatures around the fuzzer's bytes where a random search would never pass them.
 
+pub mod chunk;
 pub mod control;
 pub mod hostile_relay;
 pub mod member;
@@ -39,6 +40,7 @@ pub type Seed = (String, Vec<u8>);
 pub const TARGETS: &[Target] = &[
     Target { name: "bundle", run: member::bundle, seeds: seeds::bundle },
     Target { name: "chain", run: member::chain, seeds: seeds::chain },
+    Target { name: "chunk", run: chunk::chunk, seeds: seeds::chunk },
     Target { name: "control_channel", run: control::channel, seeds: seeds::control_channel },
     Target { name: "control_message", run: control::message, seeds: seeds::control_message },
     Target { name: "credentials", run: member::credentials, seeds: seeds::credentials },

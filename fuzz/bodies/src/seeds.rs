@@ -108,6 +108,26 @@ pub fn ip() -> Vec<Seed> {
     named([("v4", [&v4[..], &[0; 5]].concat()), ("v6", v6)])
 }
 
+/// Scripts for the joiner: units of each kind whole, one with a gap and a late chunk, one that is forged.
+pub fn chunk() -> Vec<Seed> {
+    let all = [0u8, 1, 2, 3].map(|i| [1, i]).concat();
+    let unit = |kind: u8| [&[0, kind], &all[..]].concat();
+    let late = [&[0, 0, 1, 0, 1, 2, 3, 0, 1, 1, 1, 3][..], &unit(2)].concat();
+    let packet = udp_v4([10, 9, 0, 1].into(), [10, 1, 0, 2].into(), (1, 2), b"whoever");
+    let mut plaintext = [&[0x20, 0, 0, 35, 0, 128, 0, 0][..], &packet].concat();
+    plaintext.resize(48, 0);
+    let forged = [&[2, 0][..], &slices(&[&plaintext])].concat();
+    named([
+        ("tcp4", unit(0)),
+        ("tcp6", unit(1)),
+        ("udp4", unit(2)),
+        ("udp6", unit(3)),
+        ("ordinary", unit(4)),
+        ("late", late),
+        ("forged", forged),
+    ])
+}
+
 /// A super-packet of each kind, and an ordinary packet.
 pub fn offload_split() -> Vec<Seed> {
     named([
