@@ -1,7 +1,7 @@
 //! OUT: from the TUN device to the UDP socket.
 //!
 //! ```text
-//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix ─ d path ─ e seal into the send batch ─ UDP socket
+//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix ─ d lane and path ─ e seal into the send batch ─ UDP socket
 //! ```
 //!
 //! Each step returns or is one counted drop. No step locks, reads a clock or logs above TRACE; what allocates is the
@@ -15,6 +15,7 @@ use crate::batch::SendBatch;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::{DataPath, ForwardingTable, PeerEntry};
+use crate::id::PeerSlot;
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
 use crate::wire::ip::IpPacket;
@@ -39,7 +40,12 @@ pub struct Outbound {
     /// Packets the shell still holds of this drain: how many counters are worth reserving at once.
     expected: u32,
     reserved: Option<Reserved>,
+    /// Whose key was last told to be worn under this snapshot: a new key brings a new one.
+    worn: Option<PeerSlot>,
 }
+
+/// Counters reserved at once at most.
+const MAX_RESERVED: u32 = 64;
 
 /// Counters taken from one sealing key for the rest of this batch. What is left over at its end is skipped for ever.
 #[derive(Debug)]
@@ -51,7 +57,7 @@ struct Reserved {
 impl Outbound {
     /// A half that counts its drops in `drops`.
     pub fn new(drops: Arc<DropCounters>) -> Self {
-        Self { drops, now: Instant::ZERO, table: Arc::default(), expected: 0, reserved: None }
+        Self { drops, now: Instant::ZERO, table: Arc::default(), expected: 0, reserved: None, worn: None }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
@@ -61,6 +67,7 @@ impl Outbound {
         self.reserved = None;
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
+            self.worn = None;
         }
     }
 
@@ -99,10 +106,18 @@ impl Outbound {
         };
         let table = Arc::clone(&self.table);
         let peer = table.peer(slot).ok_or(DropReason::NoPeer)?;
-        // d: path
-        let Some(path) = &peer.path else { return ask(control, staged_packet(peer, &ip)) };
+        // d: lane and path
+        let Some((key, path)) = self.way(peer) else { return ask(control, staged_packet(peer, &ip)) };
         // e: seal
-        self.seal(ip.bytes(), peer, path, batch, control, &ip)
+        self.seal(ip.bytes(), peer, (key, path), batch, control, &ip)
+    }
+
+    /// Step d: a lane that is open, or lane 0; none before the first handshake and while no path is known.
+    fn way<'a>(&self, peer: &'a PeerEntry) -> Option<(&'a Arc<SealingKey>, &'a DataPath)> {
+        match peer.bulk.first().filter(|lane| lane.sealing.has_room(MAX_RESERVED, self.now)) {
+            Some(lane) => Some((&lane.sealing, &lane.path)),
+            None => peer.sealing.as_ref().zip(peer.path.as_ref()),
+        }
     }
 
     /// Step e: header room, packet, padding and tag in the place the message is sent from.
@@ -110,19 +125,20 @@ impl Outbound {
         &mut self,
         packet: &[u8],
         peer: &PeerEntry,
-        path: &DataPath,
+        (key, path): (&Arc<SealingKey>, &DataPath),
         batch: &mut SendBatch,
         control: &mut dyn ControlSink,
         ip: &IpPacket<'_>,
     ) -> Result<Sent, DropReason> {
-        let Some(key) = &peer.sealing else { return ask(control, staged_packet(peer, ip)) };
         let front = path.relay_header.map_or(0, |h| h.len());
         let total = front + sealed_len(packet.len());
         let Some(room) = batch.reserve(total) else {
             // A packet that fits no empty batch would come back for ever.
             return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sent::BatchFull) };
         };
-        let Some(counter) = self.next_counter(key) else { return ask(control, staged_packet(peer, ip)) };
+        let Some(counter) = self.next_counter(key, peer.slot, control) else {
+            return ask(control, staged_packet(peer, ip));
+        };
         if let Some(header) = &path.relay_header {
             room[..front].copy_from_slice(header);
         }
@@ -139,14 +155,22 @@ impl Outbound {
     }
 
     /// The next number of this batch's reservation, or of a new one for the packets still expected.
-    fn next_counter(&mut self, key: &Arc<SealingKey>) -> Option<u64> {
+    fn next_counter(
+        &mut self,
+        key: &Arc<SealingKey>,
+        slot: PeerSlot,
+        control: &mut dyn ControlSink,
+    ) -> Option<u64> {
         self.expected = self.expected.saturating_sub(1);
         if let Some(reserved) = self.reserved.as_mut().filter(|r| Arc::ptr_eq(&r.key, key))
             && let Some(counter) = reserved.counters.next()
         {
             return Some(counter);
         }
-        let mut counters = key.reserve(self.expected.saturating_add(1).min(64), self.now)?;
+        let mut counters = key.reserve(self.expected.saturating_add(1).min(MAX_RESERVED), self.now)?;
+        if key.needs_rekey(self.now) && self.worn != Some(slot) && control.offer(ToControl::Worn { slot }) {
+            self.worn = Some(slot);
+        }
         let first = counters.next()?;
         self.reserved = Some(Reserved { key: Arc::clone(key), counters });
         Some(first)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use skynet_core::path::Path;
 use skynet_core::session::Engine;
 use skynet_core::time::{Duration, Instant};
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_relay::server::ForwardConfig;
 use skynet_relay::store::MemoryStore;
 
@@ -128,6 +129,8 @@ impl Overlay {
                 local: SocketAddr::new(site.ip, AGENT_PORT),
                 seed: site.seed,
                 engine,
+                suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+                max_lanes: 4,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>

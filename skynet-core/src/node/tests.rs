@@ -15,6 +15,7 @@ use crate::send::{Outbound, Sent};
 use crate::session::Engine;
 use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;
+use crate::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use crate::worker::LocalQueues;
 
 struct Host {
@@ -64,6 +65,8 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             engine: Engine::Noise,
+            suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+            max_lanes: 4,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let drops = Arc::clone(node.drops());
