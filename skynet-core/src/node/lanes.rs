@@ -45,7 +45,7 @@ pub(super) enum LaneEvent {
     /// Give this key to the inbound half of its lane's port, then call [`LaneSet::handle_installed`].
     Install(OpeningKey),
     /// Seal this record with this key of lane 0 and send it.
-    Record(Arc<SealingKey>, Vec<u8>),
+    Record(Arc<SealingKey>, Record),
     /// Seal an empty packet with this key and send it by the path of this lane: the peer waits for it.
     Prove(LaneNo, Arc<SealingKey>),
     /// The peer wants this lane and its port is not ready: open it if there is to be one, then call
@@ -365,7 +365,7 @@ impl LaneSet {
         }
         for lane in 0..newest.lanes.len() {
             if newest.lanes[lane].repeat_open.is_due(now) {
-                self.events.extend(newest.offer(lane).map(|o| newest.record(&Record::Open(o))));
+                self.events.extend(newest.offer(lane).map(|o| newest.record(Record::Open(o))));
             }
         }
         if newest.change_until.is_some_and(|at| at <= now) {
@@ -416,7 +416,7 @@ impl LaneSet {
                 }
                 Stage::Installed if wanted && !lane.proven && !lane.repeat_open.has_started() => {
                     lane.repeat_open.start(now);
-                    self.events.extend(newest.offer(at).map(|o| newest.record(&Record::Open(o))));
+                    self.events.extend(newest.offer(at).map(|o| newest.record(Record::Open(o))));
                 }
                 _ => {}
             }
@@ -435,12 +435,12 @@ impl Keypair {
         self.lanes.iter_mut().for_each(|l| l.repeat_open.stop());
     }
 
-    fn record(&self, record: &Record) -> LaneEvent {
-        LaneEvent::Record(Arc::clone(&self.lane0), record.encode())
+    fn record(&self, record: Record) -> LaneEvent {
+        LaneEvent::Record(Arc::clone(&self.lane0), record)
     }
 
     fn hello_record(&self) -> LaneEvent {
-        LaneEvent::Record(Arc::clone(&self.lane0), self.ours.encode())
+        self.record(Record::Hello(self.ours.clone()))
     }
 
     /// Both HELLOs are known: the keys of all agreed lanes are derived, and what they come from is erased.
@@ -501,7 +501,7 @@ impl Keypair {
     }
 
     fn accept(&self, at: usize, out: &mut VecDeque<LaneEvent>) {
-        out.extend(self.offer(at).map(|o| self.record(&Record::Accept(o))));
+        out.extend(self.offer(at).map(|o| self.record(Record::Accept(o))));
         self.prove(at, out);
     }
 

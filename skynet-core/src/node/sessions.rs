@@ -14,7 +14,7 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::record::Hello;
+use crate::wire::record::{Hello, Record};
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 
@@ -284,8 +284,10 @@ impl Node {
                     let command = InboundCommand::Install { key: Box::new(key), slot, generation };
                     self.events.push_back(NodeEvent::Inbound { port, command });
                 }
-                LaneEvent::Record(key, bytes) => {
-                    self.seal_with(slot, &key, &bytes, now);
+                LaneEvent::Record(key, record) => {
+                    // Repeated by themselves, OPEN and ACCEPT say nothing of a peer that is silent.
+                    let is_data = matches!(record, Record::Hello(_));
+                    self.seal_with(slot, &key, &record.encode(), is_data, now);
                 }
                 LaneEvent::Prove(lane, key) => self.prove_lane(slot, lane, &key, now),
                 LaneEvent::Asked(lane) => tracing::debug!(?slot, ?lane, "no port for a lane the peer wants"),
@@ -331,16 +333,24 @@ impl Node {
     fn seal_to(&mut self, slot: PeerSlot, plaintext: &[u8], now: Now) -> bool {
         let Some(peer) = self.peers.get(slot) else { return false };
         let Some(key) = peer.sealing.clone() else { return false };
-        self.seal_with(slot, &key, plaintext, now)
+        self.seal_with(slot, &key, plaintext, true, now)
     }
 
-    fn seal_with(&mut self, slot: PeerSlot, key: &SealingKey, plaintext: &[u8], now: Now) -> bool {
+    /// `is_data`: an answer is expected, so silence tells something.
+    fn seal_with(
+        &mut self,
+        slot: PeerSlot,
+        key: &SealingKey,
+        plaintext: &[u8],
+        is_data: bool,
+        now: Now,
+    ) -> bool {
         let Some(peer) = self.peers.get(slot) else { return false };
         let Some(counter) = key.reserve(1, now.mono).map(|r| r.start) else { return false };
         let mut message = vec![0; sealed_len(plaintext.len())];
         message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + plaintext.len()].copy_from_slice(plaintext);
         let len = key.seal(counter, &mut message, plaintext.len());
-        let wake = peer.session.activity().note_tx(now.mono, 1, len as u64, false);
+        let wake = peer.session.activity().note_tx(now.mono, 1, len as u64, !is_data);
         self.send_sealed(slot, &message);
         if wake {
             self.on_awake(slot, now);
