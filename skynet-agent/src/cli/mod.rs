@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, DEFAULT_SOCKET, Overrides};
+use crate::config::{Ciphers, Config, DEFAULT_SOCKET, Overrides, parse_max_lanes};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -81,6 +81,12 @@ struct AgentArgs {
     /// Open the control channel here instead of where the token says; the relay's key stays the token's.
     #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
     relay: Option<SocketAddr>,
+    /// Cipher of bulk data between members [default: auto].
+    #[arg(long, env = "SKYNET_CIPHER", value_enum)]
+    cipher: Option<Ciphers>,
+    /// Lanes (UDP 5-tuples) per member at most, 1 to 8 [default: one per core, at least 4].
+    #[arg(long, env = "SKYNET_MAX_LANES", value_name = "N", value_parser = parse_max_lanes)]
+    max_lanes: Option<u8>,
 }
 
 impl AgentArgs {
@@ -94,6 +100,8 @@ impl AgentArgs {
             interface: self.interface.clone(),
             port: self.port,
             relay: self.relay,
+            ciphers: self.cipher,
+            max_lanes: self.max_lanes,
         };
         Ok(Config::load(overrides)?)
     }
@@ -111,6 +119,9 @@ impl AgentArgs {
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
         push("--relay", self.relay.map(|r| r.to_string().into()));
+        let cipher = self.cipher.and_then(|c| c.to_possible_value());
+        push("--cipher", cipher.map(|c| c.get_name().into()));
+        push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         flags
     }
 }

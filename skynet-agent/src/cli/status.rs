@@ -76,7 +76,7 @@ fn render(status: &StatusReport) -> String {
 fn table(peers: &[PeerReport]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST"]);
+    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST", "CIPHER", "LANES"]);
     let dash = || "-".to_owned();
     for peer in peers {
         let path = match (&peer.via, peer.path.as_str()) {
@@ -94,9 +94,11 @@ fn table(peers: &[PeerReport]) -> String {
             format::bytes(peer.rx_bytes),
             format::bytes(peer.tx_bytes),
             peer.handshake_age_s.map_or_else(dash, format::age),
+            peer.cipher.clone().unwrap_or_else(dash),
+            if peer.lanes == 0 { dash() } else { peer.lanes.to_string() },
         ]);
     }
-    for column in 3..=6 {
+    for column in [3, 4, 5, 6, 8] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -123,6 +125,8 @@ mod tests {
             rx_bytes: 1_500_000,
             tx_bytes: 10,
             handshake_age_s: None,
+            cipher: via.map(|_| "AES-256-GCM".to_owned()),
+            lanes: u8::from(via.is_some()),
         };
         let status = StatusReport {
             schema: "status/1".to_owned(),

@@ -48,6 +48,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         interface: "skytest0".into(),
         port: 0,
         relay: None,
+        ciphers: Default::default(),
+        max_lanes: 4,
         wireguard: None,
         peers: Vec::new(),
     };
