@@ -81,8 +81,8 @@ struct AgentArgs {
     /// Open the control channel here instead of where the token says; the relay's key stays the token's.
     #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
     relay: Option<SocketAddr>,
-    /// Cipher of bulk data between members [default: auto].
-    #[arg(long, env = "SKYNET_CIPHER", value_enum)]
+    /// Cipher between members: auto (AES-256-GCM if both CPUs have it) or chacha20-poly1305 [default: auto].
+    #[arg(long, env = "SKYNET_CIPHER", value_enum, hide_possible_values = true)]
     cipher: Option<Ciphers>,
     /// Lanes (UDP 5-tuples) per member at most, 1 to 8 [default: one per core, at least 4].
     #[arg(long, env = "SKYNET_MAX_LANES", value_name = "N", value_parser = parse_max_lanes)]

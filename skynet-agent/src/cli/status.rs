@@ -160,11 +160,11 @@ mod tests {
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
- NAME  ADDRESS   PATH                           RTT       RX    TX  LAST
- b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -
- c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -
- d1    10.7.0.9  none                             -  1.50 MB  10 B     -
- e1    10.7.0.9  offline                          -  1.50 MB  10 B     -
+ NAME  ADDRESS   PATH                           RTT       RX    TX  LAST  CIPHER       LANES
+ b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
+ c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
+ d1    10.7.0.9  none                             -  1.50 MB  10 B     -  -                -
+ e1    10.7.0.9  offline                          -  1.50 MB  10 B     -  -                -
 ";
         assert_eq!(render(&status), expected);
         assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");

@@ -221,7 +221,8 @@ impl LaneSet {
         }
     }
 
-    /// Whether `port` has a socket and an inbound half. Lanes on a port that is not ready are neither offered, accepted
+    /// Whether `port` has a socket and an inbound half; not whether there is a way to the peer, for which see
+    /// [`LaneSet::handle_path`]. Lanes on a port that is not ready are neither offered, accepted
     /// nor used; what was installed there is gone with it.
     #[cfg_attr(not(test), expect(dead_code, reason = "for ports above 0"))]
     pub(super) fn set_port_ready(&mut self, port: PortNo, ready: bool, now: Instant, cx: &mut Context<'_>) {
@@ -356,6 +357,25 @@ impl LaneSet {
         Some(keypair.local)
     }
 
+    /// `port` has a way to the peer, perhaps after all repetitions: lanes that wait for a proof ask for it once more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for ports above 0"))]
+    pub(super) fn handle_path(&mut self, port: PortNo, now: Instant) {
+        let want = self.want;
+        let Some(newest) = self.keypairs.last_mut() else { return };
+        for at in 0..newest.lanes.len() {
+            let lane = &mut newest.lanes[at];
+            let no = lane.keys.lane();
+            if no.port() != port || lane.stage != Stage::Installed || lane.proven {
+                continue;
+            }
+            if no.0 <= want {
+                lane.repeat_open.start(now);
+                self.events.extend(newest.offer(at).map(|o| newest.record(Record::Open(o))));
+            }
+            newest.prove(at, &mut self.events);
+        }
+    }
+
     /// Repeats what is due, and gives up what did not come.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         let want = self.want;
@@ -373,7 +393,9 @@ impl LaneSet {
             if newest.lanes.iter().any(|l| l.keys.lane().0 <= want && !l.is_proven()) {
                 tracing::info!(peer = %self.peer, keypair = ?newest.id, "a lane did not open: its traffic stays on lane 0");
             }
-            self.events.push_back(LaneEvent::Changed);
+            if self.keypairs.len() > 1 {
+                self.events.push_back(LaneEvent::Changed);
+            }
         }
     }
 

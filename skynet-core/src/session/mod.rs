@@ -58,7 +58,7 @@ pub use lane::{LaneKeys, LaneRoot};
 pub use message::HandshakeMessage;
 pub use timers::Timer;
 pub use timestamp::{Tai64n, TimestampClock};
-pub use transport::{KeypairId, OpeningKey, SealingKey, sealed_len};
+pub use transport::{AeadKey, KeypairId, OpeningKey, SealingKey, sealed_len};
 
 use cookie::Cookie;
 use handshake::SentInitiation;

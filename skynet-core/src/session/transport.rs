@@ -131,7 +131,7 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: KeypairId,
         receiver: ReceiverIndex,
         key: AeadKey,
@@ -236,7 +236,7 @@ pub struct OpeningKey {
 }
 
 impl OpeningKey {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: KeypairId,
         lane: LaneNo,
         local: ReceiverIndex,
