@@ -14,6 +14,8 @@ pub mod directory;
 mod event;
 mod lanes;
 #[cfg(test)]
+mod lanes_inbound_tests;
+#[cfg(test)]
 mod lanes_tests;
 #[cfg(test)]
 mod member_tests;
