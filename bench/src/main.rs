@@ -3,11 +3,17 @@
 mod clean;
 mod compare;
 mod link;
+mod machine;
 mod measure;
 mod metric;
 mod peer;
 mod peers;
+mod progress;
+mod render;
 mod report;
+mod selection;
+mod stats;
+mod underlay;
 mod usage;
 
 use std::process::ExitCode;
@@ -25,6 +31,8 @@ struct Arguments {
 enum Command {
     /// iperf3, ping, processor time and memory of every peer, in two namespaces joined by a veth
     Compare(compare::Arguments),
+    /// Make tables, Markdown and plot again from what `compare --json` has written
+    Render(render::Arguments),
     /// Remove the namespaces a killed run has left behind
     Clean,
 }
@@ -32,11 +40,13 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Render(arguments) => render::run(&arguments),
         Command::Clean => clean::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            skynet_tests::lab::yield_to_signals();
             eprintln!("skynet-bench: {error:#}");
             ExitCode::FAILURE
         }

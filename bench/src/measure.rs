@@ -18,9 +18,9 @@ pub(crate) type Sample = BTreeMap<Metric, f64>;
 
 /// A tunnel that does not answer by then is broken: a lost first handshake is sent again after 5 s.
 const UP_TIMEOUT: Duration = Duration::from_secs(12);
-const IDLE_PINGS: u32 = 100;
-const IDLE_INTERVAL: Duration = Duration::from_millis(10);
-const LOADED_INTERVAL: Duration = Duration::from_millis(20);
+/// Enough that the 99th percentile is more than the largest.
+const IDLE_PINGS: u32 = 200;
+const PING_INTERVAL: Duration = Duration::from_millis(10);
 /// Until TCP has found its rate.
 const SLOW_START: Duration = Duration::from_millis(300);
 
@@ -47,13 +47,15 @@ pub(crate) fn measure(
 ) -> (Sample, Vec<anyhow::Error>) {
     let mut sample = Sample::new();
     let mut errors = Vec::new();
+    // Nothing of ours runs at either end between measurements.
+    let tunnel = link.processes();
     for step in STEPS {
         progress(step);
-        let result = one_step(link, running, seconds, step, &mut sample);
+        let result = one_step(link, running, &tunnel, seconds, step, &mut sample);
         errors.extend(result.with_context(|| step).err());
     }
-    if !running.processes.is_empty() {
-        sample.insert(Metric::PeakRssMib, usage::peak_rss_mib(&running.processes));
+    if !tunnel.is_empty() {
+        sample.insert(Metric::PeakRssMib, usage::peak_rss_mib(&tunnel));
     }
     (sample, errors)
 }
@@ -61,6 +63,7 @@ pub(crate) fn measure(
 fn one_step(
     link: &Link,
     running: &Running,
+    tunnel: &[u32],
     seconds: u32,
     step: &'static str,
     sample: &mut Sample,
@@ -74,10 +77,11 @@ fn one_step(
     let gbps = |options: &Options| anyhow::Ok(iperf(link, running, options)?.bits_per_second / 1e9);
     match step {
         "RTT idle" => {
-            let rtt = rtt_us(link, running, IDLE_PINGS, IDLE_INTERVAL)?;
-            sample.insert(Metric::IdleRttUs, rtt);
+            let rtt = round_trips(link, running, IDLE_PINGS)?;
+            sample.insert(Metric::IdleRttUs, us(rtt.p50()));
+            sample.insert(Metric::IdleRttP99Us, us(rtt.percentile(0.99)));
         }
-        "TCP 1" => tcp_with_cost(link, running, &tcp(1, false), sample)?,
+        "TCP 1" => tcp_with_cost(link, running, tunnel, &tcp(1, false), sample)?,
         "TCP 8" => {
             sample.insert(Metric::TcpEightGbps, gbps(&tcp(8, false))?);
         }
@@ -95,7 +99,9 @@ fn one_step(
             sample.insert(Metric::Udp64LossPercent, report.loss * 100.0);
         }
         _ => {
-            sample.insert(Metric::LoadedRttUs, loaded_rtt_us(link, running, &tcp(1, false))?);
+            let rtt = loaded_round_trips(link, running, &tcp(1, false))?;
+            sample.insert(Metric::LoadedRttUs, us(rtt.p50()));
+            sample.insert(Metric::LoadedRttP99Us, us(rtt.percentile(0.99)));
         }
     }
     Ok(())
@@ -105,41 +111,61 @@ fn one_step(
 fn tcp_with_cost(
     link: &Link,
     running: &Running,
+    tunnel: &[u32],
     options: &Options,
     sample: &mut Sample,
 ) -> anyhow::Result<()> {
-    let before = (usage::process_seconds(&running.processes), usage::machine_seconds());
+    let meter = usage::Meter::start(tunnel);
     let report = iperf(link, running, options)?;
-    let tunnel = usage::process_seconds(&running.processes) - before.0;
-    let machine = usage::machine_seconds() - before.1;
-    let gigabytes = report.bits_per_second * f64::from(options.seconds) / 8e9;
-    ensure!(gigabytes > 0.0, "nothing arrived");
+    let cost = meter.per_gigabyte(report.bits_per_second * f64::from(options.seconds) / 8e9)?;
     sample.insert(Metric::TcpOneGbps, report.bits_per_second / 1e9);
-    if !running.processes.is_empty() {
-        sample.insert(Metric::TunnelCpuPerGb, tunnel / gigabytes);
+    sample.insert(Metric::TcpOneRetransmits, report.retransmits as f64);
+    if !tunnel.is_empty() {
+        sample.insert(Metric::TunnelCpuPerGb, cost.processes);
     }
-    sample.insert(Metric::MachineCpuPerGb, machine / gigabytes);
+    sample.insert(Metric::MachineCpuPerGb, cost.machine);
     Ok(())
 }
 
-fn loaded_rtt_us(link: &Link, running: &Running, options: &Options) -> anyhow::Result<f64> {
+/// Round trips beside one transfer, once it has found its rate.
+pub(crate) fn loaded_round_trips(
+    link: &Link,
+    running: &Running,
+    options: &Options,
+) -> anyhow::Result<ping::Report> {
     let measured = Duration::from_secs(u64::from(options.seconds)).saturating_sub(2 * SLOW_START);
-    let pings = u32::try_from(measured.as_millis() / LOADED_INTERVAL.as_millis())?.max(10);
+    let pings = u32::try_from(measured.as_millis() / PING_INTERVAL.as_millis())?.max(10);
+    beside(link, running, options, || round_trips(link, running, pings))
+}
+
+/// Does `f` beside one transfer, once it has found its rate.
+pub(crate) fn beside<T>(
+    link: &Link,
+    running: &Running,
+    options: &Options,
+    f: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
         let load = scope.spawn(|| iperf(link, running, options));
         std::thread::sleep(2 * SLOW_START);
-        let rtt = rtt_us(link, running, pings, LOADED_INTERVAL);
+        let result = f();
         load.join().expect("iperf::run does not panic")?;
-        rtt
+        result
     })
 }
 
-fn rtt_us(link: &Link, running: &Running, pings: u32, interval: Duration) -> anyhow::Result<f64> {
-    let report = ping::run(&link.left().namespace, running.target.into(), pings, interval)?;
+/// Round trips of `pings` echoes.
+pub(crate) fn round_trips(link: &Link, running: &Running, pings: u32) -> anyhow::Result<ping::Report> {
+    let report = ping::run(&link.left().namespace, running.target.into(), pings, PING_INTERVAL)?;
     ensure!(report.received > 0, "no answer to {pings} pings");
-    Ok(report.p50().as_secs_f64() * 1e6)
+    Ok(report)
 }
 
-fn iperf(link: &Link, running: &Running, options: &Options) -> anyhow::Result<iperf::Report> {
+/// iperf3 from left to right.
+pub(crate) fn iperf(link: &Link, running: &Running, options: &Options) -> anyhow::Result<iperf::Report> {
     iperf::run(&link.right().namespace, &link.left().namespace, running.target.into(), options)
+}
+
+fn us(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
 }

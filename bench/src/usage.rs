@@ -2,8 +2,40 @@
 
 use std::fs;
 
+use anyhow::ensure;
+
 /// Clock ticks per second in `/proc`: USER_HZ, a constant of the interface to user space on every architecture we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What processes and the machine use between two moments.
+pub(crate) struct Meter<'a> {
+    processes: &'a [u32],
+    before: (f64, f64),
+}
+
+/// Processor seconds per GB, 10^9 bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Cost {
+    /// Of the processes.
+    pub(crate) processes: f64,
+    /// Of the whole machine.
+    pub(crate) machine: f64,
+}
+
+impl<'a> Meter<'a> {
+    /// From now on.
+    pub(crate) fn start(processes: &'a [u32]) -> Self {
+        Self { processes, before: (process_seconds(processes), machine_seconds()) }
+    }
+
+    /// Until now, for so many GB.
+    pub(crate) fn per_gigabyte(&self, gigabytes: f64) -> anyhow::Result<Cost> {
+        let processes = process_seconds(self.processes) - self.before.0;
+        let machine = machine_seconds() - self.before.1;
+        ensure!(gigabytes > 0.0, "nothing arrived");
+        Ok(Cost { processes: processes / gigabytes, machine: machine / gigabytes })
+    }
+}
 
 /// Processor seconds some processes have used so far, all threads, user and kernel; ended ones count as 0.
 pub(crate) fn process_seconds(processes: &[u32]) -> f64 {
@@ -19,6 +51,14 @@ pub(crate) fn process_seconds(processes: &[u32]) -> f64 {
 pub(crate) fn machine_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     busy_ticks(&stat) as f64 / TICKS_PER_SECOND
+}
+
+/// Share of all cores in use during `interval`, 0 to 1.
+pub(crate) fn busy_share(interval: std::time::Duration) -> f64 {
+    let before = machine_seconds();
+    std::thread::sleep(interval);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    ((machine_seconds() - before) / interval.as_secs_f64() / cores).clamp(0.0, 1.0)
 }
 
 /// Largest resident memory of any of the processes so far, in MiB.
