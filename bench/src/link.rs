@@ -60,8 +60,9 @@ impl Link {
         let link = Self { lab: lab()?, underlay, right: Ipv4Addr::new(172, 31, 255, 2) };
         let (left, right) = (link.left(), link.right());
         join(&left.namespace, DEVICE, &right.namespace, DEVICE)?;
-        for end in [&left, &right] {
+        for (end, other) in [(&left, &right), (&right, &left)] {
             address(&end.namespace, DEVICE, end.underlay)?;
+            default_route(&end.namespace, other.underlay)?;
         }
         link.restore()?;
         Ok(link)
@@ -78,8 +79,7 @@ impl Link {
             join(router, port, &end.namespace, DEVICE)?;
             address(router, port, gateway)?;
             address(&end.namespace, DEVICE, end.underlay)?;
-            let gateway = gateway.to_string();
-            end.namespace.exec(&["ip", "route", "replace", "default", "via", &gateway])?.ok()?;
+            default_route(&end.namespace, gateway)?;
         }
         link.restore()?;
         Ok(link)
@@ -168,5 +168,11 @@ fn address(namespace: &Netns, device: &str, address: Ipv4Addr) -> anyhow::Result
     let address = format!("{address}/30");
     namespace.exec(&["ip", "addr", "add", &address, "dev", device])?.ok()?;
     namespace.exec(&["ip", "link", "set", device, "up"])?.ok()?;
+    Ok(())
+}
+
+/// Some tunnels ask the routing table which address of theirs the internet sees; between neighbours nothing takes it.
+fn default_route(namespace: &Netns, gateway: Ipv4Addr) -> anyhow::Result<()> {
+    namespace.exec(&["ip", "route", "replace", "default", "via", &gateway.to_string()])?.ok()?;
     Ok(())
 }

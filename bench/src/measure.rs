@@ -36,6 +36,7 @@ pub(crate) fn wait_until_it_answers(link: &Link, running: &Running) -> anyhow::R
         ensure!(report.received == 1, "no answer");
         Ok(())
     })
+    .with_context(|| format!("logs end with:{}", running.log_ends()))
 }
 
 /// Measures everything; `progress` is told each step, errors of steps are handed back beside what did succeed.

@@ -2,6 +2,9 @@
 
 use std::any::Any;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use skynet_tests::Process;
 
 use crate::link::Link;
 
@@ -46,18 +49,37 @@ pub(crate) struct Running {
     /// What the left end asks for to reach the right one through it.
     pub(crate) target: Ipv4Addr,
     /// Whatever stops it when dropped.
-    pub(crate) guards: Vec<Box<dyn Any + Send + Sync>>,
+    guards: Vec<Box<dyn Any + Send + Sync>>,
+    /// Where its processes write.
+    logs: Vec<PathBuf>,
 }
 
 impl Running {
     /// Reached at `target`; nothing is running yet.
     pub(crate) fn at(target: Ipv4Addr) -> Self {
-        Self { target, guards: Vec::new() }
+        Self { target, guards: Vec::new(), logs: Vec::new() }
     }
 
     /// With one more thing to be dropped.
     pub(crate) fn guard(&mut self, guard: impl Any + Send + Sync) {
         self.guards.push(Box::new(guard));
+    }
+
+    /// With a process that stops when dropped.
+    pub(crate) fn process(&mut self, process: Process) {
+        self.logs.push(process.log_path().to_owned());
+        self.guard(process);
+    }
+
+    /// How the logs of its processes end, for an error.
+    pub(crate) fn log_ends(&self) -> String {
+        let end = |log: &PathBuf| {
+            let text = std::fs::read(log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let lines: Vec<_> = text.lines().collect();
+            lines[lines.len().saturating_sub(5)..].join("\n")
+        };
+        self.logs.iter().map(|log| format!("\n{}", end(log))).collect()
     }
 
     /// Down, in the reverse order of up.

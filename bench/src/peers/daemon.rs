@@ -31,7 +31,7 @@ pub(super) fn await_device(
         end.namespace.exec(&["ip", "link", "show", "dev", device])?.ok()
     })
     .with_context(|| daemon.log())?;
-    running.guard(daemon);
+    running.process(daemon);
     Ok(())
 }
 

@@ -44,7 +44,7 @@ impl Peer for Skynet {
         {
             let directory = here.directory(link, "skynet")?;
             let command = command(&program, &directory, &config(here, there, own, other))?;
-            running.guard(here.namespace.spawn(command)?);
+            running.process(here.namespace.spawn(command)?);
         }
         Ok(running)
     }

@@ -30,14 +30,20 @@ impl Peer for VpnCloud {
     fn up(&self, link: &Link) -> anyhow::Result<Running> {
         let (left, right) = (link.left(), link.right());
         let mut running = Running::at(right.overlay);
-        for (here, there) in [(&right, &left), (&left, &right)] {
-            let (listen, peer) = (here.socket().to_string(), there.socket().to_string());
-            let address = format!("{}/24", here.overlay);
-            let mut arguments = vec!["--no-port-forwarding", "--type", "tun", "--device", DEVICE, "--quiet"];
-            arguments.extend(["--ip", &address, "--listen", &listen, "--peer", &peer]);
+        let peer = right.socket().to_string();
+        // Only one calls: when both do at once, each refuses the other and waits.
+        for (here, call) in [(&right, &[][..]), (&left, &["--peer", &peer])] {
+            let listen = here.socket().to_string();
+            let claim = format!("{}/32", here.overlay);
+            let mut arguments = vec!["--no-port-forwarding", "--type", "tun", "--device", DEVICE];
+            arguments.extend(["--listen", &listen]);
+            arguments.extend(call);
             arguments.extend(["--password", "one password for both ends"]);
+            // Built with a present compiler it garbles the address of `--ip`, so it gets none to claim by itself.
+            arguments.extend(["--no-auto-claim", "--claim", &claim]);
             let process = daemon::start(here, "vpncloud", &arguments)?;
             daemon::await_device(here, process, DEVICE, &mut running)?;
+            daemon::configure(here, DEVICE)?;
         }
         Ok(running)
     }

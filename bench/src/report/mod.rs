@@ -82,7 +82,8 @@ impl Report {
     /// What was measured how often, in one line.
     fn title(&self) -> String {
         let Settings { rounds, seconds, underlay } = self.run.settings;
-        format!("Medians of {rounds} interleaved rounds of {seconds} s, underlay {}", underlay.name())
+        let plural = if rounds == 1 { "" } else { "s" };
+        format!("Medians of {rounds} interleaved round{plural} of {seconds} s, underlay {}", underlay.name())
     }
 }
 
