@@ -141,11 +141,7 @@ impl Link {
     }
 
     fn end(&self, host: &str, underlay: Ipv4Addr, number: u8) -> End {
-        End {
-            namespace: self.lab.host(host).clone(),
-            underlay,
-            overlay: Ipv4Addr::new(172, 30, 255, number),
-        }
+        End { namespace: self.lab.host(host).clone(), underlay, overlay: Ipv4Addr::new(172, 30, 255, number) }
     }
 }
 

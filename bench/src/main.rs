@@ -6,6 +6,7 @@ mod link;
 mod machine;
 mod measure;
 mod metric;
+mod micro;
 mod peer;
 mod peers;
 mod progress;
@@ -31,6 +32,8 @@ struct Arguments {
 enum Command {
     /// iperf3, ping, processor time and memory of every peer, in two namespaces joined by a veth
     Compare(compare::Arguments),
+    /// Instructions and copied bytes per step of a packet's way, counted by valgrind
+    Micro(micro::Arguments),
     /// Make tables, Markdown and plot again from what `compare --json` has written
     Render(render::Arguments),
     /// Remove the namespaces a killed run has left behind
@@ -40,6 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Micro(arguments) => micro::run(&arguments),
         Command::Render(arguments) => render::run(&arguments),
         Command::Clean => clean::run(),
     };

@@ -16,7 +16,10 @@ impl Peer for Nebula {
     }
 
     fn describe(&self) -> String {
-        format!("nebula {}; AES-256-GCM, MTU 1300 (its defaults)", package::first_line("nebula", &["-version"]))
+        format!(
+            "nebula {}; AES-256-GCM, MTU 1300 (its defaults)",
+            package::first_line("nebula", &["-version"])
+        )
     }
 
     fn missing(&self) -> Option<String> {

@@ -41,7 +41,8 @@ impl Peer for OpenVpn {
             (&right, &left, "--tls-server", &fingerprints[0]),
             (&left, &right, "--tls-client", &fingerprints[1]),
         ] {
-            let file = |name: &str| here.directory(link, "openvpn").map(|d| d.join(name).display().to_string());
+            let file =
+                |name: &str| here.directory(link, "openvpn").map(|d| d.join(name).display().to_string());
             let port = here.socket().port().to_string();
             let (own, other) = (here.overlay.to_string(), there.overlay.to_string());
             let (crt, key) = (file("own.crt")?, file("own.key")?);

@@ -27,7 +27,8 @@ impl FromStr for Script {
         let wanted = || "expected NAME=UP,DOWN, two programs".to_owned();
         let (name, programs) = text.split_once('=').ok_or_else(wanted)?;
         let (up, down) = programs.split_once(',').ok_or_else(wanted)?;
-        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let is_name =
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !is_name || up.is_empty() || down.is_empty() {
             return Err(wanted());
         }
@@ -85,10 +86,8 @@ impl Call {
     fn run(&self) -> anyhow::Result<()> {
         let program = std::path::absolute(&self.program)?;
         let directory = &self.environment.last().expect("the list is not empty").1;
-        let log = PathBuf::from(directory).join(format!(
-            "{}.log",
-            program.file_name().unwrap_or_default().to_string_lossy()
-        ));
+        let log = PathBuf::from(directory)
+            .join(format!("{}.log", program.file_name().unwrap_or_default().to_string_lossy()));
         let file = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = std::process::Command::new(&program);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));

@@ -35,7 +35,12 @@ pub(super) fn variants() -> Vec<SkynetMesh> {
             &["--suite", "chacha20-poly1305"],
             &[],
         ),
-        SkynetMesh::new("skynet-mesh-aes", "AES-256-GCM on all lanes but 0", &["--suite", "aes-256-gcm"], &[]),
+        SkynetMesh::new(
+            "skynet-mesh-aes",
+            "AES-256-GCM on all lanes but 0",
+            &["--suite", "aes-256-gcm"],
+            &[],
+        ),
     ]
 }
 
@@ -43,8 +48,10 @@ impl SkynetMesh {
     fn new(name: &str, what: &'static str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let extra = Extra {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            environment:
-                environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            environment: environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         Self { name: name.to_owned(), what, extra, is_default: false }
     }
@@ -60,7 +67,8 @@ impl SkynetMesh {
         let binaries = Binaries::find()?;
         let (left, right) = (link.left(), link.right());
         let hosts = [left.namespace.role(), right.namespace.role()];
-        for directory in hosts.map(|host| format!("agent-{host}")).iter().chain([&format!("relay-{}", left.underlay)])
+        for directory in
+            hosts.map(|host| format!("agent-{host}")).iter().chain([&format!("relay-{}", left.underlay)])
         {
             let _ = std::fs::remove_dir_all(link.directory().join(directory));
         }

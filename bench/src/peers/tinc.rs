@@ -18,7 +18,10 @@ impl Peer for Tinc {
     }
 
     fn describe(&self) -> String {
-        format!("{}; AES-256-CBC and HMAC-SHA256 (its defaults)", package::first_line("tincd", &["--version"]))
+        format!(
+            "{}; AES-256-CBC and HMAC-SHA256 (its defaults)",
+            package::first_line("tincd", &["--version"])
+        )
     }
 
     fn missing(&self) -> Option<String> {

@@ -66,11 +66,8 @@ fn side(svg: &mut String, rows: &[Row], x: f64, title: &str, series: &[Series]) 
     let mut legend = x;
     for (_, colour, name) in series {
         let y = TOP - 17.0;
-        writeln!(
-            svg,
-            "<rect x=\"{legend:.1}\" y=\"{y:.1}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>"
-        )
-        .expect("writing to a string");
+        writeln!(svg, "<rect x=\"{legend:.1}\" y=\"{y:.1}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>")
+            .expect("writing to a string");
         text(svg, legend + 14.0, TOP - 8.0, "fill=\"#666\"", name);
         legend += 30.0 + 7.0 * name.len() as f64;
     }
@@ -118,7 +115,10 @@ mod tests {
     fn bars_are_as_long_as_their_medians() {
         let svg = super::render(&example());
         // The highest round of the plain link, 9 Gbit/s, is 310 long; so 8 and 4 are 275.6 and 137.8.
-        assert!(svg.contains("<rect x=\"160.0\" y=\"94.0\" width=\"275.6\" height=\"11\" fill=\"#1f6feb\"/>"), "{svg}");
+        assert!(
+            svg.contains("<rect x=\"160.0\" y=\"94.0\" width=\"275.6\" height=\"11\" fill=\"#1f6feb\"/>"),
+            "{svg}"
+        );
         assert!(svg.contains("<rect x=\"160.0\" y=\"140.0\" width=\"137.8\""), "{svg}");
         // From 3 to 5 Gbit/s.
         assert!(svg.contains("<line x1=\"263.3\" y1=\"145.5\" x2=\"332.2\""), "{svg}");

@@ -60,11 +60,6 @@ impl Run {
 impl PeerSamples {
     /// What `peer` has been measured at.
     pub(crate) fn new(peer: &dyn Peer, samples: Vec<Sample>) -> Self {
-        Self {
-            name: peer.name().to_owned(),
-            version: peer.describe(),
-            is_tunnel: peer.is_tunnel(),
-            samples,
-        }
+        Self { name: peer.name().to_owned(), version: peer.describe(), is_tunnel: peer.is_tunnel(), samples }
     }
 }
