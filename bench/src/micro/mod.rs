@@ -8,10 +8,10 @@ mod valgrind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use comfy_table::{CellAlignment, Table, presets};
 
 use crate::peers::package;
 use crate::progress::Progress;
+use crate::tables;
 use baseline::{Baseline, Verdict};
 
 /// Arguments of `micro`.
@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn instructions(arguments: &Arguments, program: &Path, steps: &[Step]) -> anyhow::Result<()> {
     let known = Baseline::read(&arguments.baseline)?;
     let mut counted = Baseline::of_this_machine();
-    let mut table = table(&["step", "instructions", "baseline", "change"]);
+    let mut rows = Vec::new();
     let mut too_many = Vec::new();
     let mut progress = Progress::new(steps.len());
     for step in steps {
@@ -93,11 +93,12 @@ fn instructions(arguments: &Arguments, program: &Path, steps: &[Step]) -> anyhow
         if matches!(verdict, Verdict::More | Verdict::Unknown) {
             too_many.push(step.name.clone());
         }
-        table.add_row([step.name.clone(), format!("{count:.0}"), before, change]);
+        rows.push((step.name.clone(), vec![format!("{count:.0}"), before, change]));
         counted.set(&step.name, count);
     }
     drop(progress);
-    println!("Instructions per packet, by callgrind:\n{}", aligned(table));
+    let head = ["instructions", "baseline", "change"];
+    println!("Instructions per packet, by callgrind:\n{}", tables::text(&head, rows.into_iter()));
     if let Some(difference) = known.other_machine(&counted) {
         println!("The baseline is another machine's ({difference}): ciphers run other code there.");
     }
@@ -114,7 +115,7 @@ fn instructions(arguments: &Arguments, program: &Path, steps: &[Step]) -> anyhow
 }
 
 fn copies(arguments: &Arguments, program: &Path, steps: &[Step]) -> anyhow::Result<()> {
-    let mut table = table(&["step", "copied B", "payload B", "copied / payload"]);
+    let mut rows = Vec::new();
     let mut too_many = Vec::new();
     let mut progress = Progress::new(steps.len());
     for step in steps.iter().filter(|step| step.payload_bytes > 0) {
@@ -126,10 +127,14 @@ fn copies(arguments: &Arguments, program: &Path, steps: &[Step]) -> anyhow::Resu
             too_many.push(step.name.clone());
         }
         let (copied, payload) = (format!("{copied:.1}"), step.payload_bytes.to_string());
-        table.add_row([step.name.clone(), copied, payload, format!("{ratio:.3}")]);
+        rows.push((step.name.clone(), vec![copied, payload, format!("{ratio:.3}")]));
     }
     drop(progress);
-    println!("Bytes copied per packet by memcpy, memmove and the like, by DHAT:\n{}", aligned(table));
+    let head = ["copied B", "payload B", "copied / payload"];
+    println!(
+        "Bytes copied per packet by memcpy, memmove and the like, by DHAT:\n{}",
+        tables::text(&head, rows.into_iter())
+    );
     ensure!(too_many.is_empty(), "too much is copied in: {}", too_many.join(", "));
     Ok(())
 }
@@ -149,19 +154,6 @@ fn choose(all: &[Step], names: &[String]) -> anyhow::Result<Vec<Step>> {
         bail!("there is no step {unknown:?}; there are: {}", known.join(", "));
     }
     Ok(all.iter().filter(|step| names.is_empty() || names.contains(&step.name)).cloned().collect())
-}
-
-fn table(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(head);
-    table
-}
-
-fn aligned(mut table: Table) -> Table {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 #[cfg(test)]

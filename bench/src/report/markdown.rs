@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::tables::{self, Cells};
+use super::cells::{self, Cells};
 use super::{Report, plot};
 
 /// The whole document; figures only, no advice.
@@ -12,7 +12,7 @@ pub(super) fn render(report: &Report) -> String {
     if let Some(warning) = machine.warning() {
         write!(text, "\n**{warning}**\n").expect("writing to a string");
     }
-    for cells in tables::all(report) {
+    for cells in cells::all(report) {
         text += &table(&cells);
     }
     text += "\n## Peers\n\n| peer | version and cipher |\n|---|---|\n";

@@ -1,10 +1,10 @@
 //! What a run says: raw samples, their medians and ratios, as text, JSON, Markdown and a plot.
 
+mod cells;
 mod markdown;
 mod plot;
 mod run;
 mod summary;
-mod tables;
 mod text;
 
 use std::path::PathBuf;

@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use super::Report;
-use super::tables::{self, Cells};
+use super::cells;
+use crate::tables;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title())?;
         writeln!(f, "{}\n", self.run.machine.summary())?;
-        for cells in tables::all(self) {
-            writeln!(f, "{}\n{}\n", cells.title, table(&cells))?;
+        for cells in cells::all(self) {
+            let head: Vec<_> = cells.head.iter().map(|(name, unit)| format!("{name}\n{unit}")).collect();
+            writeln!(f, "{}\n{}\n", cells.title, tables::text(&head, cells.rows.into_iter()))?;
         }
         let width = self.run.peers.iter().map(|peer| peer.name.len()).max().unwrap_or(0);
         for peer in &self.run.peers {
@@ -26,20 +26,6 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// Names to the left, figures to the right.
-fn table(cells: &Cells) -> Table {
-    let mut table = Table::new();
-    let head = cells.head.iter().map(|(name, unit)| format!("{name}\n{unit}"));
-    table.load_preset(presets::NOTHING).set_header(std::iter::once(String::new()).chain(head));
-    for (name, row) in &cells.rows {
-        table.add_row(std::iter::once(name).chain(row));
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 #[cfg(test)]
