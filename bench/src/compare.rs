@@ -4,10 +4,11 @@
 //! busier for a while does so to all of them, and a median over rounds compares like with like.
 
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum as _;
 use skynet_tests::fleet;
 
 use crate::link::Link;
-use crate::measure::{self, Sample};
+use crate::measure::{self, Sample, Step};
 use crate::peer::Peer;
 use crate::progress::Progress;
 use crate::report::{Files, PeerSamples, Report, Run, Settings};
@@ -24,6 +25,9 @@ pub(crate) struct Arguments {
     seconds: u32,
     #[command(flatten)]
     selection: Selection,
+    /// Measure only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
+    only: Vec<Step>,
     /// Write every single sample, medians and ratios to this file; `render` reads it
     #[arg(long, value_name = "FILE")]
     json: Option<std::path::PathBuf>,
@@ -42,16 +46,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let underlay = arguments.selection.underlay()?;
     let machine = selection::look_at_machine();
     let link = Link::new(underlay)?;
+    let steps = if arguments.only.is_empty() { Step::value_variants() } else { &arguments.only };
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); peers.len()];
     let mut failures = Vec::new();
     {
-        let mut progress = Progress::new(arguments.rounds as usize * peers.len() * measure::STEPS.len());
+        let mut progress = Progress::new(arguments.rounds as usize * peers.len() * steps.len());
         for round in 0..arguments.rounds {
             for turn in 0..peers.len() {
                 let index = (turn + round as usize) % peers.len();
                 let label = format!("round {}/{} {}", round + 1, arguments.rounds, peers[index].name());
                 progress.turn(&label);
-                match one_turn(&*peers[index], &link, arguments.seconds, &progress) {
+                match one_turn(&*peers[index], &link, arguments.seconds, steps, &progress) {
                     Ok((sample, errors)) => {
                         samples[index].push(sample);
                         failures.extend(errors.iter().map(|error| format!("{label}: {error:#}")));
@@ -79,13 +84,14 @@ fn one_turn(
     peer: &dyn Peer,
     link: &Link,
     seconds: u32,
+    steps: &[Step],
     progress: &Progress,
 ) -> anyhow::Result<(Sample, Vec<anyhow::Error>)> {
     progress.step("up");
     let mut done = 0;
     let result = peer.up(link).context("up").and_then(|running| {
         let measured = measure::wait_until_it_answers(link, &running).map(|()| {
-            measure::measure(link, &running, seconds, |step| {
+            measure::measure(link, &running, seconds, steps, |step| {
                 progress.step(step);
                 // The steps before this one are over.
                 progress.advance(usize::from(done > 0));
@@ -95,7 +101,7 @@ fn one_turn(
         running.down();
         measured
     });
-    progress.advance(measure::STEPS.len() + 1 - done.max(1));
+    progress.advance(steps.len() + 1 - done.max(1));
     result
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
 use skynet_tests::iperf::{self, Options, Transport};
 use skynet_tests::{ping, wait_for};
 
@@ -24,9 +25,39 @@ const PING_INTERVAL: Duration = Duration::from_millis(10);
 /// Until TCP has found its rate.
 const SLOW_START: Duration = Duration::from_millis(300);
 
-/// The parts of a round, for the progress bar.
-pub(crate) const STEPS: [&str; 7] =
-    ["RTT idle", "TCP 1", "TCP 8", "TCP reverse", "UDP 1200 B", "UDP 64 B", "RTT loaded"];
+/// The parts of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Step {
+    /// 200 echoes, nothing else
+    RttIdle,
+    /// TCP, one stream, and what its bytes cost
+    Tcp,
+    /// TCP, eight streams
+    Tcp8,
+    /// TCP, one stream from right to left
+    TcpReverse,
+    /// A flood of UDP datagrams of 1,200 B
+    Udp1200,
+    /// A flood of UDP datagrams of 64 B
+    Udp64,
+    /// Echoes beside one TCP stream
+    RttLoaded,
+}
+
+impl Step {
+    /// For the progress bar and for errors.
+    fn name(self) -> &'static str {
+        match self {
+            Self::RttIdle => "RTT idle",
+            Self::Tcp => "TCP 1",
+            Self::Tcp8 => "TCP 8",
+            Self::TcpReverse => "TCP reverse",
+            Self::Udp1200 => "UDP 1200 B",
+            Self::Udp64 => "UDP 64 B",
+            Self::RttLoaded => "RTT loaded",
+        }
+    }
+}
 
 /// Waits until packets pass.
 pub(crate) fn wait_until_it_answers(link: &Link, running: &Running) -> anyhow::Result<()> {
@@ -44,16 +75,17 @@ pub(crate) fn measure(
     link: &Link,
     running: &Running,
     seconds: u32,
+    steps: &[Step],
     mut progress: impl FnMut(&'static str),
 ) -> (Sample, Vec<anyhow::Error>) {
     let mut sample = Sample::new();
     let mut errors = Vec::new();
     // Nothing of ours runs at either end between measurements.
     let tunnel = link.processes();
-    for step in STEPS {
-        progress(step);
+    for &step in steps {
+        progress(step.name());
         let result = one_step(link, running, &tunnel, seconds, step, &mut sample);
-        errors.extend(result.with_context(|| step).err());
+        errors.extend(result.with_context(|| step.name()).err());
     }
     if !tunnel.is_empty() {
         sample.insert(Metric::PeakRssMib, usage::peak_rss_mib(&tunnel));
@@ -66,7 +98,7 @@ fn one_step(
     running: &Running,
     tunnel: &[u32],
     seconds: u32,
-    step: &'static str,
+    step: Step,
     sample: &mut Sample,
 ) -> anyhow::Result<()> {
     let tcp = |streams, reverse| Options { transport: Transport::Tcp, seconds, streams, reverse };
@@ -77,29 +109,29 @@ fn one_step(
     };
     let gbps = |options: &Options| anyhow::Ok(iperf(link, running, options)?.bits_per_second / 1e9);
     match step {
-        "RTT idle" => {
+        Step::RttIdle => {
             let rtt = round_trips(link, running, IDLE_PINGS)?;
             sample.insert(Metric::IdleRttUs, us(rtt.p50()));
             sample.insert(Metric::IdleRttP99Us, us(rtt.percentile(0.99)));
         }
-        "TCP 1" => tcp_with_cost(link, running, tunnel, &tcp(1, false), sample)?,
-        "TCP 8" => {
+        Step::Tcp => tcp_with_cost(link, running, tunnel, &tcp(1, false), sample)?,
+        Step::Tcp8 => {
             sample.insert(Metric::TcpEightGbps, gbps(&tcp(8, false))?);
         }
-        "TCP reverse" => {
+        Step::TcpReverse => {
             sample.insert(Metric::TcpReverseGbps, gbps(&tcp(1, true))?);
         }
-        "UDP 1200 B" => {
+        Step::Udp1200 => {
             let report = iperf(link, running, &flood(1200))?;
             sample.insert(Metric::Udp1200Kpps, report.packets_per_second / 1e3);
             sample.insert(Metric::Udp1200LossPercent, report.loss * 100.0);
         }
-        "UDP 64 B" => {
+        Step::Udp64 => {
             let report = iperf(link, running, &flood(64))?;
             sample.insert(Metric::Udp64Kpps, report.packets_per_second / 1e3);
             sample.insert(Metric::Udp64LossPercent, report.loss * 100.0);
         }
-        _ => {
+        Step::RttLoaded => {
             let rtt = loaded_round_trips(link, running, &tcp(1, false))?;
             sample.insert(Metric::LoadedRttUs, us(rtt.p50()));
             sample.insert(Metric::LoadedRttP99Us, us(rtt.percentile(0.99)));
