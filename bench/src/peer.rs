@@ -34,11 +34,6 @@ pub(crate) trait Peer {
         true
     }
 
-    /// Whether it is measured when nobody asked for certain peers.
-    fn is_default(&self) -> bool {
-        true
-    }
-
     /// Brings it up on both ends of the link; the link's directory is its to write in. Every process it leaves running
     /// in either namespace counts as the tunnel's.
     fn up(&self, link: &Link) -> anyhow::Result<Running>;

@@ -56,10 +56,7 @@ impl Selection {
         for peer in all {
             let is_script = self.scripts.iter().any(|script| script.name() == peer.name());
             let is_asked_for = is_script || self.peers.iter().any(|name| name == peer.name());
-            if is_asked_for
-                || peer.name() == crate::peer::DIRECT
-                || self.peers.is_empty() && peer.is_default()
-            {
+            if is_asked_for || peer.name() == crate::peer::DIRECT || self.peers.is_empty() {
                 chosen.extend(self.available(peer, is_asked_for)?);
             }
         }

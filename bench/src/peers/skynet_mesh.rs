@@ -16,7 +16,6 @@ pub(crate) struct SkynetMesh {
     name: String,
     what: &'static str,
     extra: Extra,
-    is_default: bool,
 }
 
 /// Ample for two agents on one machine.
@@ -26,9 +25,8 @@ const PATH_TIMEOUT: Duration = Duration::from_secs(20);
 /// All variants: name, what it is, arguments and environment of both agents. A flag the agent does not know makes the
 /// variant missing, with a line that says so.
 pub(super) fn variants() -> Vec<SkynetMesh> {
-    let default = SkynetMesh::new("skynet-mesh", "what the agents agree on", &[], &[]);
     vec![
-        SkynetMesh { is_default: true, ..default },
+        SkynetMesh::new("skynet-mesh", "what the agents agree on", &[], &[]),
         SkynetMesh::new(
             "skynet-mesh-chacha",
             "ChaCha20-Poly1305 on all lanes",
@@ -53,7 +51,7 @@ impl SkynetMesh {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
         };
-        Self { name: name.to_owned(), what, extra, is_default: false }
+        Self { name: name.to_owned(), what, extra }
     }
 
     /// With at most `lanes` lanes.
@@ -110,10 +108,6 @@ impl Peer for SkynetMesh {
             }
         }
         Binaries::find().err().map(|error| error.to_string())
-    }
-
-    fn is_default(&self) -> bool {
-        self.is_default
     }
 
     fn up(&self, link: &Link) -> anyhow::Result<Running> {

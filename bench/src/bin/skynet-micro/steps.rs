@@ -125,3 +125,25 @@ fn replay() -> Box<dyn FnMut()> {
         window.mark(counter).expect("it is new");
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_runs_more_than_a_batch_long() {
+        for step in STEPS {
+            let mut once = (step.prepare)();
+            for _ in 0..=BATCH {
+                once();
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_word_and_unique() {
+        let names: std::collections::BTreeSet<_> = STEPS.iter().map(|step| step.name).collect();
+        assert_eq!(names.len(), STEPS.len());
+        assert!(names.iter().all(|name| !name.contains(' ')));
+    }
+}
