@@ -1,9 +1,10 @@
 //! How far a run is: a bar with the time that is left on a terminal, a line per turn elsewhere.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The bar; vanishes when dropped. On standard error, so that standard output holds results only.
 pub(crate) struct Progress {
@@ -18,8 +19,9 @@ impl Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
-        let style = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {wide_msg} {eta} left")
-            .expect("the template is well formed");
+        let style = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {wide_msg} {left}")
+            .expect("the template is well formed")
+            .with_key("left", left);
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
         Self { bar, is_terminal, label: String::new() }
@@ -47,6 +49,13 @@ impl Progress {
     /// Says something that stays.
     pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+/// The time that is left; before the first step is over nobody knows.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(out, "{:#} left", HumanDuration(state.eta()));
     }
 }
 
