@@ -82,6 +82,9 @@ pub(crate) fn measure(
     let mut errors = Vec::new();
     // Nothing of ours runs at either end between measurements.
     let tunnel = link.processes();
+    if !tunnel.is_empty() {
+        sample.insert(Metric::IdleRssMib, usage::rss_mib(&tunnel));
+    }
     for &step in steps {
         progress(step.name());
         let result = one_step(link, running, &tunnel, seconds, step, &mut sample);

@@ -34,7 +34,9 @@ pub(crate) enum Metric {
     TunnelCpuPerGb,
     /// Processor seconds of the whole machine per GB of one TCP stream.
     MachineCpuPerGb,
-    /// Largest resident memory of one of its processes, MiB.
+    /// Largest resident memory of one of its processes before any load, MiB.
+    IdleRssMib,
+    /// Largest resident memory of one of its processes until the end, MiB.
     PeakRssMib,
 }
 
@@ -62,6 +64,7 @@ pub(crate) const GROUPS: [(&str, &[Metric]); 2] = [
             Metric::LoadedRttP99Us,
             Metric::TunnelCpuPerGb,
             Metric::MachineCpuPerGb,
+            Metric::IdleRssMib,
             Metric::PeakRssMib,
         ],
     ),
@@ -89,6 +92,7 @@ impl Metric {
             Self::LoadedRttP99Us => ("loaded p99", "us"),
             Self::TunnelCpuPerGb => ("CPU tunnel", "s/GB"),
             Self::MachineCpuPerGb => ("machine", "s/GB"),
+            Self::IdleRssMib => ("RSS idle", "MiB"),
             Self::PeakRssMib => ("peak RSS", "MiB"),
         }
     }
@@ -98,7 +102,7 @@ impl Metric {
         match self {
             Self::TcpOneGbps | Self::TcpEightGbps | Self::TcpReverseGbps => 2,
             Self::TunnelCpuPerGb | Self::MachineCpuPerGb => 2,
-            Self::Udp1200Kpps | Self::Udp64Kpps | Self::PeakRssMib => 1,
+            Self::Udp1200Kpps | Self::Udp64Kpps | Self::IdleRssMib | Self::PeakRssMib => 1,
             Self::TcpOneRetransmits | Self::Udp1200LossPercent | Self::Udp64LossPercent => 0,
             Self::IdleRttUs | Self::IdleRttP99Us | Self::LoadedRttUs | Self::LoadedRttP99Us => 0,
         }

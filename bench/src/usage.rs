@@ -61,15 +61,19 @@ pub(crate) fn busy_share(interval: std::time::Duration) -> f64 {
     ((machine_seconds() - before) / interval.as_secs_f64() / cores).clamp(0.0, 1.0)
 }
 
+/// Largest resident memory of any of the processes now, in MiB.
+pub(crate) fn rss_mib(processes: &[u32]) -> f64 {
+    largest_mib(processes, "VmRSS:")
+}
+
 /// Largest resident memory of any of the processes so far, in MiB.
 pub(crate) fn peak_rss_mib(processes: &[u32]) -> f64 {
-    processes
-        .iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok())
-        .filter_map(|status| peak_kib(&status))
-        .max()
-        .unwrap_or(0) as f64
-        / 1024.0
+    largest_mib(processes, "VmHWM:")
+}
+
+fn largest_mib(processes: &[u32], key: &str) -> f64 {
+    let statuses = processes.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    statuses.filter_map(|status| kib(&status, key)).max().unwrap_or(0) as f64 / 1024.0
 }
 
 fn ticks_of_process(stat: &str) -> Option<u64> {
@@ -92,8 +96,8 @@ fn busy_ticks(stat: &str) -> u64 {
     [0, 1, 2, 5, 6].iter().filter_map(|&column| columns.get(column)).sum()
 }
 
-fn peak_kib(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+fn kib(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -114,8 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_peak_of_resident_memory() {
-        assert_eq!(peak_kib("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2048));
+    fn reads_resident_memory_now_and_at_its_peak() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!((kib(status, "VmHWM:"), kib(status, "VmRSS:")), (Some(2048), Some(1)));
+        assert_eq!(kib(status, "VmSwap:"), None);
     }
 
     #[test]
