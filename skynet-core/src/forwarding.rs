@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use crate::allowed_ips::{AllowedIps, Prefix};
-use crate::id::{Generation, NodeNo, PeerSlot, RelayNo};
+use crate::id::{Generation, LaneNo, NodeNo, PeerSlot, PortNo, RelayNo};
 use crate::session::{Activity, Mac1Check, PathSource, SealingKey};
 use crate::time::{Duration, Instant};
 use crate::wire::relay::DATA_HEADER_LEN;
@@ -48,6 +48,8 @@ pub struct PeerEntry {
     pub sealing: Option<Arc<SealingKey>>,
     /// Where to send; none while no path is known.
     pub path: Option<DataPath>,
+    /// Lanes for bulk that can be used now, ascending. Empty: everything goes on lane 0.
+    pub bulk: Vec<LaneEntry>,
     /// Counters and time stamps shared with the session's timers.
     pub activity: Arc<Activity>,
     /// Counters of what goes direct, shared with the path agent.
@@ -56,9 +58,22 @@ pub struct PeerEntry {
     pub relayed: Arc<PathActivity>,
 }
 
+/// A lane that is open: its key, and the way through its own port.
+#[derive(Clone, Debug)]
+pub struct LaneEntry {
+    /// Which.
+    pub lane: LaneNo,
+    /// What to seal with.
+    pub sealing: Arc<SealingKey>,
+    /// Where to send.
+    pub path: DataPath,
+}
+
 /// How a sealed message leaves.
 #[derive(Clone, Debug)]
 pub struct DataPath {
+    /// Whose socket sends it.
+    pub port: PortNo,
     /// The peer's endpoint, or the relay's.
     pub to: SocketAddr,
     /// The DATA header in front, if `to` is a relay.
@@ -78,15 +93,15 @@ pub struct PathActivity {
 }
 
 impl PathActivity {
-    /// One message was sent. True if it ends a silence of at least [`EDGE`]: the path agent wants to know.
-    pub fn note_tx(&self, now: Instant) -> bool {
-        self.tx.fetch_add(1, Relaxed);
+    /// Messages were sent. True if they end a silence of at least [`EDGE`]: the path agent wants to know.
+    pub fn note_tx(&self, now: Instant, messages: u32) -> bool {
+        self.tx.fetch_add(messages, Relaxed);
         let before = self.last_tx.swap(now.as_nanos(), Relaxed);
         now.saturating_since(Instant::from_nanos(before)) >= EDGE
     }
-    /// One message was received and authentic.
-    pub fn note_rx(&self, now: Instant) {
-        self.rx.fetch_add(1, Relaxed);
+    /// Messages were received and authentic.
+    pub fn note_rx(&self, now: Instant, messages: u32) {
+        self.rx.fetch_add(messages, Relaxed);
         self.last_rx.store(now.as_nanos(), Relaxed);
     }
     /// Messages sent, modulo 2^32.

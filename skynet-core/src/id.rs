@@ -12,6 +12,24 @@ pub struct Generation(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeNo(pub u32);
 
+/// Ports of a node at most: a relay frame has three bits for one.
+pub const MAX_PORTS: usize = 8;
+
+/// A UDP port of ours with its worker: a socket, a TUN queue, an inbound and an outbound half.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PortNo(pub u8);
+
+/// A key and counter space between two nodes (design §3.2). Lane 0 is WireGuard; lane k ≥ 1 carries bulk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct LaneNo(pub u8);
+
+impl LaneNo {
+    /// The port it runs through: lane 1 shares lane 0's, lane k has port k − 1.
+    pub fn port(self) -> PortNo {
+        PortNo(self.0.saturating_sub(1))
+    }
+}
+
 /// A relay's number in the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayNo(pub u16);

@@ -8,7 +8,7 @@
 
 use core::net::SocketAddr;
 
-use crate::id::{Generation, PeerSlot};
+use crate::id::{Generation, PeerSlot, PortNo};
 use crate::session::OpeningKey;
 use crate::wire::wireguard::ReceiverIndex;
 
@@ -35,6 +35,8 @@ pub enum ToControl {
     Datagram {
         /// Which queue it belongs in.
         class: ControlClass,
+        /// Which of our ports it came to.
+        port: PortNo,
         /// Where it came from.
         from: SocketAddr,
         /// The bytes.
@@ -54,6 +56,11 @@ pub enum ToControl {
     },
     /// Traffic with this peer began after a pause: its timers want to run again.
     Awake {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// A key in use wants a successor: it is worn, or has come of age.
+    Worn {
         /// The peer.
         slot: PeerSlot,
     },
@@ -116,9 +123,11 @@ impl ToControl {
         match self {
             Self::Datagram { class, .. } => *class,
             Self::Stage { .. } | Self::Unresolved { .. } => ControlClass::Packet,
-            Self::Awake { .. } | Self::Installed(_) | Self::Confirmed { .. } | Self::Roamed { .. } => {
-                ControlClass::Keys
-            }
+            Self::Awake { .. }
+            | Self::Worn { .. }
+            | Self::Installed(_)
+            | Self::Confirmed { .. }
+            | Self::Roamed { .. } => ControlClass::Keys,
             Self::Record { .. } => ControlClass::Record,
         }
     }

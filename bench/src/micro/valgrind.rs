@@ -8,8 +8,9 @@ use anyhow::{Context as _, bail, ensure};
 use super::Step;
 use crate::peers::package;
 
-/// Two counts: what does not depend on the count cancels out, and the first calls, which fill tables, are in both.
-const COUNTS: [u32; 2] = [512, 1536];
+/// Two counts: what does not depend on the count cancels out, and the first calls, which fill tables, are in both. Both
+/// are whole batches (of 32 packets) and whole trains (of 40).
+const COUNTS: [u32; 2] = [640, 1920];
 
 /// What `skynet-micro` can do.
 ///

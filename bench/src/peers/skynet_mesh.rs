@@ -25,20 +25,10 @@ const PATH_TIMEOUT: Duration = Duration::from_secs(20);
 /// All variants: name, what it is, arguments and environment of both agents. A flag the agent does not know makes the
 /// variant missing, with a line that says so.
 pub(super) fn variants() -> Vec<SkynetMesh> {
+    let chacha = ["--cipher", "chacha20-poly1305"];
     vec![
-        SkynetMesh::new("skynet-mesh", "what the agents agree on", &[], &[]),
-        SkynetMesh::new(
-            "skynet-mesh-chacha",
-            "ChaCha20-Poly1305 on all lanes",
-            &["--suite", "chacha20-poly1305"],
-            &[],
-        ),
-        SkynetMesh::new(
-            "skynet-mesh-aes",
-            "AES-256-GCM on all lanes but 0",
-            &["--suite", "aes-256-gcm"],
-            &[],
-        ),
+        SkynetMesh::new("skynet-mesh", "the cipher both agents prefer", &[], &[]),
+        SkynetMesh::new("skynet-mesh-chacha", "ChaCha20-Poly1305 on all lanes", &chacha, &[]),
     ]
 }
 

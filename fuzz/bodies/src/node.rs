@@ -17,11 +17,13 @@ use skynet_core::batch::SendBatch;
 use skynet_core::constants::LABEL_MAC1;
 use skynet_core::crypto;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::key::{PublicKey, StaticSecret};
 use skynet_core::node::staging::MAX_STAGED_PER_PEER;
 use skynet_core::node::{
     ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, NodeTimer, StockConfig, StockPeer,
 };
+use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
@@ -97,7 +99,7 @@ impl Host {
             public: node.public_key(),
             node,
             outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(drops),
+            inbound: Inbound::new(PortNo(0), drops),
             table: Arc::default(),
             queues: LocalQueues::default(),
             delivered: Delivered::default(),
@@ -107,16 +109,22 @@ impl Host {
     fn send(&mut self, packet: &[u8], now: Instant, wire: &mut VecDeque<Datagram>) {
         let mut batch = SendBatch::default();
         self.outbound.begin(now, &self.table, 1);
-        assert_eq!(self.outbound.handle_packet(packet, &mut batch, &mut self.queues), Sent::Done);
+        assert_eq!(
+            self.outbound.handle_packet(VnetHeader::NONE, packet, &mut batch, &mut self.queues),
+            Sent::Done
+        );
         for train in batch.trains() {
-            wire.extend(train.bytes.chunks(train.segment).map(|s| (self.address, train.to, s.to_vec())));
+            wire.extend(
+                train.bytes.chunks(train.segment).map(|s| (self.address, train.outer.to, s.to_vec())),
+            );
         }
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         self.inbound.begin(now, &self.table);
         let mut bytes = datagram.to_vec();
-        self.inbound.handle_datagram(from, &mut bytes, &mut self.delivered, &mut self.queues);
+        self.inbound.handle_datagram(from, 0, &mut bytes, &mut self.delivered, &mut self.queues);
+        self.inbound.finish(&mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.
@@ -136,7 +144,9 @@ impl Host {
                         assert!(table.version > self.table.version, "snapshots only get newer");
                         self.table = table;
                     }
-                    NodeEvent::Inbound(command) => self.inbound.handle_command(command, &mut self.queues),
+                    NodeEvent::Inbound { command, .. } => {
+                        self.inbound.handle_command(command, &mut self.queues)
+                    }
                     NodeEvent::PersistFloors(_) => {}
                     other => panic!("a stock node does not ask for {other:?}"),
                 }

@@ -4,12 +4,15 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::forwarding::ForwardingTable;
+use crate::id::PortNo;
 use crate::session::Tai64n;
 use crate::worker::InboundCommand;
 
-/// A datagram to send from lane 0's UDP port.
+/// A datagram to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmit {
+    /// From which of our ports.
+    pub port: PortNo,
     /// Where to.
     pub to: SocketAddr,
     /// Hop limit, if not the socket's own: openers that must die before they reach the peer's NAT.
@@ -23,8 +26,13 @@ pub struct Transmit {
 pub enum NodeEvent {
     /// Give this snapshot to all workers.
     Publish(Arc<ForwardingTable>),
-    /// Give this to the inbound half.
-    Inbound(InboundCommand),
+    /// Give this to an inbound half.
+    Inbound {
+        /// That of this port.
+        port: PortNo,
+        /// The change of keys.
+        command: InboundCommand,
+    },
     /// Open the control stream (TCP) to this address, closing the one that is open.
     ConnectControl(SocketAddr),
     /// Write these bytes to the control stream.

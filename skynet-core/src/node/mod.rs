@@ -173,7 +173,7 @@ impl Node {
         let done = match message {
             ToControl::Datagram { from, mut bytes, .. } => self.on_datagram(from, &mut bytes, now),
             ToControl::Stage { packet, .. } | ToControl::Unresolved { packet } => self.on_packet(packet, now),
-            ToControl::Awake { slot } => {
+            ToControl::Awake { slot } | ToControl::Worn { slot } => {
                 self.on_awake(slot, now);
                 Ok(())
             }
@@ -278,7 +278,7 @@ impl Node {
 
     // ── What now? ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The next datagram to send from lane 0's port.
+    /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
     }

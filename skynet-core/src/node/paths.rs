@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::control::message::Welcome;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
-use crate::id::{PeerSlot, RelayNo};
+use crate::id::{PeerSlot, PortNo, RelayNo};
 use crate::member::{Endpoint, Member, RelayRtt};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
@@ -132,7 +132,7 @@ impl Node {
         {
             match probe.to {
                 ProbeTo::Direct { addr, ttl } => {
-                    self.transmits.push_back(Transmit { to: addr, ttl, bytes: probe.bytes });
+                    self.transmits.push_back(Transmit { port: PortNo(0), to: addr, ttl, bytes: probe.bytes });
                 }
                 ProbeTo::Relayed { node_no, .. } => {
                     self.send_by_relay_as(Class::Control, node_no, &probe.bytes)
@@ -212,17 +212,25 @@ impl Node {
         match &peer.kind {
             Kind::Stock { path, .. } => {
                 let to = path.endpoint()?;
-                Some(DataPath { to, relay_header: None, activity: Arc::clone(&peer.direct) })
+                Some(DataPath { port: PortNo(0), to, relay_header: None, activity: Arc::clone(&peer.direct) })
             }
             Kind::Member { path, .. } => match path.selected()? {
-                Path::Direct { remote } => {
-                    Some(DataPath { to: remote, relay_header: None, activity: Arc::clone(&peer.direct) })
-                }
+                Path::Direct { remote } => Some(DataPath {
+                    port: PortNo(0),
+                    to: remote,
+                    relay_header: None,
+                    activity: Arc::clone(&peer.direct),
+                }),
                 Path::Relayed { node_no, .. } => {
                     let relay = self.relay.as_ref()?;
                     let header = relay.client.data_header(node_no, Class::Normal, 0)?;
                     let activity = Arc::clone(&peer.relayed);
-                    Some(DataPath { to: relay.address, relay_header: Some(header), activity })
+                    Some(DataPath {
+                        port: PortNo(0),
+                        to: relay.address,
+                        relay_header: Some(header),
+                        activity,
+                    })
                 }
             },
         }
@@ -236,7 +244,7 @@ impl Node {
         let Some(relay) = &self.relay else { return };
         let Some(header) = relay.client.data_header(node_no, class, 0) else { return };
         let bytes = header.iter().chain(message).copied().collect();
-        self.transmits.push_back(Transmit { to: relay.address, ttl: None, bytes });
+        self.transmits.push_back(Transmit { port: PortNo(0), to: relay.address, ttl: None, bytes });
     }
 
     // ── The relay session ──────────────────────────────────────────────────────────────────────────────────────
@@ -277,7 +285,7 @@ impl Node {
     pub(super) fn drain_relay(&mut self, now: Now) {
         let Some(relay) = &mut self.relay else { return };
         while let Some(bytes) = relay.client.poll_transmit() {
-            self.transmits.push_back(Transmit { to: relay.address, ttl: None, bytes });
+            self.transmits.push_back(Transmit { port: PortNo(0), to: relay.address, ttl: None, bytes });
         }
         let mut changed = false;
         while let Some(event) = relay.client.poll_event() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
 use crate::forwarding::{ForwardingTable, PeerEntry};
+use crate::id::PortNo;
 use crate::node::{Node, NodeEvent};
 use crate::worker::InboundCommand;
 
@@ -18,7 +19,8 @@ impl Node {
             self.events.push_back(NodeEvent::Publish(table));
         }
         for index in self.removals.drain(..) {
-            self.events.push_back(NodeEvent::Inbound(InboundCommand::Remove(index)));
+            self.events
+                .push_back(NodeEvent::Inbound { port: PortNo(0), command: InboundCommand::Remove(index) });
         }
     }
 
@@ -31,6 +33,7 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
+                bulk: Vec::new(),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use crate::control::message::Lookup;
 use crate::drop::DropReason;
-use crate::id::PeerSlot;
+use crate::id::{PeerSlot, PortNo};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::session::{
@@ -165,7 +165,7 @@ impl Node {
                 SessionEvent::InstallOpening(key) => {
                     let (slot, generation) = (peer.slot, peer.generation);
                     let command = InboundCommand::Install { key: Box::new(key), slot, generation };
-                    self.events.push_back(NodeEvent::Inbound(command));
+                    self.events.push_back(NodeEvent::Inbound { port: PortNo(0), command });
                 }
                 SessionEvent::UseSealing(key) => {
                     let unused = key.reserved() == 0;
@@ -291,7 +291,7 @@ impl Node {
     fn send_sealed(&mut self, slot: PeerSlot, message: &[u8]) {
         if let Some(path) = self.data_path(slot) {
             let bytes = path.relay_header.iter().flatten().copied().chain(message.iter().copied()).collect();
-            self.transmits.push_back(Transmit { to: path.to, ttl: None, bytes });
+            self.transmits.push_back(Transmit { port: PortNo(0), to: path.to, ttl: None, bytes });
         } else if let Some(source) = self.peers.get(slot).and_then(|p| p.heard_from) {
             self.send_to_source(source, message);
         }
@@ -311,7 +311,12 @@ impl Node {
     fn send_to_source(&mut self, source: PathSource, message: &[u8]) {
         match source {
             PathSource::Direct(to) => {
-                self.transmits.push_back(Transmit { to, ttl: None, bytes: message.to_vec() });
+                self.transmits.push_back(Transmit {
+                    port: PortNo(0),
+                    to,
+                    ttl: None,
+                    bytes: message.to_vec(),
+                });
             }
             PathSource::Relayed { sender, .. } => self.send_by_relay(sender, message),
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::*;
 use crate::batch::SendBatch;
 use crate::forwarding::ForwardingTable;
+use crate::id::PortNo;
 use crate::key::StaticSecret;
+use crate::offload::VnetHeader;
 use crate::receive::{Deliver, Inbound};
 use crate::send::{Outbound, Sent};
 use crate::session::Engine;
@@ -71,7 +73,7 @@ impl Host {
             inner,
             node,
             outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(drops),
+            inbound: Inbound::new(PortNo(0), drops),
             table: Arc::default(),
             queues: LocalQueues::default(),
             delivered: Delivered::default(),
@@ -86,17 +88,21 @@ impl Host {
     fn send(&mut self, packet: &[u8], now: Instant, wire: &mut Wire) {
         let mut batch = SendBatch::default();
         self.outbound.begin(now, &self.table, 1);
-        assert_eq!(self.outbound.handle_packet(packet, &mut batch, &mut self.queues), Sent::Done);
+        assert_eq!(
+            self.outbound.handle_packet(VnetHeader::NONE, packet, &mut batch, &mut self.queues),
+            Sent::Done
+        );
         for train in batch.trains() {
             for segment in train.bytes.chunks(train.segment) {
-                wire.push_back((self.address, train.to, segment.to_vec()));
+                wire.push_back((self.address, train.outer.to, segment.to_vec()));
             }
         }
     }
 
     fn receive(&mut self, from: SocketAddr, mut datagram: Vec<u8>, now: Instant) {
         self.inbound.begin(now, &self.table);
-        self.inbound.handle_datagram(from, &mut datagram, &mut self.delivered, &mut self.queues);
+        self.inbound.handle_datagram(from, 0, &mut datagram, &mut self.delivered, &mut self.queues);
+        self.inbound.finish(&mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.
@@ -113,7 +119,9 @@ impl Host {
                         assert!(table.version > self.table.version);
                         self.table = table;
                     }
-                    NodeEvent::Inbound(command) => self.inbound.handle_command(command, &mut self.queues),
+                    NodeEvent::Inbound { command, .. } => {
+                        self.inbound.handle_command(command, &mut self.queues)
+                    }
                     NodeEvent::PersistFloors(floors) => self.floors = Some(floors),
                     other => panic!("a stock node does not ask for {other:?}"),
                 }
@@ -385,7 +393,7 @@ fn an_installed_key_without_room_in_the_queue_is_acknowledged_with_the_next_data
     fill_keys(&mut host.queues);
     while let Some(event) = host.node.poll_event() {
         match event {
-            NodeEvent::Inbound(command) => host.inbound.handle_command(command, &mut host.queues),
+            NodeEvent::Inbound { command, .. } => host.inbound.handle_command(command, &mut host.queues),
             NodeEvent::Publish(table) => host.table = table,
             _ => {}
         }
