@@ -25,7 +25,7 @@ pub(super) struct Row {
     pub(super) spread: BTreeMap<Metric, (f64, f64)>,
     /// Median over the median of the plain link.
     pub(super) to_direct: BTreeMap<Metric, f64>,
-    /// Median over that of the best other tunnel.
+    /// Median over that of the best tunnel of somebody else.
     pub(super) to_best_other: BTreeMap<Metric, f64>,
     /// Median over that of boringtun.
     pub(super) to_boringtun: BTreeMap<Metric, f64>,
@@ -34,15 +34,15 @@ pub(super) struct Row {
 /// One row per peer, in their order.
 pub(super) fn rows(peers: &[PeerSamples]) -> Vec<Row> {
     let mut rows: Vec<_> = peers.iter().map(row).collect();
-    let medians: Vec<_> = rows.iter().map(|row| (row.is_tunnel, row.medians.clone())).collect();
-    let named = |name: &str| peers.iter().position(|peer| peer.name == name).map(|at| medians[at].1.clone());
+    let medians: Vec<_> = rows.iter().map(|row| row.medians.clone()).collect();
+    let named = |name: &str| peers.iter().position(|peer| peer.name == name).map(|at| medians[at].clone());
     let (direct, reference) = (named(DIRECT).unwrap_or_default(), named(REFERENCE).unwrap_or_default());
     for (index, row) in rows.iter_mut().enumerate() {
         for metric in metric::all().filter(|metric| metric.has_ratio()) {
             let Some(own) = row.medians.get(&metric).copied() else { continue };
             let to = |base: Option<f64>| base.and_then(|base| stats::ratio(own, base));
-            let others = medians.iter().enumerate().filter(|(i, (is_tunnel, _))| *is_tunnel && *i != index);
-            let others = others.filter_map(|(_, (_, medians))| medians.get(&metric).copied());
+            let others = peers.iter().zip(&medians).filter(|(other, _)| is_other(&peers[index], other));
+            let others = others.filter_map(|(_, medians)| medians.get(&metric).copied());
             let best = if metric.more_is_better() { f64::max } else { f64::min };
             row.to_direct.extend(to(direct.get(&metric).copied()).map(|ratio| (metric, ratio)));
             row.to_boringtun.extend(to(reference.get(&metric).copied()).map(|ratio| (metric, ratio)));
@@ -51,6 +51,12 @@ pub(super) fn rows(peers: &[PeerSamples]) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Whether `other` is somebody else's tunnel: variants of skynet do not compete with each other.
+fn is_other(own: &PeerSamples, other: &PeerSamples) -> bool {
+    let is_skynet = |peer: &PeerSamples| peer.name == "skynet" || peer.name.starts_with("skynet-");
+    other.is_tunnel && other.name != own.name && !(is_skynet(own) && is_skynet(other))
 }
 
 fn row(peer: &PeerSamples) -> Row {
@@ -109,6 +115,17 @@ mod tests {
         assert_eq!(rows[2].to_best_other[&Metric::IdleRttUs], 2.0);
         assert_eq!(rows[4].to_best_other[&Metric::IdleRttUs], 4.0);
         assert!(rows[0].to_best_other.is_empty());
+    }
+
+    #[test]
+    fn variants_of_skynet_do_not_compete_with_each_other() {
+        let rows = rows(&[
+            peer("skynet", true, &[3.0], 1.0),
+            peer("skynet-mesh", true, &[4.0], 1.0),
+            peer("nebula", true, &[2.0], 1.0),
+        ]);
+        let ratios: Vec<_> = rows.iter().map(|row| row.to_best_other[&Metric::TcpOneGbps]).collect();
+        assert_eq!(ratios, [1.5, 2.0, 0.5]);
     }
 
     #[test]
