@@ -75,6 +75,8 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             engine: Engine::Noise,
+            suites: 0,
+            max_lanes: 0,
         };
         let node = Node::new(config, [id; 32], now()).expect("the configuration is valid");
         let drops = Arc::clone(node.drops());
