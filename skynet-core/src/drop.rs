@@ -70,6 +70,8 @@ reasons! {
     BadChunk = "bad_chunk", Peer;
     /// A handshake message nobody is waiting for: late, or answered twice.
     UnexpectedHandshake = "unexpected_handshake", Peer;
+    /// A control record for a keypair, lane or cipher that was not agreed.
+    UnexpectedRecord = "unexpected_record", Peer;
     // What this node asked for.
     /// No peer owns the destination address.
     NoPeer = "no_peer", Local;

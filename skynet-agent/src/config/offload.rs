@@ -21,11 +21,14 @@ pub enum Offload {
     CoalesceTcp,
     /// Received UDP datagrams are joined before they are written to the TUN device.
     CoalesceUdp,
+    /// Super-packets between members cross the tunnel as one unit (PROTOCOL §2.2) instead of segment by segment.
+    Chunks,
 }
 
 impl Offload {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Tun, Self::UdpGso, Self::UdpGro, Self::CoalesceTcp, Self::CoalesceUdp];
+    pub const ALL: [Self; 6] =
+        [Self::Tun, Self::UdpGso, Self::UdpGro, Self::CoalesceTcp, Self::CoalesceUdp, Self::Chunks];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Offload {
             Self::UdpGro => "udp-gro",
             Self::CoalesceTcp => "coalesce-tcp",
             Self::CoalesceUdp => "coalesce-udp",
+            Self::Chunks => "chunks",
         }
     }
 }

@@ -58,6 +58,7 @@ impl Agent {
             Offload::UdpGro => udp.gro,
             Offload::CoalesceTcp => written.is_none_or(|w| w.coalesces_tcp()),
             Offload::CoalesceUdp => written.is_none_or(|w| w.coalesces_udp()),
+            Offload::Chunks => true,
         };
         let why = |offload| {
             if !self.config.disabled_offloads.allows(offload) {
@@ -134,6 +135,8 @@ fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
         rx_bytes: peer.traffic.rx_bytes,
         tx_bytes: peer.traffic.tx_bytes,
         handshake_age_s: peer.last_handshake.map(|at| now.saturating_since(at).as_secs()),
+        cipher: peer.cipher.map(|c| c.name().to_owned()),
+        lanes: peer.lanes,
     }
 }
 

@@ -7,43 +7,46 @@ use crate::time::{Duration, Instant};
 pub const LOSS_HOLD: Duration = Duration::from_secs(10);
 /// Messages of which one may be lost.
 const ONE_OF: u32 = 1_000;
-/// Messages on the way or in a queue when the peer counted are no loss: two trains.
-const SLACK: u32 = 128;
+/// Messages on the way when the peer counted are no loss: two trains.
+const SLACK: i32 = 128;
+/// More than a control task can be late by: whoever counts so many too many has counted from another start.
+const RESTART: i32 = -(1 << 20);
 
-/// Judges one lane by the data counters of path probes.
+/// Judges the path of a peer's data by the counters of its probes.
+///
+/// What it watches is how many messages the peer is behind. A control task that is late makes the peer count too many,
+/// never too few, so loss is what exceeds the largest number so far.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct LossGuard {
-    /// What the last report said: messages sent and received, modulo 2^32.
-    last: Option<(u32, u32)>,
+    /// Since when losses add up: messages sent then, modulo 2^32, and the most the peer was behind until then.
+    mark: Option<(u32, u32)>,
     until: Option<Instant>,
 }
 
 impl LossGuard {
     /// The peer counted `received` messages after we had sent `sent` of them, both modulo 2^32 and since any time.
-    /// True if [`Self::allows`] says something else than before.
-    pub fn note(&mut self, sent: u32, received: u32, now: Instant) -> bool {
-        let before = self.until.is_none();
+    pub fn note(&mut self, sent: u32, received: u32, now: Instant) {
         self.until = self.until.filter(|until| *until > now);
-        if let Some((last_sent, last_received)) = self.last {
-            let sent = sent.wrapping_sub(last_sent);
-            let lost = sent.wrapping_sub(received.wrapping_sub(last_received)).cast_signed();
-            // A peer that has counted more than was sent has begun anew, or is catching up.
-            if u32::try_from(lost).is_ok_and(|lost| lost > SLACK && lost > sent / ONE_OF) {
-                self.until = Some(now + LOSS_HOLD);
-            }
+        let behind = sent.wrapping_sub(received);
+        let Some((since, most_behind)) = self.mark else {
+            self.mark = Some((sent, behind));
+            return;
+        };
+        let lost = behind.wrapping_sub(most_behind).cast_signed();
+        let all = sent.wrapping_sub(since);
+        if lost > SLACK && lost.cast_unsigned() > all / ONE_OF {
+            self.until = Some(now + LOSS_HOLD);
+            self.mark = Some((sent, behind));
+        } else if lost < RESTART {
+            self.mark = Some((sent, behind));
+        } else if all > SLACK.cast_unsigned() * ONE_OF {
+            self.mark = Some((sent, most_behind.wrapping_add_signed(lost.max(0))));
         }
-        self.last = Some((sent, received));
-        before != self.until.is_none()
     }
 
     /// Whether chunks may be used, as of the last report.
     pub fn allows(&self) -> bool {
         self.until.is_none()
-    }
-
-    /// Another path, or other counters.
-    pub fn reset(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -56,36 +59,66 @@ mod tests {
     }
 
     #[test]
-    fn a_lossless_path_never_goes_without_whatever_is_on_the_way() {
+    fn a_lossless_path_never_goes_without_however_late_anybody_counts() {
         let mut guard = LossGuard::default();
         let mut sent = u32::MAX - 50_000;
-        for (second, on_the_way) in (1..100).zip([0, 128, 5, 90].into_iter().cycle()) {
+        // A few on the way, or the peer's control task ran late.
+        for (second, behind) in (1..100).zip([0, 128, -50_000, 90, -3, 100, -500_000].into_iter().cycle()) {
             sent = sent.wrapping_add(10_000);
-            assert!(!guard.note(sent, sent.wrapping_sub(on_the_way).wrapping_sub(77), at(second)));
-            assert!(guard.allows());
+            guard.note(sent, sent.wrapping_sub_signed(behind).wrapping_sub(77), at(second));
+            assert!(guard.allows(), "{second}");
         }
     }
 
     #[test]
     fn one_in_a_thousand_lost_ends_it_for_ten_seconds_after_the_last_loss() {
         let mut guard = LossGuard::default();
-        assert!(!guard.note(0, 0, at(1)));
-        assert!(!guard.note(500_000, 499_501, at(2)), "499 of 500,000");
-        assert!(guard.note(1_000_000, 999_000, at(3)), "501 of 500,000");
-        assert!(!guard.allows());
-        assert!(!guard.note(1_500_000, 1_490_000, at(8)));
-        assert!(!guard.note(2_000_000, 1_990_000, at(17)));
-        assert!(!guard.allows());
-        assert!(guard.note(2_500_000, 2_490_000, at(18)));
-        assert!(guard.allows());
+        let mut lost = 0;
+        for (second, more, allowed) in [
+            (1, 0, true),
+            (2, 499, true),
+            (3, 501, false),
+            (4, 0, false),
+            (8, 9_000, false),
+            (17, 10, false),
+            (18, 0, true),
+            (19, 501, false),
+        ] {
+            lost += more;
+            let sent = second * 500_000;
+            guard.note(sent, sent - lost, at(second.into()));
+            assert_eq!(guard.allows(), allowed, "{second}");
+        }
     }
 
     #[test]
-    fn a_peer_that_begins_to_count_anew_has_lost_nothing() {
+    fn slow_traffic_is_judged_by_what_it_loses_in_all() {
         let mut guard = LossGuard::default();
-        guard.note(1_000, 900_000, at(1));
-        assert!(!guard.note(2_000, 2_000_000, at(2)) && guard.allows());
-        guard.reset();
-        assert!(!guard.note(5_000_000, 7, at(3)) && guard.allows());
+        for second in 1..=70u32 {
+            guard.note(second * 20, second * 18, at(second.into()));
+            // Two of twenty add up to more than may be on the way.
+            assert_eq!(guard.allows(), second <= 65, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_burst_of_losses_counts_for_itself_however_long_all_was_well() {
+        let mut guard = LossGuard::default();
+        for second in 0..3_600u32 {
+            guard.note(second.wrapping_mul(300_000), second.wrapping_mul(300_000), at(second.into()));
+        }
+        let sent = 3_600u32.wrapping_mul(300_000);
+        guard.note(sent, sent.wrapping_sub(400), at(3_600));
+        assert!(!guard.allows());
+    }
+
+    #[test]
+    fn a_peer_that_begins_to_count_anew_is_watched_from_there() {
+        let mut guard = LossGuard::default();
+        guard.note(5_000_000, 100, at(1));
+        guard.note(5_001_000, 5_000_000, at(2));
+        assert!(guard.allows());
+        guard.note(5_101_000, 5_099_000, at(3));
+        assert!(!guard.allows());
     }
 }

@@ -104,7 +104,9 @@ impl Node {
         };
         self.tell_traffic(slot, now);
         if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+            let before = path.carries_chunks();
             path.handle_probe(from, opened, now);
+            self.dirty |= path.carries_chunks() != before;
         }
         self.drain_path(slot, now);
         Ok(())

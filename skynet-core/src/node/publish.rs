@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
-use crate::forwarding::{ForwardingTable, PeerEntry};
-use crate::id::PortNo;
+use crate::constants::INNER_MTU;
+use crate::forwarding::{DataPath, ForwardingTable, Framing, LaneEntry, PeerEntry};
+use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent};
+use crate::wire::record::FEATURE_CHUNKS;
 use crate::worker::InboundCommand;
 
 impl Node {
@@ -18,9 +21,8 @@ impl Node {
             let table = Arc::new(self.build_table());
             self.events.push_back(NodeEvent::Publish(table));
         }
-        for index in self.removals.drain(..) {
-            self.events
-                .push_back(NodeEvent::Inbound { port: PortNo(0), command: InboundCommand::Remove(index) });
+        for (port, index) in self.removals.drain(..) {
+            self.events.push_back(NodeEvent::Inbound { port, command: InboundCommand::Remove(index) });
         }
     }
 
@@ -33,7 +35,7 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
-                bulk: Vec::new(),
+                bulk: self.bulk(peer),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),
@@ -50,6 +52,27 @@ impl Node {
             mac1: Some(self.mac1.clone()),
             relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
         }
+    }
+
+    /// The lanes of a peer that are open and have a way.
+    fn bulk(&self, peer: &Peer) -> Vec<LaneEntry> {
+        let framing = self.framing(peer);
+        let entry = |(lane, sealing)| {
+            Some(LaneEntry { lane, sealing, path: self.lane_path(peer.slot, lane)?, framing })
+        };
+        peer.lanes.bulk().into_iter().filter_map(entry).collect()
+    }
+
+    /// In chunks if both ends can, as long as hardly anything is lost.
+    fn framing(&self, peer: &Peer) -> Framing {
+        let theirs = peer.lanes.hello().is_some_and(|hello| hello.features & FEATURE_CHUNKS != 0);
+        let carried = matches!(&peer.kind, Kind::Member { path, .. } if path.carries_chunks());
+        if self.chunks && theirs && carried { Framing::Chunks { limit: INNER_MTU } } else { Framing::Plain }
+    }
+
+    /// How what is sealed on this lane leaves: lane 1 goes where lane 0 goes.
+    pub(super) fn lane_path(&self, slot: PeerSlot, lane: LaneNo) -> Option<DataPath> {
+        if lane.port() == PortNo(0) { self.data_path(slot) } else { None }
     }
 
     /// The network's own prefixes, once we are a member.

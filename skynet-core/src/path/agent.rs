@@ -9,6 +9,7 @@ use super::check::PingBudget;
 use super::history::{History, HistoryEntry, Path};
 use super::keys::{NonceSource, PairKeys, ReplayWindow};
 use super::link::{Link, Origin, Pair};
+use crate::chunk::LossGuard;
 use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};
@@ -61,6 +62,8 @@ pub struct PathAgent {
     resting: bool,
     /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
     awaits_session: bool,
+    /// Of data on the selected path.
+    loss: LossGuard,
     watch: Option<Watch>,
     suspect: Option<Suspect>,
     confirm_at: Option<Instant>,
@@ -107,6 +110,7 @@ impl PathAgent {
             confirm_at: None,
             retry_at: None,
             round: None,
+            loss: LossGuard::default(),
             next_round: None,
             failed_rounds: 0,
             caller: Caller::default(),
@@ -133,6 +137,11 @@ impl PathAgent {
             Some(Path::Relayed { .. }) if self.pairs.iter().any(|p| p.valid) => PathState::Validated,
             Some(Path::Relayed { .. }) => PathState::Relayed,
         }
+    }
+
+    /// Whether hardly any data is lost on the selected path.
+    pub fn carries_chunks(&self) -> bool {
+        self.loss.allows()
     }
 
     /// Smoothed round-trip time of the selected path to the peer.

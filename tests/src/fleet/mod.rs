@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-pub use agent::{Agent, Finished};
+pub use agent::{Agent, Extra, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
 pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
@@ -49,17 +49,44 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Of a relay that runs already: starts an agent on each of `hosts` with further arguments and waits until all have
+    /// joined.
+    ///
+    /// # Errors
+    /// If a binary is missing, or an agent has not joined within `within`; with the end of its log.
+    pub fn joined_to(
+        lab: &Lab,
+        relay: Relay,
+        hosts: &[&str],
+        extra: &Extra,
+        within: Duration,
+    ) -> anyhow::Result<Self> {
+        let binaries = Binaries::find()?;
+        let mut fleet = Self { agents: BTreeMap::new(), relay };
+        for host in hosts {
+            let agent = Agent::start_with(lab, host, &binaries, fleet.relay.token(), extra)?;
+            fleet.agents.insert((*host).to_owned(), agent);
+        }
+        fleet.wait_joined(within)?;
+        Ok(fleet)
+    }
+
     /// As [`Fleet::start`], and waits until all have joined.
     ///
     /// # Errors
     /// As [`Fleet::start`], or if an agent has not joined within `within`; with the end of its log.
     pub fn joined(lab: &Lab, within: Duration) -> anyhow::Result<Self> {
         let fleet = Self::start(lab)?;
+        fleet.wait_joined(within)?;
+        Ok(fleet)
+    }
+
+    fn wait_joined(&self, within: Duration) -> anyhow::Result<()> {
         let deadline = clock::now() + within;
-        for agent in fleet.agents.values() {
+        for agent in self.agents.values() {
             agent.wait_joined(deadline.saturating_duration_since(clock::now()))?;
         }
-        Ok(fleet)
+        Ok(())
     }
 
     /// The agent on a host.

@@ -22,6 +22,7 @@ mod faults;
 mod nat;
 mod netns;
 mod plan;
+mod police;
 mod process;
 mod reaper;
 mod setup;

@@ -138,8 +138,13 @@ impl PathAgent {
             ProbeFrom::Direct(addr) => addr,
             ProbeFrom::Relayed { relay, node_no } => {
                 let mine = self.relay.is_some_and(|r| (r.relay_no, r.node_no) == (relay, node_no));
-                if !mine || self.relay_link.answered(pong.txid, now).is_none() {
+                let ping = if mine { self.relay_link.answered(pong.txid, now) } else { None };
+                let Some(ping) = ping else {
                     self.counters.unexpected_pongs += 1;
+                    return;
+                };
+                if matches!(self.selected, Some(Path::Relayed { .. })) {
+                    self.loss.note(ping.tx_data, pong.rx_data, now);
                 }
                 return;
             }
@@ -162,6 +167,7 @@ impl PathAgent {
         pair.check = None;
         pair.opener_at = None;
         if self.selected == (Some(Path::Direct { remote: addr })) && !self.awaits_session {
+            self.loss.note(ping.tx_data, pong.rx_data, now);
             let verdict = self.pairs[i].link.judge_data(&ping, pong.rx_data, now);
             match verdict {
                 DataVerdict::Fine => {}

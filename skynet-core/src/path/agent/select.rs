@@ -1,6 +1,7 @@
 //! Which path carries data.
 
 use super::{PathAgent, PathEvent};
+use crate::chunk::LossGuard;
 use crate::path::history::{HistoryEntry, Path, Reason};
 use crate::path::link::Link;
 use crate::path::score::Score;
@@ -22,6 +23,7 @@ impl PathAgent {
         self.history.push(HistoryEntry { when, from: self.selected, to: path, reason });
         self.counters.switches += u64::from(self.selected.is_some());
         self.selected = path;
+        self.loss = LossGuard::default();
         self.selected_at = when;
         self.resting = false;
         self.emit(PathEvent::Selected { path, reason });
