@@ -17,6 +17,8 @@ mod loss;
 
 #[cfg(test)]
 mod join_tests;
+#[cfg(test)]
+mod pipeline_tests;
 
 pub use cut::{MIN_SEGMENTS, Unit};
 pub use format::{CHUNK, CHUNK_HEADER_LEN, Chunk, MAX_CHUNKS, MIN_SHARE, Shape};
