@@ -69,11 +69,26 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn start(lab: &Lab, host: &str, binaries: &Binaries, token: &str) -> anyhow::Result<Self> {
+        Self::start_with(lab, host, binaries, token, &[])
+    }
+
+    /// As [`Agent::start`], with further arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with(
+        lab: &Lab,
+        host: &str,
+        binaries: &Binaries,
+        token: &str,
+        further: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut agent = Self::new(lab, host, binaries)?;
         let file = agent.directory.join("token");
         std::fs::write(&file, token)?;
         agent.arguments = vec!["--token".to_owned(), format!("file:{}", file.display())];
         agent.arguments.extend(["--name".to_owned(), host.to_owned()]);
+        agent.arguments.extend(further.iter().map(|&argument| argument.to_owned()));
         agent.restart()?;
         Ok(agent)
     }

@@ -1,7 +1,7 @@
 //! `skynet-agent status --json`, as far as tests and the demo read it. Unknown fields are ignored, so the agent may say
 //! more; a missing one is an error, so it may not say less.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -61,6 +61,7 @@ pub struct Status {
 #[derive(Debug, Clone, Deserialize)]
 struct ThisNode {
     ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
 }
 
 /// One relay.
@@ -100,6 +101,11 @@ impl Status {
     /// The node's own overlay address, once it has one.
     pub fn overlay_address(&self) -> Option<Ipv4Addr> {
         self.this.ipv4
+    }
+
+    /// The node's own overlay IPv6 address, once it has one.
+    pub fn overlay_ipv6(&self) -> Option<Ipv6Addr> {
+        self.this.ipv6
     }
 
     /// The peer of this name.

@@ -7,7 +7,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
+mod bulk;
+mod ecn;
 mod interop;
+mod offload;
 mod pairs;
 mod paths;
 mod relay;
@@ -26,10 +29,10 @@ const JOIN: Duration = Duration::from_secs(12);
 /// The probes of the first round end after 5 s; three times that.
 const DIRECT: Duration = Duration::from_secs(15);
 
-/// A lab with its sniffer and a fleet that has joined.
+/// A lab with its fleet, and with its sniffer unless it is about speed or lets packets out of the overlay.
 struct Story {
     fleet: Fleet,
-    sniffer: Sniffer,
+    sniffer: Option<Sniffer>,
     lab: Lab,
 }
 
@@ -37,12 +40,24 @@ impl Story {
     fn begin(lab: Lab) -> Self {
         let sniffer = Sniffer::start(&lab, MARKER).unwrap();
         let fleet = Fleet::joined(&lab, JOIN).unwrap();
-        Self { fleet, sniffer, lab }
+        Self { fleet, sniffer: Some(sniffer), lab }
+    }
+
+    /// Without a sniffer, and with further arguments for each host's agent; nobody has joined yet.
+    fn unwatched<'a>(lab: Lab, arguments: impl Fn(&str) -> &'a [&'a str]) -> Self {
+        let fleet = Fleet::start_with(&lab, arguments).unwrap();
+        Self { fleet, sniffer: None, lab }
+    }
+
+    fn sniffer(&self) -> &Sniffer {
+        self.sniffer.as_ref().expect("the story began with one")
     }
 
     /// The proof at the end of every story.
     fn end(self) {
-        self.sniffer.assert_clean();
+        if let Some(sniffer) = &self.sniffer {
+            sniffer.assert_clean();
+        }
         drop(self.fleet);
         self.lab.remove().unwrap();
     }

@@ -1,0 +1,83 @@
+//! Offloads change how fast bytes arrive, never which: every transfer is compared byte by byte, with all of them and
+//! without each, and checksums are verified where no offload can repair them.
+
+use std::net::IpAddr;
+
+use skynet_tests::checksum::{Tcpdump, Watch};
+use skynet_tests::fleet::{Agent, PathKind};
+use skynet_tests::transfer::{self, Amount, Ends, TcpPlan, UdpPlan};
+use skynet_tests::{Lab, NatKind};
+
+use crate::{DIRECT, JOIN, Story};
+
+/// The largest payload of UDP over IPv6 in one inner packet: the TUN device's MTU of 1,360 less 40 and 8.
+const LARGEST: u16 = 1_312;
+const PORTS: std::ops::RangeInclusive<u16> = 9_000..=9_099;
+
+fn overlay_addresses(agent: &Agent) -> [IpAddr; 2] {
+    let status = agent.status().unwrap();
+    [status.overlay_address().unwrap().into(), status.overlay_ipv6().unwrap().into()]
+}
+
+/// TCP in one and in eight streams and UDP of every size, alone and in trains, over both families.
+fn everything_arrives_as_sent(from: &Agent, to: &Agent, scale: u64) {
+    for target in overlay_addresses(to) {
+        let ends = Ends::new(from.namespace(), to.namespace(), target);
+        let one = transfer::tcp(ends, &TcpPlan::ragged(1, Amount::Bytes(3_000_001 * scale))).unwrap();
+        let eight = transfer::tcp(ends, &TcpPlan::bulk(8, Amount::Bytes(700_001 * scale))).unwrap();
+        let mut datagrams = transfer::udp(ends, &UdpPlan::every_size(LARGEST)).unwrap().datagrams;
+        for offload in [false, true] {
+            datagrams += transfer::udp(ends, &UdpPlan::trains(LARGEST, offload)).unwrap().datagrams;
+        }
+        println!(
+            "{} to {} {}: TCP 1 stream {:.0}, 8 streams {:.0} Mbit/s, {datagrams} datagrams",
+            from.host(),
+            to.host(),
+            if target.is_ipv4() { "IPv4" } else { "IPv6" },
+            one.bits_per_second() / 1e6,
+            eight.bits_per_second() / 1e6,
+        );
+    }
+}
+
+#[test]
+fn transfers_are_byte_identical_both_ways() {
+    let lab = Lab::builder("identical").relay().cloud("a", NatKind::Public, 1).cloud(
+        "b",
+        NatKind::PortRestricted,
+        1,
+    );
+    let story = Story::begin(lab.build().unwrap());
+    story.fleet.wait_path("a1", "b1", PathKind::Direct, DIRECT).unwrap();
+    let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
+    everything_arrives_as_sent(a, b, 2);
+    everything_arrives_as_sent(b, a, 2);
+    story.end();
+}
+
+#[test]
+fn whoever_the_receiver_forwards_to_sees_only_right_checksums() {
+    let lab = Lab::builder("checksums").relay().cloud("a", NatKind::Public, 1).cloud("b", NatKind::Public, 1);
+    let story = Story::unwatched(lab.build().unwrap(), |_| &[]);
+    story.fleet.wait_joined(JOIN).unwrap();
+    story.fleet.wait_path("a1", "b1", PathKind::Direct, DIRECT).unwrap();
+    let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
+    let behind = story.lab.attach_behind("b1", b.interface(), PORTS).unwrap();
+    let tun = Watch::start(b.namespace(), b.interface()).unwrap();
+    let wire = Watch::start(&behind.namespace, "eth0").unwrap();
+    let tcpdump = Tcpdump::start(&behind.namespace, "eth0", "tcp or udp").unwrap();
+    for (target, bind) in overlay_addresses(b).into_iter().zip([behind.ipv4, behind.ipv6]) {
+        let ends = Ends { bind, port: 9_000, ..Ends::new(a.namespace(), &behind.namespace, target) };
+        transfer::tcp(ends, &TcpPlan::ragged(2, Amount::Bytes(2_000_001))).unwrap();
+        let ends = Ends { port: 9_001, ..ends };
+        transfer::udp(ends, &UdpPlan::every_size(LARGEST)).unwrap();
+        transfer::udp(ends, &UdpPlan::trains(LARGEST, true)).unwrap();
+    }
+    let (tun, wire, decoded) = (tun.stop(), wire.stop(), tcpdump.stop().unwrap());
+    println!("TUN {tun:?}\nbehind {wire:?}\ntcpdump {decoded:?}");
+    assert_eq!(tun.wrong, 0, "{tun:?}");
+    assert!(wire.right > 5_000, "{wire:?}");
+    assert_eq!((wire.wrong, wire.partial), (0, 0), "{wire:?}");
+    assert!(decoded.bad.is_empty() && decoded.captured > 5_000, "{decoded:?}");
+    story.end();
+}
