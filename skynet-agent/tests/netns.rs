@@ -9,8 +9,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use skynet_agent::netcfg::{NetConfig, Netlink, Prefix, candidates, overlap, watch_changes};
-use skynet_agent::tun::{PacketBatch, TunDevice, TunError, TunRead, TunWrite};
+use skynet_agent::tun::{PacketBatch, TunDevice, TunError, TunRead, TunWrite, Written};
 use skynet_agent::wake::Waker;
+use skynet_core::offload::VnetHeader;
 
 /// Runs `test` on a tokio runtime in a fresh network namespace with loopback up.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -57,7 +58,7 @@ fn addresses() -> [(IpAddr, u8); 2] {
 fn the_device_has_the_real_prefix_on_link_and_carries_packets_both_ways() {
     in_namespace(|| async {
         let net = Netlink::open().unwrap();
-        let mut tun = TunDevice::create("skt0", 1360).unwrap();
+        let mut tun = TunDevice::create("skt0", 1360, false).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         let shown = ip(&["addr", "show", "dev", "skt0"]);
         assert!(shown.contains("mtu 1360") && shown.contains("10.77.3.4/16"), "{shown}");
@@ -75,8 +76,12 @@ fn the_device_has_the_real_prefix_on_link_and_carries_packets_both_ways() {
         let packets = loop {
             Waker::new().unwrap().wait_readable(tun.as_fd()).unwrap();
             tun.read_batch(&mut batch).unwrap();
-            let udp: Vec<Vec<u8>> =
-                batch.packets().filter(|p| p[0] >> 4 == 4 && p[9] == 17).map(<[u8]>::to_vec).collect();
+            let udp: Vec<Vec<u8>> = batch
+                .packets()
+                .map(|p| &p[10..])
+                .filter(|p| p[0] >> 4 == 4 && p[9] == 17)
+                .map(<[u8]>::to_vec)
+                .collect();
             if udp.len() == 3 {
                 break udp;
             }
@@ -88,11 +93,11 @@ fn the_device_has_the_real_prefix_on_link_and_carries_packets_both_ways() {
         }
         reply.swap(20, 22);
         reply.swap(21, 23);
-        assert!(tun.write(&reply).unwrap());
+        assert_eq!(tun.write(VnetHeader::NONE, &reply).unwrap(), Written::Yes);
         let mut buffer = [0; 64];
         let (len, from) = socket.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..len], from.to_string().as_str()), (&[1u8; 20][..], "10.77.9.9:7"));
-        assert!(!tun.write(&[0; 40]).unwrap());
+        assert_eq!(tun.write(VnetHeader::NONE, &[0; 40]).unwrap(), Written::Refused);
 
         drop(tun);
         assert!(!ip(&["-o", "link"]).contains("skt0"), "the device vanishes with its last handle");
@@ -105,7 +110,7 @@ fn a_machine_with_ipv6_switched_off_gets_its_ipv4_address() {
         let off = ["-qw", "net.ipv6.conf.all.disable_ipv6=1"];
         assert!(std::process::Command::new("sysctl").args(off).status().unwrap().success());
         let net = Netlink::open().unwrap();
-        let tun = TunDevice::create("skt4", 1360).unwrap();
+        let tun = TunDevice::create("skt4", 1360, true).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         let shown = ip(&["addr", "show", "dev", "skt4"]);
         assert!(shown.contains("10.77.3.4/16") && !shown.contains("fd77:"), "{shown}");
@@ -116,11 +121,11 @@ fn a_machine_with_ipv6_switched_off_gets_its_ipv4_address() {
 fn a_name_that_is_taken_or_impossible_is_told() {
     in_namespace(|| async {
         veth("mine");
-        assert!(matches!(TunDevice::create("mine", 1360), Err(TunError::NameTaken { .. })));
-        let _first = TunDevice::create("skt1", 1360).unwrap();
-        assert!(matches!(TunDevice::create("skt1", 1360), Err(TunError::NameTaken { .. })));
+        assert!(matches!(TunDevice::create("mine", 1360, true), Err(TunError::NameTaken { .. })));
+        let _first = TunDevice::create("skt1", 1360, true).unwrap();
+        assert!(matches!(TunDevice::create("skt1", 1360, true), Err(TunError::NameTaken { .. })));
         for name in ["", "a name", "sixteen-letters-", "../x", "."] {
-            assert!(matches!(TunDevice::create(name, 1360), Err(TunError::BadName { .. })), "{name}");
+            assert!(matches!(TunDevice::create(name, 1360, true), Err(TunError::BadName { .. })), "{name}");
         }
     });
 }
@@ -133,7 +138,7 @@ fn after_a_kill_the_prefix_stays_unreachable_and_the_next_start_is_not_confused(
         ip(&["route", "add", "default", "via", "192.168.5.1"]);
         let net = Netlink::open().unwrap();
         let overlays = [prefix("10.77.0.0/16"), prefix("fd77:1:2::/48")];
-        let tun = TunDevice::create("skt2", 1360).unwrap();
+        let tun = TunDevice::create("skt2", 1360, true).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         for overlay in overlays {
             net.add_unreachable(overlay).await.unwrap();
@@ -194,7 +199,7 @@ fn a_burst_of_changes_is_reported_once() {
 fn routes_for_allowed_ips_lead_to_the_device() {
     in_namespace(|| async {
         let net = Netlink::open().unwrap();
-        let tun = TunDevice::create("skt3", 1360).unwrap();
+        let tun = TunDevice::create("skt3", 1360, true).unwrap();
         let index = tun.index().unwrap();
         net.bring_up(index, &addresses()).await.unwrap();
         net.add_route(prefix("172.30.0.0/16"), index).await.unwrap();

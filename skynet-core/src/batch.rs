@@ -17,11 +17,21 @@ pub const MAX_TRAIN_BYTES: usize = 65_507;
 /// Bytes of slab: about two full trains, so that a drained TUN queue leaves in two system calls.
 pub const SLAB_BYTES: usize = 160 * 1024;
 
-/// Segments of one size to one destination, contiguous in the slab.
+/// The outside of a message: segments of one train share it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outer {
+    /// Whose socket sends it.
+    pub port: PortNo,
+    /// Where to.
+    pub to: SocketAddr,
+    /// The ECN field of the outer IP header (RFC 6040 §4.1).
+    pub ecn: u8,
+}
+
+/// Segments of one size with one outside, contiguous in the slab.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Range {
-    port: PortNo,
-    to: SocketAddr,
+    outer: Outer,
     start: usize,
     len: usize,
     segment: usize,
@@ -33,10 +43,8 @@ struct Range {
 /// What one `sendmsg` carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Train<'a> {
-    /// Whose socket sends it.
-    pub port: PortNo,
-    /// Where to.
-    pub to: SocketAddr,
+    /// How all of them leave.
+    pub outer: Outer,
     /// All segments, end to end.
     pub bytes: &'a [u8],
     /// The size of every segment but perhaps the last.
@@ -64,27 +72,31 @@ impl SendBatch {
         self.slab.get_mut(self.used..self.used.checked_add(len)?)
     }
 
-    /// Queues the first `len` bytes of the last reservation for `to`, to leave through `port`.
-    pub fn commit(&mut self, port: PortNo, to: SocketAddr, len: usize) {
+    /// Bytes that can still be reserved.
+    pub fn room(&self) -> usize {
+        self.slab.len() - self.used
+    }
+
+    /// Queues the first `len` bytes of the last reservation.
+    pub fn commit(&mut self, outer: Outer, len: usize) {
         let start = self.used;
         self.used += len;
         if let Some(last) = self.trains.last_mut() {
             let fits = last.segments < MAX_TRAIN_SEGMENTS && last.len + len <= MAX_TRAIN_BYTES;
-            if (last.port, last.to) == (port, to) && !last.closed && len <= last.segment && fits {
+            if last.outer == outer && !last.closed && len <= last.segment && fits {
                 last.len += len;
                 last.segments += 1;
                 last.closed = len < last.segment;
                 return;
             }
         }
-        self.trains.push(Range { port, to, start, len, segment: len, segments: 1, closed: false });
+        self.trains.push(Range { outer, start, len, segment: len, segments: 1, closed: false });
     }
 
     /// What to send, in order.
     pub fn trains(&self) -> impl Iterator<Item = Train<'_>> {
         self.trains.iter().map(|t| Train {
-            port: t.port,
-            to: t.to,
+            outer: t.outer,
             bytes: &self.slab[t.start..t.start + t.len],
             segment: t.segment,
         })
@@ -106,13 +118,17 @@ impl SendBatch {
 mod tests {
     use super::*;
 
+    fn outer(port: u16, ecn: u8) -> Outer {
+        Outer { port: PortNo(0), to: ([127, 0, 0, 1], port).into(), ecn }
+    }
+
     fn push(batch: &mut SendBatch, port: u16, len: usize) {
         batch.reserve(len).unwrap().fill(u8::try_from(len % 251).unwrap());
-        batch.commit(PortNo(0), ([127, 0, 0, 1], port).into(), len);
+        batch.commit(outer(port, 0), len);
     }
 
     fn shape(batch: &SendBatch) -> Vec<(u16, usize, usize)> {
-        batch.trains().map(|t| (t.to.port(), t.bytes.len(), t.segment)).collect()
+        batch.trains().map(|t| (t.outer.to.port(), t.bytes.len(), t.segment)).collect()
     }
 
     #[test]
@@ -122,6 +138,16 @@ mod tests {
             push(&mut batch, port, len);
         }
         assert_eq!(shape(&batch), [(1, 240, 100), (1, 40, 40), (2, 40, 40), (1, 50, 50)]);
+    }
+
+    #[test]
+    fn another_port_or_congestion_mark_begins_another_train() {
+        let mut batch = SendBatch::default();
+        for outer in [outer(1, 0), outer(1, 0), outer(1, 2), Outer { port: PortNo(1), ..outer(1, 2) }] {
+            batch.reserve(100).unwrap().fill(0);
+            batch.commit(outer, 100);
+        }
+        assert_eq!(shape(&batch), [(1, 200, 100), (1, 100, 100), (1, 100, 100)]);
     }
 
     #[test]
@@ -146,7 +172,7 @@ mod tests {
         let mut batch = SendBatch::default();
         let mut n = 0;
         while batch.reserve(1400).is_some() {
-            batch.commit(PortNo(0), ([127, 0, 0, 1], 1).into(), 1400);
+            batch.commit(outer(1, 0), 1400);
             n += 1;
         }
         assert_eq!(n, SLAB_BYTES / 1400);

@@ -73,6 +73,8 @@ reasons! {
     NoPeer = "no_peer", Local;
     /// Larger than the path carries; the sender was told.
     TooBig = "too_big", Local;
+    /// A super-packet of this node's own kernel, or its offload header, that makes no sense.
+    BadOffload = "bad_offload", Local;
     // What ran out.
     /// Packets waiting for the first key of a peer overflowed.
     NoSession = "no_session", Capacity;
@@ -97,6 +99,8 @@ reasons! {
     UnknownProbeTag = "unknown_probe_tag", Attack;
     /// A source or destination address that must not appear where it did.
     Martian = "martian", Attack;
+    /// The outer packet says "congestion" of an inner one that was never sent as able to hear it (RFC 6040 §4.2).
+    EcnCorrupt = "ecn", Attack;
 }
 
 /// One counter per [`DropReason`]; shared by all threads, relaxed.

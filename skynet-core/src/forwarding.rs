@@ -93,15 +93,15 @@ pub struct PathActivity {
 }
 
 impl PathActivity {
-    /// One message was sent. True if it ends a silence of at least [`EDGE`]: the path agent wants to know.
-    pub fn note_tx(&self, now: Instant) -> bool {
-        self.tx.fetch_add(1, Relaxed);
+    /// Messages were sent. True if they end a silence of at least [`EDGE`]: the path agent wants to know.
+    pub fn note_tx(&self, now: Instant, messages: u32) -> bool {
+        self.tx.fetch_add(messages, Relaxed);
         let before = self.last_tx.swap(now.as_nanos(), Relaxed);
         now.saturating_since(Instant::from_nanos(before)) >= EDGE
     }
-    /// One message was received and authentic.
-    pub fn note_rx(&self, now: Instant) {
-        self.rx.fetch_add(1, Relaxed);
+    /// Messages were received and authentic.
+    pub fn note_rx(&self, now: Instant, messages: u32) {
+        self.rx.fetch_add(messages, Relaxed);
         self.last_rx.store(now.as_nanos(), Relaxed);
     }
     /// Messages sent, modulo 2^32.

@@ -19,6 +19,7 @@ pub mod key;
 pub mod member;
 pub mod node;
 mod noise;
+pub mod offload;
 pub mod path;
 pub mod receive;
 pub mod relay;

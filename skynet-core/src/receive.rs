@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! UDP socket ─ a kind by first byte ─ b session by receiver index ─ c open in place, replay
-//!            ─ d source must be the sender's prefix; filter ─ e deliver ─ TUN queue
+//!            ─ d source must be the sender's prefix; filter ─ e deliver: coalesce ─ TUN queue
 //! ```
 //!
 //! Each step returns or is one counted drop. Only transport data takes this way; handshakes, probes and relay upkeep
 //! leave at step a, towards `Node`, by bounded queues of their own. No copy: a packet is opened where it was received.
 
+use core::hash::{BuildHasherDefault, Hasher};
 use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,9 +16,10 @@ use std::sync::Arc;
 use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
-use crate::forwarding::{ForwardingTable, PeerEntry};
+use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
+use crate::offload::ecn;
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -30,7 +32,7 @@ use crate::worker::{ControlClass, ControlSink, InboundCommand, ToControl};
 /// Opening keys one half holds at most: of every peer all keypairs, and one that is still to be removed.
 pub const MAX_OPENING_KEYS: usize = (MAX_KEYPAIRS + 1) * MAX_PEERS;
 
-/// Where opened packets go: the TUN queue.
+/// Where opened packets go: by way of a [`crate::offload::Coalescer`] to the TUN queue.
 pub trait Deliver {
     /// An authentic packet of an admitted peer, from one of its own addresses to one of ours.
     fn deliver(&mut self, packet: &[u8]);
@@ -52,9 +54,11 @@ pub struct Inbound {
     now: Instant,
     table: Arc<ForwardingTable>,
     /// By our own random receiver index, so no sender can make it collide. Never iterated.
-    sessions: HashMap<ReceiverIndex, Session>,
+    sessions: HashMap<ReceiverIndex, Session, BuildHasherDefault<IndexHasher>>,
     /// Keys whose installation `Node` had no room to hear of yet: a handshake waits for each. All are in `sessions`.
     installed: VecDeque<ReceiverIndex>,
+    /// What was heard in this batch and not told yet.
+    heard: Option<Heard>,
     /// The last roaming told under this snapshot, so that a peer that roams at line rate tells it once.
     roamed: Option<(PeerSlot, SocketAddr)>,
 }
@@ -67,7 +71,8 @@ impl Inbound {
             drops,
             now: Instant::ZERO,
             table: Arc::default(),
-            sessions: HashMap::new(),
+            sessions: HashMap::default(),
+            heard: None,
             installed: VecDeque::new(),
             roamed: None,
         }
@@ -113,10 +118,16 @@ impl Inbound {
         }
     }
 
-    /// One datagram from the UDP socket; it is opened in place.
+    /// Ends a batch: tells the timers what came in it.
+    pub fn finish(&mut self, control: &mut dyn ControlSink) {
+        tell(self.heard.take(), &self.table, self.now, control);
+    }
+
+    /// One datagram from the UDP socket, with the ECN field of its IP header; it is opened in place.
     pub fn handle_datagram(
         &mut self,
         from: SocketAddr,
+        ecn: u8,
         datagram: &mut [u8],
         deliver: &mut dyn Deliver,
         control: &mut dyn ControlSink,
@@ -124,7 +135,7 @@ impl Inbound {
         if !self.installed.is_empty() {
             self.acknowledge(control);
         }
-        if let Err(reason) = self.try_datagram(from, datagram, deliver, control) {
+        if let Err(reason) = self.try_datagram(from, ecn, datagram, deliver, control) {
             self.drops.count(reason);
         }
     }
@@ -132,6 +143,7 @@ impl Inbound {
     fn try_datagram(
         &mut self,
         from: SocketAddr,
+        ecn: u8,
         datagram: &mut [u8],
         deliver: &mut dyn Deliver,
         control: &mut dyn ControlSink,
@@ -160,7 +172,10 @@ impl Inbound {
         if session.key.is_confirmation() && control.offer(ToControl::Confirmed { index, slot: peer.slot }) {
             session.key.take_confirmation();
         }
-        note_authentic(peer, source, sealed_len, plaintext.is_empty(), self.now, control);
+        if !self.heard.as_mut().is_some_and(|h| h.add(peer.slot, source, sealed_len, plaintext.is_empty())) {
+            let heard = Heard::new(peer.slot, source, sealed_len, plaintext.is_empty());
+            tell(self.heard.replace(heard), &self.table, self.now, control);
+        }
         if let Some(from) = peer.roams_to(source)
             && self.roamed != Some((peer.slot, from))
             && control.offer(ToControl::Roamed { slot: peer.slot, from })
@@ -176,7 +191,10 @@ impl Inbound {
                     ToControl::Record { slot: peer.slot, index, bytes: plaintext.to_vec() },
                 );
             }
-            Some(_) => IpPacket::parse(plaintext).map_err(|_| DropReason::NotIp)?,
+            Some(_) => {
+                ecn::decapsulate(plaintext, ecn)?;
+                IpPacket::parse(plaintext).map_err(|_| DropReason::NotIp)?
+            }
         };
         if self.table.allowed_ips.lookup(packet.source()) != Some(peer.slot) {
             return Err(DropReason::SourceNotAllowed);
@@ -233,18 +251,58 @@ impl Inbound {
     }
 }
 
-/// What an authentic message tells besides its content.
-fn note_authentic(
-    peer: &PeerEntry,
+/// What authentic messages tell besides their content: of one peer by one way, within one batch.
+#[derive(Debug)]
+struct Heard {
+    slot: PeerSlot,
     source: PathSource,
-    len: usize,
-    keepalive: bool,
-    now: Instant,
-    control: &mut dyn ControlSink,
-) {
-    peer.path_activity(source).note_rx(now);
-    if peer.activity.note_rx(now, 1, len as u64, keepalive) {
+    messages: u32,
+    bytes: u64,
+    keepalives_only: bool,
+}
+
+impl Heard {
+    fn new(slot: PeerSlot, source: PathSource, len: usize, keepalive: bool) -> Self {
+        Self { slot, source, messages: 1, bytes: len as u64, keepalives_only: keepalive }
+    }
+
+    /// False if the message is another peer's or came another way.
+    fn add(&mut self, slot: PeerSlot, source: PathSource, len: usize, keepalive: bool) -> bool {
+        let same = (self.slot, self.source) == (slot, source);
+        if same {
+            self.messages += 1;
+            self.bytes += len as u64;
+            self.keepalives_only &= keepalive;
+        }
+        same
+    }
+}
+
+fn tell(heard: Option<Heard>, table: &ForwardingTable, now: Instant, control: &mut dyn ControlSink) {
+    let Some(heard) = heard else { return };
+    let Some(peer) = table.peer(heard.slot) else { return };
+    peer.path_activity(heard.source).note_rx(now, heard.messages);
+    if peer.activity.note_rx(now, heard.messages.into(), heard.bytes, heard.keepalives_only) {
         control.offer(ToControl::Awake { slot: peer.slot });
+    }
+}
+
+/// Receiver indices are drawn at random by ourselves, so no sender can make them collide: one multiplication spreads
+/// them over the buckets.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+    fn write_u32(&mut self, index: u32) {
+        self.0 = u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

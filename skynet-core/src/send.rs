@@ -1,23 +1,25 @@
 //! OUT: from the TUN device to the UDP socket.
 //!
 //! ```text
-//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix ─ d path ─ e seal into the send batch ─ UDP socket
+//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix ─ d lane and path ─ e split and seal ─ UDP socket
 //! ```
 //!
-//! Each step returns or is one counted drop. No step locks, reads a clock or logs above TRACE; what allocates is the
-//! slow way only, when a packet has to wait for a key and goes to `Node` by a bounded queue. One copy per packet: from
-//! the TUN buffer into the slab it is sealed in.
+//! What comes in is an ordinary packet or a super-packet of up to 64 KiB; steps a to d are taken once for either, and
+//! step e once per segment. Each step returns or is one counted drop. No step locks, reads a clock or logs above TRACE;
+//! what allocates is the slow way only, when a packet has to wait for a key and goes to `Node` by a bounded queue. One
+//! copy per byte: from the TUN buffer into the slab it is sealed in.
 
 use core::ops::Range;
 use std::sync::Arc;
 
-use crate::batch::SendBatch;
+use crate::batch::{Outer, SendBatch};
+use crate::constants::MAX_STAGED_PACKETS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::{DataPath, ForwardingTable, PeerEntry};
+use crate::offload::{SuperPacket, VnetHeader, ecn};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
-use crate::wire::ip::IpPacket;
 use crate::wire::wireguard::TRANSPORT_HEADER_LEN;
 use crate::worker::{ControlSink, ToControl};
 
@@ -26,18 +28,24 @@ use crate::worker::{ControlSink, ToControl};
 pub enum Sent {
     /// It is in the batch, or was dropped and counted, or waits at `Node`.
     Done,
-    /// The batch is full: flush it and hand the packet in again.
+    /// The batch is full: flush it and hand the packet in again. Nothing of it is in the batch.
     BatchFull,
 }
 
-/// The outbound half of a worker. One per lane, one thread each.
+/// The outbound half of a worker. One per port, one thread each.
 #[derive(Debug)]
 pub struct Outbound {
     drops: Arc<DropCounters>,
-    now: Instant,
     table: Arc<ForwardingTable>,
+    sealer: Sealer,
+}
+
+/// Step e and what it keeps during a batch.
+#[derive(Debug)]
+struct Sealer {
+    now: Instant,
     /// Packets the shell still holds of this drain: how many counters are worth reserving at once.
-    expected: u32,
+    expected: usize,
     reserved: Option<Reserved>,
 }
 
@@ -51,27 +59,27 @@ struct Reserved {
 impl Outbound {
     /// A half that counts its drops in `drops`.
     pub fn new(drops: Arc<DropCounters>) -> Self {
-        Self { drops, now: Instant::ZERO, table: Arc::default(), expected: 0, reserved: None }
+        let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None };
+        Self { drops, table: Arc::default(), sealer }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
     pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>, expected: usize) {
-        self.now = now;
-        self.expected = u32::try_from(expected).unwrap_or(u32::MAX);
-        self.reserved = None;
+        self.sealer = Sealer { now, expected, reserved: None };
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
         }
     }
 
-    /// One packet from the TUN device.
+    /// One packet from the TUN device, as its header says.
     pub fn handle_packet(
         &mut self,
+        header: VnetHeader,
         packet: &[u8],
         batch: &mut SendBatch,
         control: &mut dyn ControlSink,
     ) -> Sent {
-        match self.try_packet(packet, batch, control) {
+        match self.try_packet(header, packet, batch, control) {
             Ok(sent) => sent,
             Err(reason) => {
                 self.drops.count(reason);
@@ -82,85 +90,134 @@ impl Outbound {
 
     fn try_packet(
         &mut self,
+        header: VnetHeader,
         packet: &[u8],
         batch: &mut SendBatch,
         control: &mut dyn ControlSink,
     ) -> Result<Sent, DropReason> {
         // a: parse
-        let ip = IpPacket::parse(packet).map_err(|_| DropReason::NotIp)?;
+        let packet = SuperPacket::parse(header, packet)?;
+        let ip = packet.ip();
         // b: filter
-        if filter::check(&ip) == Verdict::Martian {
+        if filter::check(ip) == Verdict::Martian {
             return Err(DropReason::Martian);
         }
         // c: peer
         let Some(slot) = self.table.allowed_ips.lookup(ip.destination()) else {
-            let unresolved = self.table.in_overlay(ip.destination());
-            return if unresolved { ask(control, unresolved_packet(&ip)) } else { Err(DropReason::NoPeer) };
+            if !self.table.in_overlay(ip.destination()) {
+                return Err(DropReason::NoPeer);
+            }
+            return hand_over(&packet, control, |packet| ToControl::Unresolved { packet });
         };
-        let table = Arc::clone(&self.table);
-        let peer = table.peer(slot).ok_or(DropReason::NoPeer)?;
-        // d: path
-        let Some(path) = &peer.path else { return ask(control, staged_packet(peer, &ip)) };
-        // e: seal
-        self.seal(ip.bytes(), peer, path, batch, control, &ip)
+        let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
+        // d: lane and path
+        let stage = |packet| ToControl::Stage { slot, packet };
+        let Some((key, path)) = lane(peer) else { return hand_over(&packet, control, stage) };
+        // e: split and seal
+        match self.sealer.seal(&packet, key, path, batch)? {
+            Sealed::Bytes(bytes) => {
+                note(peer, path, packet.segments(), bytes, self.sealer.now, control);
+                Ok(Sent::Done)
+            }
+            Sealed::NoRoom => Ok(Sent::BatchFull),
+            Sealed::KeyExpired => hand_over(&packet, control, stage),
+        }
     }
+}
 
-    /// Step e: header room, packet, padding and tag in the place the message is sent from.
+/// What step e did with a packet.
+enum Sealed {
+    /// All of it is in the batch: so many bytes of messages.
+    Bytes(usize),
+    NoRoom,
+    KeyExpired,
+}
+
+impl Sealer {
+    /// Each segment is written where its message is sent from, between header room and tag, and sealed there.
     fn seal(
         &mut self,
-        packet: &[u8],
-        peer: &PeerEntry,
+        packet: &SuperPacket<'_>,
+        key: &Arc<SealingKey>,
         path: &DataPath,
         batch: &mut SendBatch,
-        control: &mut dyn ControlSink,
-        ip: &IpPacket<'_>,
-    ) -> Result<Sent, DropReason> {
-        let Some(key) = &peer.sealing else { return ask(control, staged_packet(peer, ip)) };
+    ) -> Result<Sealed, DropReason> {
         let front = path.relay_header.map_or(0, |h| h.len());
-        let total = front + sealed_len(packet.len());
-        let Some(room) = batch.reserve(total) else {
+        let segments = packet.segments();
+        if batch.room() < segments * (front + sealed_len(packet.segment_len_max())) {
             // A packet that fits no empty batch would come back for ever.
-            return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sent::BatchFull) };
-        };
-        let Some(counter) = self.next_counter(key) else { return ask(control, staged_packet(peer, ip)) };
-        if let Some(header) = &path.relay_header {
-            room[..front].copy_from_slice(header);
+            return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sealed::NoRoom) };
         }
-        let message = &mut room[front..];
-        message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + packet.len()].copy_from_slice(packet);
-        let sealed = key.seal(counter, message, packet.len());
-        debug_assert_eq!(front + sealed, total);
-        batch.commit(path.port, path.to, total);
-        let edge = path.activity.note_tx(self.now);
-        if peer.activity.note_tx(self.now, 1, sealed as u64, false) || edge {
-            control.offer(ToControl::Awake { slot: peer.slot });
+        let Some(counters) = self.counters(key, segments) else { return Ok(Sealed::KeyExpired) };
+        let outer = Outer { port: path.port, to: path.to, ecn: ecn::encapsulate(packet.ecn()) };
+        let mut bytes = 0;
+        for (i, counter) in counters.enumerate() {
+            let total = front + sealed_len(packet.segment_len(i));
+            let room = batch.reserve(total).expect("there is room for every segment");
+            if let Some(header) = &path.relay_header {
+                room[..front].copy_from_slice(header);
+            }
+            let message = &mut room[front..];
+            let len = packet.write_segment(i, &mut message[TRANSPORT_HEADER_LEN..]);
+            bytes += key.seal(counter, message, len);
+            batch.commit(outer, total);
         }
-        Ok(Sent::Done)
+        Ok(Sealed::Bytes(bytes))
     }
 
-    /// The next number of this batch's reservation, or of a new one for the packets still expected.
-    fn next_counter(&mut self, key: &Arc<SealingKey>) -> Option<u64> {
+    /// The next `n` numbers of this batch's reservation, or of a new one for the packets still expected.
+    fn counters(&mut self, key: &Arc<SealingKey>, n: usize) -> Option<Range<u64>> {
         self.expected = self.expected.saturating_sub(1);
+        let n = n as u64;
         if let Some(reserved) = self.reserved.as_mut().filter(|r| Arc::ptr_eq(&r.key, key))
-            && let Some(counter) = reserved.counters.next()
+            && reserved.counters.end - reserved.counters.start >= n
         {
-            return Some(counter);
+            let first = reserved.counters.start;
+            reserved.counters.start += n;
+            return Some(first..first + n);
         }
-        let mut counters = key.reserve(self.expected.saturating_add(1).min(64), self.now)?;
-        let first = counters.next()?;
-        self.reserved = Some(Reserved { key: Arc::clone(key), counters });
-        Some(first)
+        let wanted = n + self.expected.min(63) as u64;
+        let all = key.reserve(u32::try_from(wanted).ok()?, self.now)?;
+        self.reserved = Some(Reserved { key: Arc::clone(key), counters: all.start + n..all.end });
+        Some(all.start..all.start + n)
     }
 }
 
-fn staged_packet(peer: &PeerEntry, ip: &IpPacket<'_>) -> ToControl {
-    ToControl::Stage { slot: peer.slot, packet: ip.bytes().to_vec() }
+/// Step d: a bulk lane if one is open, else lane 0; none while there is no key or no path.
+fn lane(peer: &PeerEntry) -> Option<(&Arc<SealingKey>, &DataPath)> {
+    match peer.bulk.first() {
+        Some(lane) => Some((&lane.sealing, &lane.path)),
+        None => Some((peer.sealing.as_ref()?, peer.path.as_ref()?)),
+    }
 }
 
-fn unresolved_packet(ip: &IpPacket<'_>) -> ToControl {
-    ToControl::Unresolved { packet: ip.bytes().to_vec() }
+/// What was sent, told to those who judge session and path by it.
+fn note(
+    peer: &PeerEntry,
+    path: &DataPath,
+    messages: usize,
+    bytes: usize,
+    now: Instant,
+    control: &mut dyn ControlSink,
+) {
+    let edge = path.activity.note_tx(now, messages as u32);
+    if peer.activity.note_tx(now, messages as u64, bytes as u64, false) || edge {
+        control.offer(ToControl::Awake { slot: peer.slot });
+    }
 }
 
-fn ask(control: &mut dyn ControlSink, message: ToControl) -> Result<Sent, DropReason> {
-    if control.offer(message) { Ok(Sent::Done) } else { Err(DropReason::QueueFull) }
+/// The slow way: whoever has to find a peer, a key or a path first gets the packet, segment by segment.
+fn hand_over(
+    packet: &SuperPacket<'_>,
+    control: &mut dyn ControlSink,
+    message: impl Fn(Vec<u8>) -> ToControl,
+) -> Result<Sent, DropReason> {
+    for i in 0..packet.segments().min(MAX_STAGED_PACKETS) {
+        let mut segment = vec![0; packet.segment_len(i)];
+        packet.write_segment(i, &mut segment);
+        if !control.offer(message(segment)) {
+            return Err(DropReason::QueueFull);
+        }
+    }
+    Ok(Sent::Done)
 }

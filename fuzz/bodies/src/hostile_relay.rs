@@ -16,6 +16,7 @@ use skynet_core::id::PortNo;
 use skynet_core::key::Secret;
 use skynet_core::member::Credentials;
 use skynet_core::node::{ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent};
+use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::rng::Rng;
 use skynet_core::send::Outbound;
@@ -233,7 +234,8 @@ impl World {
 
     fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.inbound.begin(self.now.mono, &self.table);
-        self.inbound.handle_datagram(from, &mut bytes.to_vec(), &mut NothingAtAll, &mut self.queues);
+        self.inbound.handle_datagram(from, 0, &mut bytes.to_vec(), &mut NothingAtAll, &mut self.queues);
+        self.inbound.finish(&mut self.queues);
     }
 
     /// COOKIE, BOUND and whatever else, made right with the session's key.
@@ -256,7 +258,12 @@ impl World {
         let own = network.credentials.bundle().certificate.unverified().v4;
         let mut batch = SendBatch::default();
         self.outbound.begin(self.now.mono, &self.table, 1);
-        self.outbound.handle_packet(&udp_v4(own, to, (1, 2), b"data"), &mut batch, &mut self.queues);
+        self.outbound.handle_packet(
+            VnetHeader::NONE,
+            &udp_v4(own, to, (1, 2), b"data"),
+            &mut batch,
+            &mut self.queues,
+        );
         assert!(batch.is_empty(), "sealed for a peer that never answered");
     }
 

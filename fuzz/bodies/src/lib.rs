@@ -14,6 +14,7 @@ pub mod control;
 pub mod hostile_relay;
 pub mod member;
 pub mod node;
+pub mod offload;
 pub mod relay;
 pub mod sample;
 pub mod seeds;
@@ -45,6 +46,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "hostile_relay", run: hostile_relay::hostile_relay, seeds: seeds::hostile_relay },
     Target { name: "ip", run: wire::ip, seeds: seeds::ip },
     Target { name: "node", run: node::node, seeds: seeds::node },
+    Target { name: "offload_coalesce", run: offload::coalesce, seeds: seeds::offload_coalesce },
+    Target { name: "offload_split", run: offload::split, seeds: seeds::offload_split },
     Target { name: "probe", run: wire::probe, seeds: seeds::probe },
     Target { name: "record", run: wire::record, seeds: seeds::record },
     Target { name: "relay_forwarder", run: relay::forwarder, seeds: seeds::relay_forwarder },

@@ -23,6 +23,7 @@ use skynet_core::node::staging::MAX_STAGED_PER_PEER;
 use skynet_core::node::{
     ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, NodeTimer, StockConfig, StockPeer,
 };
+use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
@@ -108,16 +109,22 @@ impl Host {
     fn send(&mut self, packet: &[u8], now: Instant, wire: &mut VecDeque<Datagram>) {
         let mut batch = SendBatch::default();
         self.outbound.begin(now, &self.table, 1);
-        assert_eq!(self.outbound.handle_packet(packet, &mut batch, &mut self.queues), Sent::Done);
+        assert_eq!(
+            self.outbound.handle_packet(VnetHeader::NONE, packet, &mut batch, &mut self.queues),
+            Sent::Done
+        );
         for train in batch.trains() {
-            wire.extend(train.bytes.chunks(train.segment).map(|s| (self.address, train.to, s.to_vec())));
+            wire.extend(
+                train.bytes.chunks(train.segment).map(|s| (self.address, train.outer.to, s.to_vec())),
+            );
         }
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         self.inbound.begin(now, &self.table);
         let mut bytes = datagram.to_vec();
-        self.inbound.handle_datagram(from, &mut bytes, &mut self.delivered, &mut self.queues);
+        self.inbound.handle_datagram(from, 0, &mut bytes, &mut self.delivered, &mut self.queues);
+        self.inbound.finish(&mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.

@@ -11,7 +11,7 @@ use skynet_core::wire::record::Hello as InTunnelHello;
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
 
-use crate::{Seed, control, sample, slices};
+use crate::{Seed, control, offload, sample, slices};
 
 fn named<T: Into<Vec<u8>>, const N: usize>(seeds: [(&str, T); N]) -> Vec<Seed> {
     seeds.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.into())).collect()
@@ -106,6 +106,37 @@ pub fn ip() -> Vec<Seed> {
     let v4 = udp_v4([10, 1, 0, 1].into(), [10, 1, 0, 2].into(), (1, 2), b"payload");
     let v6 = [&[0x60, 0, 0, 0, 0, 4, 17, 64][..], &[0xfd; 32], &[1, 2, 3, 4]].concat();
     named([("v4", [&v4[..], &[0; 5]].concat()), ("v6", v6)])
+}
+
+/// A super-packet of each kind, and an ordinary packet.
+pub fn offload_split() -> Vec<Seed> {
+    named([
+        ("tcp4", offload::super_packet(false, true)),
+        ("tcp6", offload::super_packet(true, true)),
+        ("udp4", offload::super_packet(false, false)),
+        ("udp6", offload::super_packet(true, false)),
+        ("plain", [&[0; 10][..], &offload::sample(false, true)].concat()),
+        ("partial", [&[1, 0, 0, 0, 0, 0, 20, 0, 6, 0][..], &offload::sample(false, false)].concat()),
+    ])
+}
+
+/// Scripts of packets: a flow of each kind, four at once, and one with everything that ends a run.
+pub fn offload_coalesce() -> Vec<Seed> {
+    let start = |flow: u8, v6, tcp| with(flow << 3 | 1, &slices(&[&offload::sample(v6, tcp)]));
+    let one = |v6, tcp| [start(0, v6, tcp), vec![2, 2, 3, 9, 2, 7, 2, 2]].concat();
+    let kinds = [(false, true), (true, true), (false, false), (true, false)];
+    let four = kinds.iter().zip(0..).flat_map(|((v6, tcp), flow)| start(flow, *v6, *tcp));
+    let turns = [2, 10, 18, 26].repeat(5);
+    let ends =
+        [2, 4, 64, 0x18, 2, 2, 4, 64, 0x11, 2, 5, 40, 2, 4, 0, 0x10, 2, 3, 65, 2, 6, 15, 2, 2, 7, 6, 0, 2, 2];
+    named([
+        ("tcp4", one(false, true)),
+        ("tcp6", one(true, true)),
+        ("udp4", one(false, false)),
+        ("udp6", one(true, false)),
+        ("four", four.chain(turns).collect()),
+        ("ends", [start(0, false, true), ends.to_vec()].concat()),
+    ])
 }
 
 /// One of each type.

@@ -36,6 +36,9 @@ pub struct StatusReport {
     pub relays: Vec<RelayReport>,
     /// The peers it knows, by name.
     pub peers: Vec<PeerReport>,
+    /// Segmentation offloads that are not in use, and why; empty if all are.
+    #[serde(default)]
+    pub offloads_off: BTreeMap<String, String>,
     /// Packets dropped since the start, by cause; causes that did not occur are left out.
     pub drops: BTreeMap<String, u64>,
 }

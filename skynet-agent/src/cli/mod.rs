@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, DEFAULT_SOCKET, Overrides};
+use crate::config::{Config, DEFAULT_SOCKET, Offload, Overrides};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -81,6 +81,9 @@ struct AgentArgs {
     /// Open the control channel here instead of where the token says; the relay's key stays the token's.
     #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
     relay: Option<SocketAddr>,
+    /// Switch segmentation offloads off, for kernels and devices on which they are broken.
+    #[arg(long, env = "SKYNET_DISABLE_OFFLOAD", value_name = "OFFLOAD,…", value_delimiter = ',', value_enum)]
+    disable_offload: Option<Vec<Offload>>,
 }
 
 impl AgentArgs {
@@ -94,6 +97,7 @@ impl AgentArgs {
             interface: self.interface.clone(),
             port: self.port,
             relay: self.relay,
+            disable_offload: self.disable_offload.clone(),
         };
         Ok(Config::load(overrides)?)
     }
@@ -111,6 +115,11 @@ impl AgentArgs {
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
         push("--relay", self.relay.map(|r| r.to_string().into()));
+        let disabled = self.disable_offload.as_ref().filter(|list| !list.is_empty());
+        push(
+            "--disable-offload",
+            disabled.map(|list| list.iter().map(|o| o.as_str()).collect::<Vec<_>>().join(",").into()),
+        );
         flags
     }
 }

@@ -65,6 +65,11 @@ fn render(status: &StatusReport) -> String {
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
         let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
     }
+    if !status.offloads_off.is_empty() {
+        let off: Vec<String> =
+            status.offloads_off.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+        let _ = writeln!(out, "offloads off: {}", off.join(", "));
+    }
     if status.peers.is_empty() {
         out.push_str("no peers yet\n");
     } else {
@@ -151,11 +156,13 @@ mod tests {
                 peer("d1", "none", None),
                 PeerReport { online: Some(false), ..peer("e1", "none", None) },
             ],
+            offloads_off: [("udp-gso".to_owned(), "switched off".to_owned())].into(),
             drops: std::collections::BTreeMap::new(),
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
+offloads off: udp-gso (switched off)
  NAME  ADDRESS   PATH                           RTT       RX    TX  LAST
  b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -
  c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{MAX_PEERS, StaticPeer, WireGuardNode, parse_duration};
+use super::{MAX_PEERS, Offload, StaticPeer, WireGuardNode, parse_duration};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -19,6 +19,7 @@ pub(super) struct File {
     pub(super) name: Option<String>,
     pub(super) relay: Option<SocketAddr>,
     pub(super) interface: Interface,
+    pub(super) dataplane: DataPlane,
     pub(super) peer: Vec<Peer>,
 }
 
@@ -29,6 +30,12 @@ pub(super) struct Interface {
     pub(super) listen_port: Option<u16>,
     address: Option<OneOrMany>,
     private_key: Option<SecretText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DataPlane {
+    pub(super) disable_offload: Option<Vec<Offload>>,
 }
 
 #[derive(Deserialize)]

@@ -20,6 +20,7 @@
 //! Unknown keys are refused: a typing error must not become a default.
 
 mod file;
+mod offload;
 mod units;
 
 use std::io;
@@ -29,10 +30,13 @@ use std::time::Duration;
 
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::member::Name;
+use skynet_core::offload::Offloads;
 
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
+use crate::udp::UdpOffloads;
 
+pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -67,6 +71,8 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// Where to open the control channel instead of where the token or the manifest says.
     pub relay: Option<SocketAddr>,
+    /// Offloads to be switched off; an empty list switches all on.
+    pub disable_offload: Option<Vec<Offload>>,
 }
 
 /// What the agent runs with.
@@ -86,6 +92,8 @@ pub struct Config {
     pub port: u16,
     /// Where to open the control channel instead of where the token or the manifest says.
     pub relay: Option<SocketAddr>,
+    /// Offloads that are switched off.
+    pub disabled_offloads: DisabledOffloads,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -195,9 +203,30 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
             relay: overrides.relay.or(file.relay),
+            disabled_offloads: overrides
+                .disable_offload
+                .or(file.dataplane.disable_offload)
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             wireguard,
             peers,
         })
+    }
+}
+
+impl Config {
+    /// What the UDP sockets may use.
+    pub fn udp_offloads(&self) -> UdpOffloads {
+        let allows = |offload| self.disabled_offloads.allows(offload);
+        UdpOffloads { gso: allows(Offload::UdpGso), gro: allows(Offload::UdpGro) }
+    }
+
+    /// What may be joined on its way to the TUN device.
+    pub fn coalescing(&self) -> Offloads {
+        let allows = |offload| self.disabled_offloads.allows(offload);
+        let (tcp, udp) = (allows(Offload::CoalesceTcp), allows(Offload::CoalesceUdp));
+        Offloads { tcp4: tcp, tcp6: tcp, udp4: udp, udp6: udp }
     }
 }
 

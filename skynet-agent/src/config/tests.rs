@@ -143,3 +143,19 @@ fn a_file_cut_or_flipped_anywhere_never_panics() {
         }
     }
 }
+
+#[test]
+fn offloads_are_switched_off_by_name_and_a_flag_beats_the_file() {
+    assert!(Offload::ALL.iter().all(|&o| parse("").unwrap().disabled_offloads.allows(o)));
+    let file = "[dataplane]\ndisable_offload = [\"udp-gso\", \"coalesce-tcp\"]";
+    let config = parse(file).unwrap();
+    assert!(!config.udp_offloads().gso && config.udp_offloads().gro);
+    assert!(!config.coalescing().tcp6 && config.coalescing().udp4);
+    let overrides = Overrides { disable_offload: Some(vec![Offload::Tun]), ..Overrides::default() };
+    let config = Config::parse(file, Path::new("agent.toml"), overrides).unwrap();
+    assert!(config.udp_offloads().gso && !config.disabled_offloads.allows(Offload::Tun));
+    assert!(message("[dataplane]\ndisable_offload = [\"gso\"]").contains("gso"));
+    for offload in Offload::ALL {
+        assert_eq!(offload.as_str().parse(), Ok(offload));
+    }
+}

@@ -72,7 +72,7 @@ impl Agent {
     /// Takes the state directory and the UDP port, removes what a killed run left, and starts what can start.
     pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let socket = Arc::new(UdpSocket::bind(config.port)?);
+        let socket = Arc::new(UdpSocket::bind(config.port, config.udp_offloads())?);
         // Before a token is used: it is not spent on a machine that cannot have the interface.
         TunDevice::check(&config.interface)?;
         let net = Netlink::open()?;

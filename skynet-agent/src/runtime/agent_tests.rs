@@ -5,12 +5,15 @@ use std::net::Ipv4Addr;
 use skynet_core::id::{PeerSlot, PortNo};
 use skynet_core::key::StaticSecret;
 use skynet_core::node::{Floors, Membership, NodeConfig, StockConfig, StockPeer};
+use skynet_core::offload::Offloads;
 use skynet_core::session::Engine;
 use skynet_core::worker::{ControlClass, ControlSink};
 use tokio::sync::oneshot;
 
 use super::super::queues::{QueueSink, queues};
 use super::*;
+use crate::config::DisabledOffloads;
+use crate::udp::UdpOffloads;
 
 /// A node one of whose timers has been due for long.
 fn node_with_a_due_timer() -> Node {
@@ -45,15 +48,18 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         interface: "skytest0".into(),
         port: 0,
         relay: None,
+        disabled_offloads: DisabledOffloads::default(),
         wireguard: None,
         peers: Vec::new(),
     };
-    let socket = Arc::new(UdpSocket::bind(0).unwrap());
+    let socket = Arc::new(UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     let (fault_sender, faults) = mpsc::channel(4);
     let (sink, queues) = queues();
     let node = node_with_a_due_timer();
     let drops = Arc::clone(node.drops());
-    let plane = DataPlane::start(Arc::clone(&socket), drops, sink.clone(), fault_sender.clone()).unwrap();
+    let plane =
+        DataPlane::start(Arc::clone(&socket), drops, sink.clone(), Offloads::ALL, fault_sender.clone())
+            .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
         config,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! skynet-out-0:  poll(TUN, waker) ─ read ≤ 64 packets ─ Outbound ─ one sendmsg per train
-//! skynet-in-0:   poll(UDP, waker) ─ commands ─ recvmmsg ─ Inbound ─ write to TUN
+//! skynet-in-0:   poll(UDP, waker) ─ commands ─ recvmmsg ─ Inbound ─ coalesce ─ write to TUN
 //! ```
 //! No lock, no allocation and no clock reading per packet; one clock reading and one snapshot per batch. The inbound
 //! thread runs from the start, because handshakes and relay frames come through it; the outbound thread runs while
@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -20,14 +20,16 @@ use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::PortNo;
-use skynet_core::receive::{Deliver, Inbound};
+use skynet_core::offload::{Offloads, VnetHeader};
+use skynet_core::receive::Inbound;
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
 use super::queues::QueueSink;
+use super::to_tun::{ToTun, WriteState};
 use crate::clock;
-use crate::tun::{PacketBatch, TunDevice, TunRead, TunWrite};
+use crate::tun::{PacketBatch, TunDevice, TunRead};
 use crate::udp::{ReceiveBatch, UdpSocket, segments_mut};
 use crate::wake::Waker;
 
@@ -42,8 +44,7 @@ pub(super) type Fault = anyhow::Error;
 struct Shared {
     table: ArcSwap<ForwardingTable>,
     socket: Arc<UdpSocket>,
-    /// Packets the TUN device did not take.
-    tun_drops: AtomicU64,
+    written: Arc<WriteState>,
     faults: mpsc::Sender<Fault>,
 }
 
@@ -80,17 +81,18 @@ impl DataPlane {
         socket: Arc<UdpSocket>,
         drops: Arc<DropCounters>,
         sink: QueueSink,
+        coalesce: Offloads,
         faults: mpsc::Sender<Fault>,
     ) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { table: ArcSwap::default(), socket, tun_drops: AtomicU64::new(0), faults });
+        let written = Arc::new(WriteState::new(coalesce));
+        let shared = Arc::new(Shared { table: ArcSwap::default(), socket, written, faults });
         let (to_inbound, commands) = sync_channel(COMMANDS);
         let half = InboundThread {
             shared: Arc::clone(&shared),
             half: Inbound::new(PortNo(0), Arc::clone(&drops)),
             commands,
             sink: sink.clone(),
-            tun: ToTun { shared: Arc::clone(&shared), device: None, gone: None },
+            tun: ToTun::new(coalesce, Arc::clone(&shared.written)),
         };
         let inbound = Thread::spawn("skynet-in-0", &shared, move |bell| half.run(bell))?;
         Ok(Self { shared, drops, sink, to_inbound, inbound: Some(inbound), outbound: None })
@@ -103,6 +105,7 @@ impl DataPlane {
         let half = OutboundThread {
             shared: Arc::clone(&self.shared),
             half: Outbound::new(Arc::clone(&self.drops)),
+            drops: Arc::clone(&self.drops),
             sink: self.sink.clone(),
             tun,
             batch: SendBatch::default(),
@@ -129,9 +132,9 @@ impl DataPlane {
         self.tell_inbound(ToInbound::Command(command));
     }
 
-    /// Packets the TUN device did not take.
-    pub(super) fn tun_drops(&self) -> u64 {
-        self.shared.tun_drops.load(Relaxed)
+    /// The writing side of the TUN device.
+    pub(super) fn written(&self) -> &WriteState {
+        &self.shared.written
     }
 
     fn tell_inbound(&self, message: ToInbound) {
@@ -183,6 +186,7 @@ impl Thread {
 struct OutboundThread {
     shared: Arc<Shared>,
     half: Outbound,
+    drops: Arc<DropCounters>,
     sink: QueueSink,
     tun: TunDevice,
     batch: SendBatch,
@@ -200,9 +204,11 @@ impl OutboundThread {
                 continue;
             }
             self.half.begin(clock::monotonic(), table.load(), packets.len());
-            for packet in packets.packets() {
-                while self.half.handle_packet(packet, &mut self.batch, &mut self.sink) == Sent::BatchFull {
-                    self.flush();
+            // Small packets do not wait behind the super-packets they were read with.
+            for read in packets.small_first() {
+                match VnetHeader::parse(read) {
+                    Ok((header, packet)) => self.send(header, packet),
+                    Err(reason) => self.drops.count(reason),
                 }
             }
             self.flush();
@@ -210,11 +216,19 @@ impl OutboundThread {
         Ok(())
     }
 
+    fn send(&mut self, header: VnetHeader, packet: &[u8]) {
+        while self.half.handle_packet(header, packet, &mut self.batch, &mut self.sink) == Sent::BatchFull {
+            self.flush();
+        }
+    }
+
     fn flush(&mut self) {
         for train in self.batch.trains() {
             // Counted by the socket; a destination without a route is for the path agent to notice.
-            if let Err(e) = self.shared.socket.send_train(train.to, train.bytes, train.segment) {
-                tracing::trace!(to = %train.to, %e, "train not sent");
+            if let Err(e) =
+                self.shared.socket.send_train(train.outer.to, train.outer.ecn, train.bytes, train.segment)
+            {
+                tracing::trace!(to = %train.outer.to, %e, "train not sent");
             }
         }
         self.batch.clear();
@@ -242,14 +256,13 @@ impl InboundThread {
             }
             self.half.begin(clock::monotonic(), table.load());
             for mut received in batch.iter_mut() {
-                let from = received.from;
+                let (from, ecn) = (received.from, received.ecn);
                 for datagram in segments_mut(&mut received) {
-                    self.half.handle_datagram(from, datagram, &mut self.tun, &mut self.sink);
+                    self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
                 }
             }
-            if let Some(gone) = self.tun.gone.take() {
-                return Err(gone);
-            }
+            self.half.finish(&mut self.sink);
+            self.tun.finish()?;
         }
         Ok(())
     }
@@ -258,31 +271,8 @@ impl InboundThread {
         while let Ok(message) = self.commands.try_recv() {
             match message {
                 ToInbound::Command(command) => self.half.handle_command(command, &mut self.sink),
-                ToInbound::Tun(device) => self.tun.device = device,
+                ToInbound::Tun(device) => self.tun.attach(device),
             }
-        }
-    }
-}
-
-/// The TUN device as the core's last step sees it.
-struct ToTun {
-    shared: Arc<Shared>,
-    device: Option<TunDevice>,
-    gone: Option<io::Error>,
-}
-
-impl Deliver for ToTun {
-    fn deliver(&mut self, packet: &[u8]) {
-        let written = match &mut self.device {
-            Some(device) => device.write(packet),
-            None => Ok(false),
-        };
-        match written {
-            Ok(true) => {}
-            Ok(false) => {
-                self.shared.tun_drops.fetch_add(1, Relaxed);
-            }
-            Err(e) => self.gone = Some(e),
         }
     }
 }

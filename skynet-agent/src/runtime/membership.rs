@@ -14,6 +14,7 @@ use super::data_plane::DataPlane;
 use super::interface::{self, Plan};
 use super::queues::queues;
 use crate::api::AgentState;
+use crate::config::Offload;
 use crate::config::StaticPeer;
 use crate::netcfg::Prefix;
 use crate::state::Floor;
@@ -65,8 +66,14 @@ impl Agent {
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();
         let drops = Arc::clone(node.drops());
-        let plane = DataPlane::start(Arc::clone(&self.socket), drops, sink, self.fault_sender.clone())
-            .context("starting the data plane")?;
+        let plane = DataPlane::start(
+            Arc::clone(&self.socket),
+            drops,
+            sink,
+            self.config.coalescing(),
+            self.fault_sender.clone(),
+        )
+        .context("starting the data plane")?;
         self.engine = Some(EngineRoom { node, plane, queues });
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());
@@ -166,7 +173,8 @@ impl Agent {
             return Ok(());
         }
         self.remove_interface().await;
-        let made = match interface::bring_up(&self.net, plan).await {
+        let offload = self.config.disabled_offloads.allows(Offload::Tun);
+        let made = match interface::bring_up(&self.net, plan, offload).await {
             Ok(made) => made,
             Err(e) => {
                 interface::clean_up(&self.net).await;

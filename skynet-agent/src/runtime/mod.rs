@@ -15,6 +15,7 @@ mod membership;
 mod queues;
 mod report;
 mod stream;
+mod to_tun;
 
 use std::future::Future;
 

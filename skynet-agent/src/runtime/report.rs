@@ -1,5 +1,6 @@
 //! The core's status in the words of `status/1`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use skynet_core::time::Instant;
 use super::agent::Agent;
 use crate::api::{PeerReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
+use crate::config::Offload;
 
 impl Agent {
     /// The answer to `status`.
@@ -27,6 +29,7 @@ impl Agent {
             },
             relays: Vec::new(),
             peers: Vec::new(),
+            offloads_off: self.offloads_off(),
             drops: [("UdpSend".to_owned(), self.socket.dropped())].into(),
         };
         if let Some(engine) = &self.engine {
@@ -35,13 +38,37 @@ impl Agent {
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
             report.peers = status.peers.iter().map(|p| peer(p, now)).collect();
-            report.drops.insert("TunWrite".to_owned(), engine.plane.tun_drops());
+            report.drops.insert("TunWrite".to_owned(), engine.plane.written().drops());
             let counted = engine.node.drops().snapshot();
             report.drops.extend(counted.into_iter().map(|(reason, count)| (format!("{reason:?}"), count)));
         }
         report.drops.retain(|_, count| *count > 0);
         self.fill_plain_addresses(&mut report.this);
         report
+    }
+
+    /// Offloads not in use: because of a flag, or because the kernel or a device cannot or would not.
+    fn offloads_off(&self) -> BTreeMap<String, String> {
+        let udp = self.socket.offloads();
+        let tun = self.interface.as_ref().map(|i| &i.tun);
+        let written = self.engine.as_ref().map(|e| e.plane.written());
+        let works = |offload| match offload {
+            Offload::Tun => tun.is_none_or(|t| t.has_offload()),
+            Offload::UdpGso => udp.gso,
+            Offload::UdpGro => udp.gro,
+            Offload::CoalesceTcp => written.is_none_or(|w| w.coalesces_tcp()),
+            Offload::CoalesceUdp => written.is_none_or(|w| w.coalesces_udp()),
+        };
+        let why = |offload| {
+            if !self.config.disabled_offloads.allows(offload) {
+                Some("switched off")
+            } else if !works(offload) {
+                Some("refused by the kernel")
+            } else {
+                None
+            }
+        };
+        Offload::ALL.iter().filter_map(|&o| Some((o.to_string(), why(o)?.to_owned()))).collect()
     }
 
     /// A plain WireGuard node is told by its own configuration.

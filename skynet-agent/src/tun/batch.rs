@@ -1,66 +1,104 @@
 //! [`PacketBatch`]: one slab of packets, filled by a TUN queue and emptied by the outbound half.
 
+use std::ops::Range;
+
+use skynet_core::offload::{VNET_HEADER_LEN, flow_hash};
+
 /// Packets per batch: a poll is answered by at most this much work before the sends are flushed.
 pub const PACKETS_PER_BATCH: usize = 64;
-/// Largest packet a slot takes: above any TUN MTU in use without offloads (9,000-byte jumbo frames included).
-pub const MAX_PACKET: usize = 9_216;
+/// Largest read: a virtio header and a super-packet of 64 KiB.
+pub const MAX_PACKET: usize = VNET_HEADER_LEN + 65_535;
+/// Where the virtio header says how to segment; 0: not at all.
+const GSO_TYPE: usize = 1;
+/// Room for four super-packets, or for 64 ordinary ones and one more super-packet.
+const SLAB: usize = 4 * MAX_PACKET;
 
-const _: () = assert!(PACKETS_PER_BATCH * MAX_PACKET <= 640 << 10, "a batch stays within its memory budget");
-
-/// Up to 64 packets in one allocation made at start.
+/// What one round of reads has brought, end to end in one allocation made at start.
+///
+/// ```text
+/// slab  | packet 0 | packet 1 | … | packet n−1 | room for the largest read, or the batch is full
+/// ```
 pub struct PacketBatch {
     slab: Box<[u8]>,
-    lengths: [usize; PACKETS_PER_BATCH],
-    count: usize,
+    used: usize,
+    packets: Vec<Range<usize>>,
 }
 
 impl PacketBatch {
     /// Allocates the slab.
     pub fn new() -> Self {
         Self {
-            slab: vec![0; PACKETS_PER_BATCH * MAX_PACKET].into_boxed_slice(),
-            lengths: [0; PACKETS_PER_BATCH],
-            count: 0,
+            slab: vec![0; SLAB].into_boxed_slice(),
+            used: 0,
+            packets: Vec::with_capacity(PACKETS_PER_BATCH),
         }
     }
 
     /// Forgets all packets.
     pub fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Whether no packet fits any more.
-    pub fn is_full(&self) -> bool {
-        self.count == PACKETS_PER_BATCH
+        self.used = 0;
+        self.packets.clear();
     }
 
     /// Whether there is no packet.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.packets.is_empty()
     }
 
     /// How many packets there are.
     pub fn len(&self) -> usize {
-        self.count
+        self.packets.len()
     }
 
-    /// The free slot for the next packet, if there is one; see [`Self::commit`].
+    /// Room for one read, [`MAX_PACKET`] bytes, unless the batch is full; see [`Self::commit`].
     pub fn slot(&mut self) -> Option<&mut [u8]> {
-        (!self.is_full()).then(|| &mut self.slab[self.count * MAX_PACKET..][..MAX_PACKET])
+        if self.packets.len() == PACKETS_PER_BATCH {
+            return None;
+        }
+        self.slab.get_mut(self.used..self.used + MAX_PACKET)
     }
 
     /// The slot now holds a packet of `len` bytes; empty ones are not kept.
     pub fn commit(&mut self, len: usize) {
-        if len > 0 && !self.is_full() {
-            self.lengths[self.count] = len.min(MAX_PACKET);
-            self.count += 1;
+        let end = self.used + len.min(MAX_PACKET);
+        if len > 0 && end <= self.slab.len() && self.packets.len() < PACKETS_PER_BATCH {
+            self.packets.push(self.used..end);
+            self.used = end;
         }
     }
 
-    /// The packets, in the order in which they came.
+    /// The packets, in the order in which they came, each behind its virtio header.
     pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
-        let slots = self.slab.chunks_exact(MAX_PACKET);
-        slots.zip(&self.lengths[..self.count]).map(|(slot, len)| &slot[..*len])
+        self.packets.iter().map(|range| &self.slab[range.clone()])
+    }
+
+    /// The packets in an order in which none waits for a super-packet of another flow. Within a flow the order stays.
+    pub fn small_first(&self) -> impl Iterator<Item = &[u8]> {
+        let bulk = self.bulk();
+        let of = move |wanted: bool| {
+            self.packets().enumerate().filter(move |(i, _)| (bulk >> i & 1 != 0) == wanted).map(|(_, p)| p)
+        };
+        of(false).chain(of(true))
+    }
+
+    /// Bit i: packet i is a super-packet or of a super-packet's flow.
+    fn bulk(&self) -> u64 {
+        let supers = |p: &&[u8]| p.get(GSO_TYPE).is_some_and(|kind| *kind != 0);
+        if self.packets.len() < 2 || !self.packets().any(|p| supers(&p)) {
+            return 0;
+        }
+        let flow = |p: &[u8]| flow_hash(p.get(VNET_HEADER_LEN..).unwrap_or_default());
+        let mut flows = [0; PACKETS_PER_BATCH];
+        for (slot, packet) in flows.iter_mut().zip(self.packets()) {
+            *slot = flow(packet);
+        }
+        let mut bulk = 0;
+        for (i, _) in self.packets().enumerate().filter(|(_, p)| supers(p)) {
+            for (j, other) in flows.iter().enumerate().take(self.packets.len()) {
+                bulk |= u64::from(*other == flows[i]) << j;
+            }
+        }
+        bulk
     }
 }
 
@@ -82,7 +120,7 @@ mod tests {
             batch.commit(0);
             batch.commit(i + 1);
         }
-        assert!(batch.is_full() && batch.slot().is_none());
+        assert!(batch.slot().is_none());
         batch.commit(5);
         assert_eq!(batch.len(), PACKETS_PER_BATCH);
         for (i, packet) in batch.packets().enumerate() {
@@ -90,5 +128,20 @@ mod tests {
         }
         batch.clear();
         assert!(batch.is_empty() && batch.packets().next().is_none());
+    }
+
+    #[test]
+    fn there_is_room_for_a_whole_super_packet_or_none() {
+        let mut batch = PacketBatch::new();
+        let mut taken = 0;
+        while let Some(slot) = batch.slot() {
+            assert_eq!(slot.len(), MAX_PACKET);
+            batch.commit(MAX_PACKET);
+            taken += 1;
+        }
+        assert_eq!(taken, 4);
+        batch.clear();
+        batch.commit(100);
+        assert!(batch.slot().is_some());
     }
 }

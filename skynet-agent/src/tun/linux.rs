@@ -1,12 +1,14 @@
 //! [`TunDevice`]: a non-persistent TUN device of the kernel. It vanishes with the process, whatever ends it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use super::{PacketBatch, TunRead, TunWrite};
+use skynet_core::offload::{Gso, VNET_HEADER_LEN, VnetHeader};
+
+use super::{PacketBatch, TunRead, TunWrite, Written};
 
 /// A device that cannot be made: what is missing and the cure.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,8 @@ pub enum TunError {
 #[derive(Clone)]
 pub struct TunDevice {
     device: Arc<SyncDevice>,
+    /// The kernel puts a virtio header in front of every packet and wants one (`IFF_VNET_HDR`).
+    offload: bool,
 }
 
 impl TunDevice {
@@ -67,23 +71,35 @@ impl TunDevice {
         check_access(name)
     }
 
-    /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses.
+    /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses. With
+    /// `offload` the kernel hands over super-packets and partial checksums (`TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`,
+    /// and since Linux 6.2 `TUN_F_USO4`, `TUN_F_USO6`).
     ///
     /// # Errors
     /// See [`TunError`].
-    pub fn create(name: &str, mtu: u16) -> Result<Self, TunError> {
+    pub fn create(name: &str, mtu: u16, offload: bool) -> Result<Self, TunError> {
         Self::check(name)?;
         let built = DeviceBuilder::new()
             .name(name)
             .mtu(mtu)
             .enable(false)
             .with(|b| {
-                b.offload(false).packet_information(false);
+                b.offload(offload).packet_information(false);
             })
             .build_sync();
         let device = built.map_err(|e| creation_error(name, e))?;
         device.set_nonblocking(true).map_err(|source| TunError::Io { name: name.to_owned(), source })?;
-        Ok(Self { device: Arc::new(device) })
+        Ok(Self { device: Arc::new(device), offload })
+    }
+
+    /// Whether packets come and go with a meaningful virtio header.
+    pub fn has_offload(&self) -> bool {
+        self.offload
+    }
+
+    /// Whether the kernel segments UDP (USO): one that does not refuses super-packets of it.
+    pub fn has_udp_offload(&self) -> bool {
+        self.offload && self.device.udp_gso()
     }
 
     /// The interface's index.
@@ -131,8 +147,10 @@ impl TunRead for TunDevice {
     fn read_batch(&mut self, batch: &mut PacketBatch) -> io::Result<usize> {
         let before = batch.len();
         while let Some(slot) = batch.slot() {
-            match self.device.recv(slot) {
-                Ok(len) => batch.commit(len),
+            let skip = if self.offload { 0 } else { VNET_HEADER_LEN };
+            slot[..skip].fill(0);
+            match self.device.recv(&mut slot[skip..]) {
+                Ok(len) => batch.commit(skip + len),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(gone(&e)),
@@ -143,19 +161,23 @@ impl TunRead for TunDevice {
 }
 
 impl TunWrite for TunDevice {
-    fn write(&mut self, packet: &[u8]) -> io::Result<bool> {
+    fn write(&mut self, header: VnetHeader, packet: &[u8]) -> io::Result<Written> {
+        let bytes = header.encode();
+        let skip = if self.offload { 0 } else { VNET_HEADER_LEN };
         loop {
-            match self.device.send(packet) {
-                Ok(_) => return Ok(true),
+            let sent = self.device.send_vectored(&[IoSlice::new(&bytes[skip..]), IoSlice::new(packet)]);
+            return match sent {
+                Ok(_) => Ok(Written::Yes),
                 Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
+                    Some(libc::EINTR) => continue,
+                    Some(libc::EINVAL) if header.gso != Gso::None => Ok(Written::NotAsSuperPacket),
                     // EIO: the interface is down at the moment; EINVAL: not an IP packet to the kernel's mind.
                     Some(libc::EAGAIN | libc::EINVAL | libc::ENOBUFS | libc::ENOMEM | libc::EIO) => {
-                        return Ok(false);
+                        Ok(Written::Refused)
                     }
-                    _ => return Err(gone(&e)),
+                    _ => Err(gone(&e)),
                 },
-            }
+            };
         }
     }
 }

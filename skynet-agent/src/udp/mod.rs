@@ -7,4 +7,4 @@
 mod socket;
 mod sys;
 
-pub use socket::{ReceiveBatch, Received, UdpSocket, segments_mut};
+pub use socket::{ReceiveBatch, Received, UdpOffloads, UdpSocket, segments_mut};

@@ -19,19 +19,36 @@ const BUFFER_BYTES_SMALL: usize = 4 << 20;
 const MAX_SEGMENTS: usize = 64;
 /// Largest UDP payload over IPv4.
 const MAX_PAYLOAD: usize = 65_507;
-/// How long a send waits for a full socket buffer before the rest of its train is dropped, in milliseconds.
-const SEND_WAIT_MS: u16 = 5;
+/// How long a send waits for a full socket buffer before its datagrams are dropped, in milliseconds. Waiting is the
+/// back-pressure: packets stay in the TUN queue, where a drop costs no encryption.
+const SEND_WAIT_MS: u16 = 100;
 /// Receive buffers per batch. Each may hold a whole GRO train, so eight are as good as more (measured).
 const RECEIVE_COUNT: usize = 8;
 /// One GRO train is at most 64 KiB.
 const RECEIVE_SIZE: usize = 1 << 16;
 
+/// Segmentation offloads of the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UdpOffloads {
+    /// `UDP_SEGMENT`: one system call sends a train of datagrams.
+    pub gso: bool,
+    /// `UDP_GRO`: one buffer receives a train of datagrams.
+    pub gro: bool,
+}
+
+impl UdpOffloads {
+    /// All of them: the default.
+    pub const ALL: Self = Self { gso: true, gro: true };
+}
+
 /// One UDP port: shared by the outbound and the inbound half of a worker and by the control task.
 pub struct UdpSocket {
     socket: Socket,
     v6: bool,
-    /// Cleared for good when a device turns out unable to segment.
+    /// `UDP_SEGMENT` is used. Cleared for good when a device turns out unable to segment.
     segmentation: AtomicBool,
+    /// `UDP_GRO` is on.
+    coalescing: bool,
     dropped: AtomicU64,
 }
 
@@ -40,15 +57,15 @@ impl UdpSocket {
     ///
     /// # Errors
     /// The kernel's, with the port in the text, e.g. if it is in use.
-    pub fn bind(port: u16) -> io::Result<Self> {
-        let bound = Self::bind_v6(port).or_else(|e| match e.raw_os_error() {
-            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPERM) => Self::bind_v4(port),
+    pub fn bind(port: u16, offloads: UdpOffloads) -> io::Result<Self> {
+        let bound = Self::bind_v6(port, offloads).or_else(|e| match e.raw_os_error() {
+            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPERM) => Self::bind_v4(port, offloads),
             _ => Err(e),
         });
         bound.map_err(|e| bind_error(port, &e))
     }
 
-    fn bind_v6(port: u16) -> io::Result<Self> {
+    fn bind_v6(port: u16, offloads: UdpOffloads) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_only_v6(false)?;
         sys::set_option(
@@ -57,25 +74,30 @@ impl UdpSocket {
             libc::IPV6_MTU_DISCOVER,
             libc::IPV6_PMTUDISC_PROBE,
         )?;
-        Self::finish(socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), true)
+        // Without it a CE mark on the way is lost; congestion then shows as loss, as it did without ECN.
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
+        Self::finish(socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), true, offloads)
     }
 
-    fn bind_v4(port: u16) -> io::Result<Self> {
+    fn bind_v4(port: u16, offloads: UdpOffloads) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        Self::finish(socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false)
+        Self::finish(socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false, offloads)
     }
 
-    fn finish(socket: Socket, local: SocketAddr, v6: bool) -> io::Result<Self> {
+    fn finish(socket: Socket, local: SocketAddr, v6: bool, offloads: UdpOffloads) -> io::Result<Self> {
         // PROBE sets DF and ignores what ICMP claims about the path.
         sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
         force_buffer(&socket, libc::SO_RCVBUFFORCE, Socket::set_recv_buffer_size);
         force_buffer(&socket, libc::SO_SNDBUFFORCE, Socket::set_send_buffer_size);
-        if let Err(e) = sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
-            tracing::debug!(%e, "no receive coalescing on this kernel");
-        }
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
+        let coalescing = offloads.gro
+            && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+                .inspect_err(|e| tracing::debug!(%e, "no receive coalescing on this kernel"))
+                .is_ok();
         socket.set_nonblocking(true)?;
         socket.bind(&local.into())?;
-        Ok(Self { socket, v6, segmentation: AtomicBool::new(true), dropped: AtomicU64::new(0) })
+        let segmentation = AtomicBool::new(offloads.gso);
+        Ok(Self { socket, v6, segmentation, coalescing, dropped: AtomicU64::new(0) })
     }
 
     /// The port the socket is bound to.
@@ -92,45 +114,52 @@ impl UdpSocket {
         self.v6
     }
 
+    /// Which offloads work now.
+    pub fn offloads(&self) -> UdpOffloads {
+        UdpOffloads { gso: self.segmentation.load(Relaxed), gro: self.coalescing }
+    }
+
     /// Datagrams this socket could not send because its buffer stayed full or the kernel refused them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last one possibly shorter: one `sendmsg` per
-    /// 64 datagrams. If the device cannot segment, the batch is sent again datagram by datagram and segmentation
+    /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last one possibly shorter, all with the ECN field
+    /// `ecn`: one `sendmsg` per 64 datagrams. If the device cannot segment, the batch is sent again datagram by datagram and segmentation
     /// stays off for this socket.
     ///
     /// # Errors
     /// The first refused datagram's error; what could be sent was sent, the rest is counted in [`Self::dropped`].
-    pub fn send_train(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<()> {
+    pub fn send_train(&self, to: SocketAddr, ecn: u8, bytes: &[u8], segment: usize) -> io::Result<()> {
         if segment == 0 || bytes.is_empty() {
             return Ok(());
         }
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
         if !self.segmentation.load(Relaxed) || bytes.len() <= segment {
-            return self.send_plain(to, bytes, segment, None);
+            return self.send_plain(to, bytes, segment, plain(ecn));
         }
         let step = MAX_SEGMENTS.min(MAX_PAYLOAD / segment).max(1) * segment;
         let mut result = Ok(());
         for part in bytes.chunks(step) {
-            result = result.and(self.send_segmented(to, part, segment));
+            result = result.and(self.send_segmented(to, ecn, part, segment));
         }
         result
     }
 
-    fn send_segmented(&self, to: SocketAddr, part: &[u8], segment: usize) -> io::Result<()> {
-        let Ok(size) = u16::try_from(segment) else { return self.send_plain(to, part, segment, None) };
+    fn send_segmented(&self, to: SocketAddr, ecn: u8, part: &[u8], segment: usize) -> io::Result<()> {
+        let Ok(size) = u16::try_from(segment) else {
+            return self.send_plain(to, part, segment, plain(ecn));
+        };
         if part.len() <= segment || !self.segmentation.load(Relaxed) {
-            return self.send_plain(to, part, segment, None);
+            return self.send_plain(to, part, segment, plain(ecn));
         }
-        let options = SendOptions { segment: Some(size), ttl: None };
+        let options = SendOptions { segment: Some(size), ..plain(ecn) };
         match self.send_waiting(to, part, options) {
             Ok(()) => Ok(()),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
                 // Also the answer to a segment above the device's MTU: only a train whose datagrams go out one by
                 // one proves that it is segmentation that does not work.
-                let result = self.send_plain(to, part, segment, None);
+                let result = self.send_plain(to, part, segment, plain(ecn));
                 if result.is_ok() && self.segmentation.swap(false, Relaxed) {
                     tracing::warn!(%e, "UDP segmentation does not work on this device; sending datagram by datagram");
                 }
@@ -143,10 +172,16 @@ impl UdpSocket {
         }
     }
 
-    fn send_plain(&self, to: SocketAddr, bytes: &[u8], segment: usize, ttl: Option<u8>) -> io::Result<()> {
+    fn send_plain(
+        &self,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+        options: SendOptions,
+    ) -> io::Result<()> {
         let mut result = Ok(());
         for datagram in bytes.chunks(segment) {
-            let sent = self.send_waiting(to, datagram, SendOptions { segment: None, ttl });
+            let sent = self.send_waiting(to, datagram, options);
             if sent.is_err() {
                 self.dropped.fetch_add(1, Relaxed);
             }
@@ -161,7 +196,7 @@ impl UdpSocket {
     /// The kernel's; the datagram is then counted in [`Self::dropped`].
     pub fn send_one(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        self.send_plain(to, bytes, bytes.len().max(1), ttl)
+        self.send_plain(to, bytes, bytes.len().max(1), SendOptions { ttl, ..SendOptions::default() })
     }
 
     fn send_waiting(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
@@ -207,17 +242,17 @@ impl UdpSocket {
             }
         }
     }
-
-    #[cfg(test)]
-    fn segmentation_works(&self) -> bool {
-        self.segmentation.load(Relaxed)
-    }
 }
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Options of a datagram that is no part of a train.
+fn plain(ecn: u8) -> SendOptions {
+    SendOptions { tos: ecn, ..SendOptions::default() }
 }
 
 fn bind_error(port: u16, e: &io::Error) -> io::Error {
@@ -253,6 +288,8 @@ pub struct Received<'a> {
     pub bytes: &'a mut [u8],
     /// Bytes per datagram; the last may be shorter. Never 0.
     pub stride: usize,
+    /// The ECN field of the outer IP header (RFC 3168 §5).
+    pub ecn: u8,
 }
 
 impl ReceiveBatch {
@@ -264,10 +301,11 @@ impl ReceiveBatch {
     /// What the last [`UdpSocket::receive_batch`] filled, in order of arrival.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = Received<'_>> {
         let (buffers, filled) = self.0.buffers_mut();
-        buffers.zip(filled).map(|(buffer, &Filled { from, len, stride })| Received {
+        buffers.zip(filled).map(|(buffer, &Filled { from, len, stride, ecn })| Received {
             from,
             bytes: &mut buffer[..len],
             stride,
+            ecn,
         })
     }
 }

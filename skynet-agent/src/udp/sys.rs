@@ -7,11 +7,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::SockAddr;
 
-/// Room for the control messages of one datagram: a segment size and a TTL going out, a segment size coming in.
+/// Room for the control messages of one datagram: segment size, TTL and TOS going out, segment size and TOS coming in.
 /// `cmsghdr` wants the alignment of `usize`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct ControlBuffer([u8; 64]);
+struct ControlBuffer([u8; CONTROL]);
+
+/// Three control messages of one word each.
+const CONTROL: usize = 96;
+/// The ECN field: the low two bits of TOS or traffic class (RFC 3168 §5).
+const ECN: u8 = 0b11;
 
 /// What may accompany one `sendmsg`.
 #[derive(Clone, Copy, Default)]
@@ -20,6 +25,8 @@ pub(super) struct SendOptions {
     pub(super) segment: Option<u16>,
     /// Send with this TTL (`IP_TTL`) or hop limit (`IPV6_HOPLIMIT`).
     pub(super) ttl: Option<u8>,
+    /// Send with this TOS (`IP_TOS`) or traffic class (`IPV6_TCLASS`); 0 is the socket's own.
+    pub(super) tos: u8,
 }
 
 /// One `sendmsg` of `bytes` to `to`, which must be in the socket's own family.
@@ -31,7 +38,7 @@ pub(super) fn send(
 ) -> io::Result<usize> {
     let address = SockAddr::from(to);
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut control = ControlBuffer([0; 64]);
+    let mut control = ControlBuffer([0; CONTROL]);
     // SAFETY: msghdr is plain data for which all zeroes is a valid value.
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_name = address.as_ptr().cast_mut().cast();
@@ -53,15 +60,20 @@ fn write_control(control: &mut ControlBuffer, to: SocketAddr, options: SendOptio
     if let Some(segment) = options.segment {
         used += put_cmsg(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
+    // A v4-mapped destination leaves through the IPv4 stack, which reads IPv4's options even on an IPv6 socket.
+    let is_v4 = match to {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(a) => a.ip().to_ipv4_mapped().is_some(),
+    };
     if let Some(ttl) = options.ttl {
-        // A v4-mapped destination leaves through the IPv4 stack, which reads IP_TTL even on an IPv6 socket.
-        let is_v4 = match to {
-            SocketAddr::V4(_) => true,
-            SocketAddr::V6(a) => a.ip().to_ipv4_mapped().is_some(),
-        };
         let (level, kind) =
             if is_v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
         used += put_cmsg(&mut control.0[used..], level, kind, &i32::from(ttl).to_ne_bytes());
+    }
+    if options.tos != 0 {
+        let (level, kind) =
+            if is_v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+        used += put_cmsg(&mut control.0[used..], level, kind, &i32::from(options.tos).to_ne_bytes());
     }
     used
 }
@@ -95,6 +107,8 @@ pub(super) struct Filled {
     pub(super) len: usize,
     /// Bytes per datagram in the buffer; the last one may be shorter.
     pub(super) stride: usize,
+    /// The ECN field all of them carried: the kernel coalesces no two that differ.
+    pub(super) ecn: u8,
 }
 
 impl ReceiveBuffers {
@@ -105,7 +119,7 @@ impl ReceiveBuffers {
             bytes: vec![0; count * size].into_boxed_slice(),
             size,
             names: vec![name; count].into_boxed_slice(),
-            controls: vec![ControlBuffer([0; 64]); count].into_boxed_slice(),
+            controls: vec![ControlBuffer([0; CONTROL]); count].into_boxed_slice(),
             filled: Vec::with_capacity(count),
         }
     }
@@ -156,9 +170,10 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io::R
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for (i, header) in headers.iter().enumerate().take(received) {
         let len = (header.msg_len as usize).min(buffers.size);
-        let control = &buffers.controls[i].0[..header.msg_hdr.msg_controllen.min(64)];
-        let stride = gro_size(control).filter(|s| *s > 0).unwrap_or(len.max(1));
-        buffers.filled.push(Filled { from: sender(&buffers.names[i]), len, stride });
+        let control = &buffers.controls[i].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
+        let told = read_control(control);
+        let stride = told.segment.filter(|s| *s > 0).unwrap_or(len.max(1));
+        buffers.filled.push(Filled { from: sender(&buffers.names[i]), len, stride, ecn: told.ecn });
     }
     Ok(())
 }
@@ -179,20 +194,47 @@ fn sender(name: &libc::sockaddr_in6) -> SocketAddr {
     }
 }
 
-/// The segment size of a GRO train among the control messages, read without trusting their lengths.
-fn gro_size(mut control: &[u8]) -> Option<usize> {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    while control.len() >= HEADER {
-        let len = usize::from_ne_bytes(control[..size_of::<usize>()].try_into().ok()?);
-        let level = i32::from_ne_bytes(control[size_of::<usize>()..][..4].try_into().ok()?);
-        let kind = i32::from_ne_bytes(control[size_of::<usize>() + 4..][..4].try_into().ok()?);
-        let value = control.get(HEADER..len)?;
-        if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
-            return usize::try_from(i32::from_ne_bytes(value.get(..4)?.try_into().ok()?)).ok();
+/// What the kernel tells beside a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Told {
+    /// The segment size of a GRO train.
+    segment: Option<usize>,
+    ecn: u8,
+}
+
+/// Reads control messages without trusting their lengths; what makes no sense ends the reading.
+fn read_control(mut control: &[u8]) -> Told {
+    let mut told = Told::default();
+    while let Some((level, kind, value, rest)) = next_cmsg(control) {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let size = value.first_chunk().map(|v| i32::from_ne_bytes(*v));
+                told.segment = size.and_then(|s| usize::try_from(s).ok());
+            }
+            // One byte of TOS, but a whole int of traffic class.
+            (libc::IPPROTO_IP, libc::IP_TOS) => told.ecn = value.first().map_or(0, |tos| tos & ECN),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                let class = value.first_chunk().map_or(0, |v| i32::from_ne_bytes(*v));
+                told.ecn = class.to_le_bytes()[0] & ECN;
+            }
+            _ => {}
         }
-        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
+        control = rest;
     }
-    None
+    told
+}
+
+/// Level, type and value of the first control message, and what follows it.
+fn next_cmsg(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    const WORD: usize = size_of::<usize>();
+    let header = control.get(..HEADER)?;
+    let len = usize::from_ne_bytes(*header.first_chunk()?);
+    let level = i32::from_ne_bytes(header[WORD..WORD + 4].try_into().ok()?);
+    let kind = i32::from_ne_bytes(header[WORD + 4..WORD + 8].try_into().ok()?);
+    let value = control.get(HEADER..len)?;
+    let rest = control.get(len.checked_next_multiple_of(WORD)?..).unwrap_or_default();
+    Some((level, kind, value, rest))
 }
 
 /// `setsockopt` of an `int` option that socket2 does not know.
@@ -210,22 +252,31 @@ mod tests {
 
     #[test]
     fn control_messages_of_any_length_never_panic() {
-        let mut control = ControlBuffer([0; 64]);
+        let mut control = ControlBuffer([0; CONTROL]);
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
-        let used = write_control(&mut control, to, SendOptions { segment: Some(1200), ttl: Some(3) });
-        assert_eq!(used, 48);
-        for cut in 0..64 {
-            gro_size(&control.0[..cut]);
+        let used = write_control(&mut control, to, SendOptions { segment: Some(1200), ttl: Some(3), tos: 2 });
+        assert_eq!(used, 72);
+        for cut in 0..CONTROL {
+            read_control(&control.0[..cut]);
         }
         for byte in 0..8 {
             for bit in 0..8 {
                 let mut flipped = control;
                 flipped.0[byte] ^= 1 << bit;
-                gro_size(&flipped.0);
+                read_control(&flipped.0);
             }
         }
+    }
+
+    #[test]
+    fn segment_size_and_ecn_are_read_in_either_order_and_family() {
         let mut gro = [0u8; 24];
         put_cmsg(&mut gro, libc::SOL_UDP, libc::UDP_GRO, &1412i32.to_ne_bytes());
-        assert_eq!(gro_size(&gro), Some(1412));
+        let (mut tos, mut class) = ([0u8; 24], [0u8; 24]);
+        put_cmsg(&mut tos, libc::IPPROTO_IP, libc::IP_TOS, &[0xfb]);
+        put_cmsg(&mut class, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &0xb9i32.to_ne_bytes());
+        assert_eq!(read_control(&[gro, tos].concat()), Told { segment: Some(1412), ecn: 3 });
+        assert_eq!(read_control(&[class, gro].concat()), Told { segment: Some(1412), ecn: 1 });
+        assert_eq!(read_control(&[]), Told::default());
     }
 }

@@ -26,10 +26,11 @@ fn loopback(socket: &UdpSocket) -> SocketAddr {
 
 #[test]
 fn a_train_arrives_as_its_datagrams_in_order() {
-    let (a, b) = (UdpSocket::bind(0).unwrap(), UdpSocket::bind(0).unwrap());
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     // More than one sendmsg: 100 full segments and a short one.
     let train: Vec<u8> = (0..100 * 1200 + 7).map(|i| (i / 1200) as u8).collect();
-    a.send_train(loopback(&b), &train, 1200).unwrap();
+    a.send_train(loopback(&b), 0, &train, 1200).unwrap();
     let got = receive(&b, 101);
     assert_eq!(got.len(), 101);
     for (i, (from, datagram)) in got.iter().enumerate() {
@@ -37,31 +38,34 @@ fn a_train_arrives_as_its_datagrams_in_order() {
         assert_eq!(datagram.len(), if i == 100 { 7 } else { 1200 });
         assert!(datagram.iter().all(|b| *b == i as u8));
     }
-    assert!(a.segmentation_works());
+    assert!(a.offloads().gso);
     assert_eq!(a.dropped(), 0);
 }
 
 #[test]
 fn trains_arrive_also_without_segmentation() {
-    let (a, b) = (UdpSocket::bind(0).unwrap(), UdpSocket::bind(0).unwrap());
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     a.segmentation.store(false, Relaxed);
-    a.send_train(loopback(&b), &[5; 2500], 1000).unwrap();
+    a.send_train(loopback(&b), 0, &[5; 2500], 1000).unwrap();
     let lengths: Vec<_> = receive(&b, 3).iter().map(|(_, d)| d.len()).collect();
     assert_eq!(lengths, [1000, 1000, 500]);
 }
 
 #[test]
 fn segments_above_the_mtu_do_not_turn_segmentation_off() {
-    let (a, b) = (UdpSocket::bind(0).unwrap(), UdpSocket::bind(0).unwrap());
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     // 65,508 and more cannot be a datagram at all, whatever the MTU of loopback.
-    assert!(a.send_train(loopback(&b), &[0; 131_200], 65_600).is_err());
-    assert!(a.segmentation_works());
+    assert!(a.send_train(loopback(&b), 0, &[0; 131_200], 65_600).is_err());
+    assert!(a.offloads().gso);
     assert_eq!(a.dropped(), 2);
 }
 
 #[test]
 fn ipv6_works_where_the_machine_has_it() {
-    let (a, b) = (UdpSocket::bind(0).unwrap(), UdpSocket::bind(0).unwrap());
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     if !a.is_dual_stack() {
         return;
     }
@@ -78,7 +82,7 @@ fn ipv6_works_where_the_machine_has_it() {
 
 #[test]
 fn a_datagram_leaves_with_the_ttl_asked_for() {
-    let sender = UdpSocket::bind(0).unwrap();
+    let sender = UdpSocket::bind(0, UdpOffloads::ALL).unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     sys::set_option(receiver.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
     sender.send_one(receiver.local_addr().unwrap(), b"low", Some(3)).unwrap();
@@ -102,17 +106,42 @@ fn a_datagram_leaves_with_the_ttl_asked_for() {
 
 #[test]
 fn a_port_in_use_is_named() {
-    let a = UdpSocket::bind(0).unwrap();
+    let a = UdpSocket::bind(0, UdpOffloads::ALL).unwrap();
     let port = a.port().unwrap();
-    let error = UdpSocket::bind(port).err().unwrap().to_string();
+    let error = UdpSocket::bind(port, UdpOffloads::ALL).err().unwrap().to_string();
     assert!(error.contains(&format!("UDP port {port}")), "{error}");
 }
 
 #[test]
 fn an_empty_datagram_and_an_empty_train_are_harmless() {
-    let (a, b) = (UdpSocket::bind(0).unwrap(), UdpSocket::bind(0).unwrap());
-    a.send_train(loopback(&b), &[], 1200).unwrap();
-    a.send_train(loopback(&b), b"x", 0).unwrap();
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
+    a.send_train(loopback(&b), 0, &[], 1200).unwrap();
+    a.send_train(loopback(&b), 0, b"x", 0).unwrap();
     a.send_one(loopback(&b), b"last", None).unwrap();
     assert_eq!(receive(&b, 1)[0].1, b"last");
+}
+
+#[test]
+fn congestion_marks_travel_with_every_datagram_of_a_train() {
+    let (a, b) = (
+        UdpSocket::bind(0, UdpOffloads::ALL).unwrap(),
+        UdpSocket::bind(0, UdpOffloads { gso: true, gro: false }).unwrap(),
+    );
+    for to in [loopback(&b), SocketAddr::from((Ipv6Addr::LOCALHOST, b.port().unwrap()))] {
+        for ecn in [0, 1, 2, 3] {
+            if a.send_train(to, ecn, &[ecn; 2_500], 1_000).is_err() {
+                return; // no ::1 here
+            }
+            let (mut batch, mut got) = (ReceiveBatch::new(), 0);
+            while got < 3 {
+                wait_readable(&b);
+                b.receive_batch(&mut batch).unwrap();
+                for received in batch.iter_mut() {
+                    assert_eq!((received.ecn, received.bytes[0]), (ecn, ecn));
+                    got += 1;
+                }
+            }
+        }
+    }
 }

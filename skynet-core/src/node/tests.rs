@@ -10,6 +10,7 @@ use crate::batch::SendBatch;
 use crate::forwarding::ForwardingTable;
 use crate::id::PortNo;
 use crate::key::StaticSecret;
+use crate::offload::VnetHeader;
 use crate::receive::{Deliver, Inbound};
 use crate::send::{Outbound, Sent};
 use crate::session::Engine;
@@ -87,17 +88,21 @@ impl Host {
     fn send(&mut self, packet: &[u8], now: Instant, wire: &mut Wire) {
         let mut batch = SendBatch::default();
         self.outbound.begin(now, &self.table, 1);
-        assert_eq!(self.outbound.handle_packet(packet, &mut batch, &mut self.queues), Sent::Done);
+        assert_eq!(
+            self.outbound.handle_packet(VnetHeader::NONE, packet, &mut batch, &mut self.queues),
+            Sent::Done
+        );
         for train in batch.trains() {
             for segment in train.bytes.chunks(train.segment) {
-                wire.push_back((self.address, train.to, segment.to_vec()));
+                wire.push_back((self.address, train.outer.to, segment.to_vec()));
             }
         }
     }
 
     fn receive(&mut self, from: SocketAddr, mut datagram: Vec<u8>, now: Instant) {
         self.inbound.begin(now, &self.table);
-        self.inbound.handle_datagram(from, &mut datagram, &mut self.delivered, &mut self.queues);
+        self.inbound.handle_datagram(from, 0, &mut datagram, &mut self.delivered, &mut self.queues);
+        self.inbound.finish(&mut self.queues);
     }
 
     /// Everything `Node` has to say, until it is silent.

@@ -20,6 +20,7 @@ use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, Status,
 };
+use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
@@ -248,9 +249,11 @@ impl AgentHost {
         running.outbound.begin(now.mono, &running.table, 1);
         for _ in 0..MAX_PACKETS_PER_TURN {
             let Some(packet) = self.application.poll_packet(now) else { break };
-            if running.outbound.handle_packet(&packet, &mut batch, &mut running.queues) == Sent::BatchFull {
+            if running.outbound.handle_packet(VnetHeader::NONE, &packet, &mut batch, &mut running.queues)
+                == Sent::BatchFull
+            {
                 self.flush(&mut batch);
-                running.outbound.handle_packet(&packet, &mut batch, &mut running.queues);
+                running.outbound.handle_packet(VnetHeader::NONE, &packet, &mut batch, &mut running.queues);
             }
         }
         self.flush(&mut batch);
@@ -259,7 +262,7 @@ impl AgentHost {
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
             for bytes in train.bytes.chunks(train.segment) {
-                let (from, to) = (self.config.local, train.to);
+                let (from, to) = (self.config.local, train.outer.to);
                 self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
             }
         }
@@ -298,7 +301,8 @@ impl Host for AgentHost {
         self.rx_bytes += bytes.len() as u64;
         running.inbound.begin(now.mono, &running.table);
         let mut deliver = ToApplication(&mut self.application, now);
-        running.inbound.handle_datagram(from, &mut bytes, &mut deliver, &mut running.queues);
+        running.inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
+        running.inbound.finish(&mut running.queues);
         self.settle(now);
     }
 
