@@ -1,8 +1,7 @@
-//! The packet's way allocates nothing: counted over a million packets each way, and as many again with the shortest.
+//! The packet's way allocates nothing: counted over a million packets each way, alone and in super-packets.
 //!
 //! Every allocation of the process goes through a counter that is on only while a batch is in the hands of a worker's
-//! half, and only on the thread that drives it. What comes first is left out on purpose: tables of the batch grow to
-//! their size once. There is no lock to count: nothing in `send.rs` and `receive.rs` can wait for another thread, what
+//! half, and only on the thread that drives it. The first batches are left out: tables grow to their size once. There is no lock to count: nothing in `send.rs` and `receive.rs` can wait for another thread, what
 //! is shared are atomics and an immutable snapshot.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
@@ -11,6 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use skynet_core::batch::SendBatch;
@@ -18,6 +18,7 @@ use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::{DataPath, ForwardingTable, PathActivity, PeerEntry};
 use skynet_core::id::{Generation, PeerSlot, PortNo};
 use skynet_core::key::{PublicKey, StaticSecret};
+use skynet_core::offload::{Coalescer, Gso, Offloads, TunSink, VnetHeader};
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::rng::Rng;
 use skynet_core::send::{Outbound, Sent};
@@ -25,14 +26,18 @@ use skynet_core::session::{
     Context, Engine, IndexAllocator, LocalKey, OpeningKey, PeerPsk, SealingKey, Session, SessionConfig,
     SessionEvent, Tai64n, TimestampClock, consume_initiation,
 };
-use skynet_core::time::{Duration, Instant, Now, UnixTime};
+use skynet_core::time::{Instant, Now, UnixTime};
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::wireguard::Message;
 use skynet_core::worker::{ControlSink, InboundCommand, ToControl};
 
 const PACKETS: usize = 1_000_000;
-/// One drain of a TUN queue.
-const DRAIN: usize = 64;
+/// The first drains bring the tables of the batch to their size.
+const WARM_UP: usize = 16;
+/// IPv4, and TCP with time stamps.
+const HEADERS: usize = 20 + 32;
+/// Of the agent's TUN device.
+const MSS: usize = 1_308;
 
 // ── The counter ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,78 +228,163 @@ impl ControlSink for Offered {
     }
 }
 
-#[derive(Default)]
-struct Delivered {
-    packets: u64,
-    bytes: u64,
+/// The last step as the agent has it: packets are joined, and written.
+struct ToTun {
+    coalescer: Coalescer,
+    written: Written,
 }
 
-impl Deliver for Delivered {
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+struct Written {
+    packets: u64,
+    bytes: u64,
+    longest: usize,
+}
+
+impl Deliver for ToTun {
     fn deliver(&mut self, packet: &[u8]) {
+        self.coalescer.push(packet, &mut self.written);
+    }
+}
+
+impl TunSink for Written {
+    fn write(&mut self, _: VnetHeader, packet: &[u8]) {
         self.packets += 1;
         self.bytes += packet.len() as u64;
+        self.longest = self.longest.max(packet.len());
     }
+}
+
+/// TCP over IPv4 as the kernel hands it over: `segments` times [`MSS`] bytes, the checksum left to us.
+fn super_packet(segments: usize) -> (VnetHeader, Vec<u8>) {
+    let total = u16::try_from(HEADERS + segments * MSS).unwrap();
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0];
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet.extend(OURS.octets());
+    packet.extend(THEIRS.octets());
+    let checksum = !folded(&packet);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let mut pseudo = packet[12..20].to_vec();
+    pseudo.extend([0, 6]);
+    pseudo.extend((total - 20).to_be_bytes());
+    packet.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10, 1, 0]);
+    packet.extend(folded(&pseudo).to_be_bytes());
+    // Urgent pointer, two no-operations, time stamps.
+    packet.extend([0, 0, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+    packet.extend((0..segments * MSS).map(|i| (i % 251) as u8));
+    let header = VnetHeader {
+        needs_csum: true,
+        gso: Gso::TcpV4,
+        hdr_len: HEADERS as u16,
+        gso_size: MSS as u16,
+        csum_start: 20,
+        csum_offset: 16,
+        ..VnetHeader::NONE
+    };
+    (header, packet)
+}
+
+/// RFC 1071, of an even number of bytes.
+fn folded(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 // ── The proof ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Sends `packets` in drains of [`DRAIN`], every way from sealing to delivery; what each half allocated.
-fn both_ways(sizes: &[usize], packets: usize) -> (u64, u64) {
+/// What the halves of two workers allocated, and what came out.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    outbound: u64,
+    inbound: u64,
+    written: Written,
+}
+
+/// Sends `drains` drains of a TUN queue, every way from sealing to what is written to the other one.
+fn both_ways(drain: &[(VnetHeader, Vec<u8>)], drains: usize) -> Outcome {
     let (sealing, opening) = keys();
     let (near, far) = (table(OURS, THEIRS, Some(sealing)), table(THEIRS, OURS, None));
     let drops = Arc::new(DropCounters::new());
     let mut outbound = Outbound::new(Arc::clone(&drops));
     let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops));
-    let (mut control, mut delivered) = (Offered::default(), Delivered::default());
+    let mut control = Offered::default();
+    let mut to_tun = ToTun { coalescer: Coalescer::new(Offloads::ALL), written: Written::default() };
     inbound.handle_command(
         InboundCommand::Install { key: Box::new(opening), slot: SLOT, generation: Generation(0) },
         &mut control,
     );
-    let payload = vec![0xa5; 1_400];
-    let ready: Vec<_> = sizes.iter().map(|&n| udp_v4(OURS, THEIRS, (7, 8), &payload[..n])).collect();
     let mut batch = SendBatch::default();
-    let mut wire = Vec::with_capacity(DRAIN * 1_500);
-    let (mut out, mut back, mut sent) = (0, 0, 0);
-    while sent < packets {
-        let now = at(1 + sent as u64).mono + Duration::from_millis(1);
-        let ((), counted) = allocations(|| {
-            outbound.begin(now, &near, DRAIN);
-            for k in 0..DRAIN {
-                let packet = &ready[(sent + k) % ready.len()];
-                let done = outbound.handle_packet(packet, &mut batch, &mut control);
-                assert_eq!(done, Sent::Done, "a drain fits one batch");
+    let (mut wire, mut segments) = (Vec::new(), Vec::new());
+    let mut outcome = Outcome { outbound: 0, inbound: 0, written: Written::default() };
+    for number in 0..drains {
+        let now = at(1 + number as u64).mono;
+        let ((), sealed) = allocations(|| {
+            outbound.begin(now, &near, drain.len());
+            for (header, packet) in drain {
+                let sent = outbound.handle_packet(*header, packet, &mut batch, &mut control);
+                assert_eq!(sent, Sent::Done, "a drain fits one batch");
             }
         });
-        // The first drains bring tables to their size.
-        out += if sent < 16 * DRAIN { 0 } else { counted };
-        wire.clear();
-        let mut segments = Vec::new();
-        for train in batch.trains() {
-            for segment in train.bytes.chunks(train.segment) {
-                segments.push(wire.len()..wire.len() + segment.len());
-                wire.extend_from_slice(segment);
-            }
-        }
-        let ((), counted) = allocations(|| {
+        carry(&mut batch, &mut wire, &mut segments);
+        let ((), opened) = allocations(|| {
             inbound.begin(now, &far);
             for segment in segments.drain(..) {
-                inbound.handle_datagram(endpoint(), &mut wire[segment], &mut delivered, &mut control);
+                inbound.handle_datagram(endpoint(), 0, &mut wire[segment], &mut to_tun, &mut control);
             }
+            inbound.finish(&mut control);
+            to_tun.coalescer.flush(&mut to_tun.written);
         });
-        back += if sent < 16 * DRAIN { 0 } else { counted };
-        batch.clear();
-        sent += DRAIN;
+        if number >= WARM_UP {
+            outcome.outbound += sealed;
+            outcome.inbound += opened;
+        }
     }
-    assert_eq!((delivered.packets, drops.total()), (sent as u64, 0), "{:?}", drops.snapshot());
-    (out, back)
+    assert_eq!(drops.total(), 0, "{:?}", drops.snapshot());
+    Outcome { written: to_tun.written, ..outcome }
+}
+
+/// The network: what is in the batch is on the wire, segment by segment.
+fn carry(batch: &mut SendBatch, wire: &mut Vec<u8>, segments: &mut Vec<Range<usize>>) {
+    wire.clear();
+    for train in batch.trains() {
+        for segment in train.bytes.chunks(train.segment) {
+            segments.push(wire.len()..wire.len() + segment.len());
+            wire.extend_from_slice(segment);
+        }
+    }
+    batch.clear();
+}
+
+/// A drain of UDP datagrams with payloads of these sizes, each a flow of its own, so that none are joined.
+fn datagrams(sizes: &[usize]) -> Vec<(VnetHeader, Vec<u8>)> {
+    let packet = |(port, &size): (u16, &usize)| udp_v4(OURS, THEIRS, (port, 8), &vec![0xa5; size]);
+    (1..).zip(sizes).map(packet).map(|packet| (VnetHeader::NONE, packet)).collect()
 }
 
 #[test]
-fn a_million_packets_each_way_cost_no_allocation() {
-    assert_eq!(both_ways(&[1_300], PACKETS), (0, 0));
+fn a_million_packets_cost_no_allocation() {
+    let drain = datagrams(&[1_300; 64]);
+    let outcome = both_ways(&drain, PACKETS / 64);
+    let packets = PACKETS as u64;
+    let written = Written { packets, bytes: packets * 1_328, longest: 1_328 };
+    assert_eq!(outcome, Outcome { outbound: 0, inbound: 0, written });
 }
 
 #[test]
 fn packets_of_mixed_sizes_cost_none_either() {
-    assert_eq!(both_ways(&[0, 1, 36, 1_280, 512, 1_300, 1_300, 1_300], PACKETS / 5), (0, 0));
+    let sizes: Vec<_> = (0..64).map(|k| [0, 1, 36, 1_280, 512, 1_300, 1_300][k % 7]).collect();
+    let outcome = both_ways(&datagrams(&sizes), PACKETS / 5 / 64);
+    assert_eq!((outcome.outbound, outcome.inbound), (0, 0));
+}
+
+#[test]
+fn a_million_segments_of_super_packets_cost_no_allocation() {
+    const SEGMENTS: usize = 50;
+    let drain = [super_packet(SEGMENTS)];
+    let outcome = both_ways(&drain, PACKETS / SEGMENTS);
+    let (packets, longest) = ((PACKETS / SEGMENTS) as u64, HEADERS + SEGMENTS * MSS);
+    // What was split is joined to what it was.
+    let written = Written { packets, bytes: packets * longest as u64, longest };
+    assert_eq!(outcome, Outcome { outbound: 0, inbound: 0, written });
 }

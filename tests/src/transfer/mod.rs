@@ -9,7 +9,7 @@ mod udp;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -89,8 +89,10 @@ impl TcpPlan {
 pub struct StreamReport {
     /// Bytes, all as expected.
     pub bytes: u64,
-    /// From the first byte to the end.
-    pub elapsed: Duration,
+    /// When the first byte came.
+    pub first: Instant,
+    /// When the end came.
+    pub end: Instant,
     /// The longest time without progress between the first byte and the end.
     pub longest_stall: Duration,
 }
@@ -108,9 +110,11 @@ impl TcpReport {
         self.streams.iter().map(|stream| stream.bytes).sum()
     }
 
-    /// The slowest stream's time.
+    /// From the first byte of any stream to the end of the last.
     pub fn elapsed(&self) -> Duration {
-        self.streams.iter().map(|stream| stream.elapsed).max().unwrap_or_default()
+        let first = self.streams.iter().map(|stream| stream.first).min();
+        let end = self.streams.iter().map(|stream| stream.end).max();
+        first.zip(end).map(|(first, end)| end - first).unwrap_or_default()
     }
 
     /// The longest stall of any stream.
@@ -118,7 +122,7 @@ impl TcpReport {
         self.streams.iter().map(|stream| stream.longest_stall).max().unwrap_or_default()
     }
 
-    /// Payload of all streams per second of the slowest, in bits.
+    /// Payload of all streams, in bits per second.
     pub fn bits_per_second(&self) -> f64 {
         self.bytes() as f64 * 8.0 / self.elapsed().as_secs_f64().max(1e-6)
     }
@@ -224,8 +228,7 @@ fn receive(mut stream: TcpStream, pattern: &Pattern) -> anyhow::Result<StreamRep
         }
         last = now;
         if count == 0 {
-            let elapsed = now - first.unwrap_or(now);
-            return Ok(StreamReport { bytes, elapsed, longest_stall });
+            return Ok(StreamReport { bytes, first: first.unwrap_or(now), end: now, longest_stall });
         }
         if let Err(at) = pattern.check(bytes, &buffer[..count]) {
             bail!("byte {} is not what was sent (read {count} at {bytes})", bytes + at as u64);

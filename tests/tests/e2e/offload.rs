@@ -55,6 +55,49 @@ fn transfers_are_byte_identical_both_ways() {
     story.end();
 }
 
+/// The offloads by the names they are switched off with; a host has the one of its number.
+const OFFLOADS: [&str; 5] = ["tun", "udp-gso", "udp-gro", "coalesce-tcp", "coalesce-udp"];
+
+/// `off1` has the first offload off and so on, `off6` all of them, `on1` none.
+fn switched_off(host: &str) -> &'static [&'static str] {
+    match host {
+        "off1" => &["--disable-offload", OFFLOADS[0]],
+        "off2" => &["--disable-offload", OFFLOADS[1]],
+        "off3" => &["--disable-offload", OFFLOADS[2]],
+        "off4" => &["--disable-offload", OFFLOADS[3]],
+        "off5" => &["--disable-offload", OFFLOADS[4]],
+        "off6" => &["--disable-offload", "tun,udp-gso,udp-gro,coalesce-tcp,coalesce-udp"],
+        _ => &[],
+    }
+}
+
+/// Every offload is off in turn at the sender and at the receiver, the other end having all.
+fn with_each_offload_off(title: &str, scale: u64) {
+    let lab = Lab::builder(title).relay().cloud("on", NatKind::Public, 1).cloud("off", NatKind::Public, 6);
+    let story = Story::unwatched(lab.build().unwrap(), switched_off);
+    story.fleet.wait_joined(JOIN).unwrap();
+    let all_on = story.fleet.agent("on1");
+    for k in 1..=OFFLOADS.len() + 1 {
+        let host = format!("off{k}");
+        println!("{host}: {}", switched_off(&host)[1]);
+        story.fleet.wait_path("on1", &host, PathKind::Direct, DIRECT).unwrap();
+        everything_arrives_as_sent(all_on, story.fleet.agent(&host), scale);
+        everything_arrives_as_sent(story.fleet.agent(&host), all_on, scale);
+    }
+    story.end();
+}
+
+#[test]
+fn transfers_are_byte_identical_with_each_offload_switched_off() {
+    with_each_offload_off("each-off", 1);
+}
+
+#[test]
+#[ignore = "for ./x soak: two gigabytes"]
+fn long_transfers_are_byte_identical_with_each_offload_switched_off() {
+    with_each_offload_off("each-off-long", 20);
+}
+
 #[test]
 fn whoever_the_receiver_forwards_to_sees_only_right_checksums() {
     let lab = Lab::builder("checksums").relay().cloud("a", NatKind::Public, 1).cloud("b", NatKind::Public, 1);
