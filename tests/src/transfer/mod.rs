@@ -8,7 +8,6 @@ mod udp;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -137,10 +136,10 @@ pub fn tcp(ends: Ends<'_>, plan: &TcpPlan) -> anyhow::Result<TcpReport> {
     let listener = ends.to.run(|| TcpListener::bind((ends.bind, ends.port)))?.context("listening")?;
     listener.set_nonblocking(true)?;
     let target = SocketAddr::new(ends.target, listener.local_addr()?.port());
-    let patterns: Vec<_> = (0..plan.streams).map(|k| Arc::new(stream_pattern(plan, k))).collect();
     std::thread::scope(|scope| {
         let mut ends_of_streams = Vec::new();
-        for (k, pattern) in patterns.iter().enumerate() {
+        for k in 0..plan.streams {
+            let pattern = Pattern::new(plan.seed.wrapping_mul(1_000).wrapping_add(k as u64));
             // One after the other, so that the k-th accepted is the k-th connected.
             let client = ends.from.run(|| connect(target, plan.tos))?.with_context(what)?;
             let (server, _) = wait::wait_for(STALL, "a connection", || listener.accept())?;
@@ -159,10 +158,6 @@ pub fn tcp(ends: Ends<'_>, plan: &TcpPlan) -> anyhow::Result<TcpReport> {
         }
         Ok(TcpReport { streams })
     })
-}
-
-fn stream_pattern(plan: &TcpPlan, k: usize) -> Pattern {
-    Pattern::new(plan.seed.wrapping_mul(1_000).wrapping_add(k as u64))
 }
 
 fn connect(target: SocketAddr, tos: u8) -> anyhow::Result<TcpStream> {
@@ -184,7 +179,7 @@ pub(crate) fn set_tos(socket: &impl std::os::fd::AsFd, target: IpAddr, tos: u8) 
 }
 
 /// Sends the stream and its FIN; returns how many bytes that were.
-fn send(mut stream: TcpStream, pattern: &Pattern, plan: &TcpPlan, k: usize) -> anyhow::Result<u64> {
+fn send(mut stream: TcpStream, pattern: Pattern, plan: &TcpPlan, k: usize) -> anyhow::Result<u64> {
     let start = clock::now();
     let mut sent = 0;
     for size in plan.writes.iter().cycle() {
@@ -208,7 +203,7 @@ fn send(mut stream: TcpStream, pattern: &Pattern, plan: &TcpPlan, k: usize) -> a
 }
 
 /// Compares everything until the end of the stream.
-fn receive(mut stream: TcpStream, pattern: &Pattern) -> anyhow::Result<StreamReport> {
+fn receive(mut stream: TcpStream, pattern: Pattern) -> anyhow::Result<StreamReport> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(STALL))?;
     let mut buffer = vec![0; READ_BYTES];

@@ -1,5 +1,7 @@
 //! Bytes that are expected at every position, so that a receiver needs no copy of what was sent.
 
+use std::sync::LazyLock;
+
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -14,37 +16,47 @@ const TAIL: usize = 65_536;
 /// A [`MARKER`] in every so many bytes.
 const MARKER_INTERVAL: usize = 1024;
 
-/// An endless stream of pseudo-random bytes, different for each seed, with the overlay's marker in it.
-#[derive(Debug, Clone)]
+/// How far apart the patterns of two seeds begin: further than anything that is ever sent.
+const SEED_INTERVAL: u64 = (1 << 40) + 12_345;
+
+/// An endless stream of pseudo-random bytes, different for each seed, with the overlay's marker in it. All are windows
+/// on one block.
+#[derive(Debug, Clone, Copy)]
 pub struct Pattern {
-    block: Vec<u8>,
+    start: u64,
 }
+
+static BLOCK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut block = vec![0; PERIOD];
+    ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut block);
+    for at in (0..PERIOD - MARKER.len()).step_by(MARKER_INTERVAL) {
+        block[at..at + MARKER.len()].copy_from_slice(MARKER);
+    }
+    block.extend_from_within(..TAIL);
+    block
+});
 
 impl Pattern {
     /// The pattern of a seed.
     pub fn new(seed: u64) -> Self {
-        let mut block = vec![0; PERIOD];
-        ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut block);
-        for at in (0..PERIOD - MARKER.len()).step_by(MARKER_INTERVAL) {
-            block[at..at + MARKER.len()].copy_from_slice(MARKER);
-        }
-        block.extend_from_within(..TAIL);
-        Self { block }
+        Self { start: seed.wrapping_mul(SEED_INTERVAL) }
     }
 
     /// What follows `position`: at least one byte, at most `limit`.
-    pub fn at(&self, position: u64, limit: usize) -> &[u8] {
+    pub fn at(&self, position: u64, limit: usize) -> &'static [u8] {
+        let position = self.start.wrapping_add(position);
         let (pass, offset) = (position / PERIOD as u64, (position % PERIOD as u64) as usize);
         let start = (offset + (pass % PERIOD as u64) as usize * SHIFT) % PERIOD;
         // To the end of the block or of the pass, whatever comes first.
         let length = (PERIOD - offset).min(PERIOD - start).min(limit);
-        &self.block[start..start + length]
+        &BLOCK[start..start + length]
     }
 
     /// Datagram `number` of `length` ≤ 65,536 bytes.
-    pub fn datagram(&self, number: usize, length: usize) -> &[u8] {
-        let start = number.wrapping_mul(SHIFT * 31) % PERIOD;
-        &self.block[start..start + length]
+    pub fn datagram(&self, number: usize, length: usize) -> &'static [u8] {
+        let number = self.start.wrapping_add(number as u64);
+        let start = (number.wrapping_mul(SHIFT as u64 * 31) % PERIOD as u64) as usize;
+        &BLOCK[start..start + length]
     }
 
     /// Whether `bytes` are what belongs at `position`; else the offset of the first that is not.
@@ -99,6 +111,13 @@ mod tests {
         let pattern = Pattern::new(2);
         for lost in 1..20 {
             assert!(pattern.check(lost * PERIOD as u64, &bytes(&pattern, 0, 3000)).is_err(), "{lost}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_different_seeds_differ_everywhere() {
+        for seed in 1..100 {
+            assert!(Pattern::new(0).check(0, &bytes(&Pattern::new(seed), 0, 64)).is_err(), "{seed}");
         }
     }
 

@@ -10,8 +10,10 @@ use skynet_tests::{Lab, NatKind};
 
 use crate::{DIRECT, JOIN, Story};
 
-/// The largest payload of UDP over IPv6 in one inner packet: the TUN device's MTU of 1,360 less 40 and 8.
-const LARGEST: u16 = 1_312;
+/// Of the agent's TUN device.
+const MTU: u16 = 1_360;
+/// The largest payload of UDP over IPv6 in one inner packet.
+const LARGEST: u16 = MTU - 40 - 8;
 const PORTS: std::ops::RangeInclusive<u16> = 9_000..=9_099;
 
 fn overlay_addresses(agent: &Agent) -> [IpAddr; 2] {
@@ -81,8 +83,15 @@ fn with_each_offload_off(title: &str, scale: u64) {
         let host = format!("off{k}");
         println!("{host}: {}", switched_off(&host)[1]);
         story.fleet.wait_path("on1", &host, PathKind::Direct, DIRECT).unwrap();
-        everything_arrives_as_sent(all_on, story.fleet.agent(&host), scale);
-        everything_arrives_as_sent(story.fleet.agent(&host), all_on, scale);
+        let other = story.fleet.agent(&host);
+        let watch = Watch::start(other.namespace(), other.interface()).unwrap();
+        everything_arrives_as_sent(all_on, other, scale);
+        everything_arrives_as_sent(other, all_on, scale);
+        let tun = watch.stop();
+        assert_eq!(tun.wrong, 0, "{tun:?}");
+        // It is off, and the others are on.
+        let has_trains = !["off1", "off6"].contains(&host.as_str());
+        assert_eq!(tun.longest > usize::from(MTU), has_trains, "{tun:?}");
     }
     story.end();
 }
@@ -119,6 +128,7 @@ fn whoever_the_receiver_forwards_to_sees_only_right_checksums() {
     let (tun, wire, decoded) = (tun.stop(), wire.stop(), tcpdump.stop().unwrap());
     println!("TUN {tun:?}\nbehind {wire:?}\ntcpdump {decoded:?}");
     assert_eq!(tun.wrong, 0, "{tun:?}");
+    assert!(tun.partial > 0 && tun.longest > 10_000, "nothing was joined: {tun:?}");
     assert!(wire.right > 5_000, "{wire:?}");
     assert_eq!((wire.wrong, wire.partial), (0, 0), "{wire:?}");
     assert!(decoded.bad.is_empty() && decoded.captured > 5_000, "{decoded:?}");
