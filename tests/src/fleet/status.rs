@@ -93,6 +93,9 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it inside the tunnel.
     pub tx_bytes: u64,
+    /// Lanes for bulk that are open.
+    #[serde(default)]
+    pub lanes: u8,
     /// Seconds since the last handshake.
     pub handshake_age_s: Option<u64>,
 }

@@ -20,6 +20,7 @@
 
 mod behind;
 mod faults;
+mod flows;
 mod nat;
 mod netns;
 mod plan;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 pub use behind::Behind;
+pub use flows::UdpFlow;
 pub use nat::{NAT_KINDS, NatKind};
 pub use netns::{Netns, Output};
 pub use plan::RELAY_ADDRESSES;

@@ -10,6 +10,7 @@
 mod bulk;
 mod ecn;
 mod interop;
+mod lanes;
 mod offload;
 mod pairs;
 mod paths;

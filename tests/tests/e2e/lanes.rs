@@ -1,0 +1,138 @@
+//! Several lanes between two nodes behind NATs: a provider that polices each UDP 5-tuple, and one that loses one.
+
+use std::time::Duration;
+
+use skynet_tests::fleet::PathKind;
+use skynet_tests::iperf::{self, Options};
+use skynet_tests::lab::UdpFlow;
+use skynet_tests::transfer::{self, Amount, Ends, TcpPlan};
+use skynet_tests::{Lab, NatKind, clock, wait_for};
+
+use crate::{DIRECT, JOIN, Story};
+
+const MBIT: u64 = 1_000_000;
+/// Lanes are opened and the second's worth in hand of each flow is used up by then.
+const SETTLED_SECONDS: u32 = 4;
+/// How long a lane may take to open: 200 ms, three times that, and a look at the status.
+const OPEN: Duration = Duration::from_secs(5);
+
+/// `a1` has one lane, `a2` up to four, as has `b1`.
+fn lanes_of(host: &str) -> &'static [&'static str] {
+    if host == "a1" { &["--max-lanes", "1"] } else { &["--max-lanes", "4"] }
+}
+
+fn behind_nats(title: &str) -> Story {
+    let lab = Lab::builder(title)
+        .relay()
+        .cloud("a", NatKind::PortRestricted, 2)
+        .cloud("b", NatKind::PortRestricted, 1)
+        .build()
+        .unwrap();
+    let story = Story::unwatched(lab, lanes_of);
+    story.fleet.wait_joined(JOIN).unwrap();
+    for host in ["a1", "a2"] {
+        story.fleet.wait_path(host, "b1", PathKind::Direct, DIRECT).unwrap();
+    }
+    story
+}
+
+/// Flows that carried more than a hundredth of the most.
+fn busy(flows: &[UdpFlow], story: &Story, from: &str) -> Vec<UdpFlow> {
+    let public = story.lab.public_address(from);
+    let of_host: Vec<_> = flows.iter().filter(|flow| *flow.from.ip() == public).copied().collect();
+    let most = of_host.first().map_or(0, |flow| flow.bytes);
+    of_host.into_iter().filter(|flow| flow.bytes * 100 > most).collect()
+}
+
+/// Mbit/s of eight TCP streams from `from` to `b1` once lanes are open, and how many 5-tuples carried them.
+fn eight_streams(story: &Story, from: &str, seconds: u32) -> (f64, usize) {
+    let (from, to) = (story.fleet.agent(from), story.fleet.agent("b1"));
+    let target = to.overlay_address().unwrap().into();
+    story.lab.count_udp_flows().unwrap();
+    let options = Options { seconds, omit: SETTLED_SECONDS, streams: 8, ..Options::default() };
+    let report = iperf::run(to.namespace(), from.namespace(), target, &options).unwrap();
+    let flows = busy(&story.lab.udp_flows().unwrap(), story, from.host());
+    (report.bits_per_second / 1e6, flows.len())
+}
+
+/// Four lanes are worth nearly four times one where each UDP 5-tuple is policed to `rate`.
+fn lanes_add_up_where_each_is_policed(title: &str, rate: u64, seconds: u32) {
+    let story = behind_nats(title);
+    story.lab.police_udp(rate * MBIT).unwrap();
+    let (one, one_flow) = eight_streams(&story, "a1", seconds);
+    let (four, four_flows) = eight_streams(&story, "a2", seconds);
+    let rate = rate as f64;
+    println!(
+        "each 5-tuple policed to {rate:.0} Mbit/s: {one_flow} carried {one:.0}, {four_flows} carried {four:.0} Mbit/s of TCP"
+    );
+    assert_eq!((one_flow, four_flows), (1, 4));
+    // Headers of the tunnel and of TCP are a twelfth of what is policed.
+    assert!((0.7 * rate..1.05 * rate).contains(&one), "{one:.0} of {rate}");
+    assert!(four >= 3.6 * one, "{four:.0} with four lanes, {one:.0} with one");
+    story.end();
+}
+
+#[test]
+fn four_lanes_carry_four_times_as_much_where_each_is_policed() {
+    lanes_add_up_where_each_is_policed("policed-lanes", 50, 3);
+}
+
+#[test]
+#[ignore = "for ./x soak: wants optimised programs and both cores"]
+fn four_lanes_carry_720_of_four_times_200_megabits() {
+    lanes_add_up_where_each_is_policed("policed-lanes-200", 200, 10);
+}
+
+#[test]
+fn no_stream_stalls_when_the_path_of_one_lane_dies() {
+    let story = behind_nats("lane-killed");
+    // Policed, or one lane would be enough.
+    story.lab.police_udp(50 * MBIT).unwrap();
+    let (from, to) = (story.fleet.agent("a2"), story.fleet.agent("b1"));
+    let ends = Ends::new(from.namespace(), to.namespace(), to.overlay_address().unwrap().into());
+    story.lab.count_udp_flows().unwrap();
+    let report = std::thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let plan = TcpPlan::bulk(8, Amount::For(Duration::from_secs(9)));
+            transfer::tcp(ends, &plan).unwrap()
+        });
+        let start = clock::now();
+        let lanes = wait_for(OPEN, "four lanes", || {
+            let flows = busy(&story.lab.udp_flows()?, &story, "a2");
+            anyhow::ensure!(flows.len() >= 4, "{flows:?}");
+            anyhow::Ok(flows)
+        });
+        let lanes = lanes.unwrap();
+        println!("four 5-tuples carry traffic after {:.1?}", start.elapsed());
+        // Not the one that everything else uses too.
+        let dead = lanes.iter().find(|flow| flow.from.port() != from.port()).unwrap();
+        story.lab.cut_udp_flow(dead).unwrap();
+        bulk.join().unwrap()
+    });
+    println!(
+        "one lane of four cut: {:.0} Mbit/s, longest stall {:.0?}",
+        report.bits_per_second() / 1e6,
+        report.longest_stall()
+    );
+    // The claim is one second; two stories share two cores.
+    assert!(report.longest_stall() < Duration::from_secs(3), "{report:?}");
+    story.end();
+}
+
+#[test]
+fn an_idle_pair_has_one_lane() {
+    let story = behind_nats("idle-lanes");
+    let (from, to) = (story.fleet.agent("a2"), story.fleet.agent("b1"));
+    let lanes = || from.status().unwrap().peer(to.host()).unwrap().lanes;
+    assert!(lanes() <= 1, "{}", lanes());
+    story.lab.count_udp_flows().unwrap();
+    let echoes = skynet_tests::fleet::traffic::echo_icmp(
+        from.namespace(),
+        to.overlay_address().unwrap(),
+        100,
+        Duration::from_millis(10),
+    );
+    assert_eq!(echoes.unwrap().received, 100);
+    assert!(lanes() <= 1, "{}", lanes());
+    story.end();
+}
