@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use skynet_tests::fleet::traffic::echo_icmp;
 use skynet_tests::fleet::{Agent, PathKind};
+use skynet_tests::iperf::{self, Options};
 use skynet_tests::syscalls::{self, Calls};
 use skynet_tests::transfer::{self, Amount, Ends, TcpPlan};
 use skynet_tests::{Lab, NatKind};
 
 use crate::{DIRECT, JOIN, Story};
+
+/// Between two pings.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 fn two_public(title: &str) -> Story {
     let lab = Lab::builder(title).relay().cloud("a", NatKind::Public, 1).cloud("b", NatKind::Public, 1);
@@ -34,6 +39,33 @@ fn two_tcp_flows_share_a_lane_fairly() {
     );
     // The claim is 60 : 40; two other stories may share the two cores.
     assert!(larger < 75.0, "{larger:.0} %: {report:?}");
+    story.end();
+}
+
+#[test]
+fn small_packets_pass_under_full_load_and_tcp_is_held_back_instead_of_dropped() {
+    let story = two_public("loaded");
+    let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
+    let target = b.overlay_address().unwrap();
+    let idle = echo_icmp(a.namespace(), target, 100, INTERVAL).unwrap();
+    let options = Options { seconds: 3, ..Options::default() };
+    let (loaded, bulk) = std::thread::scope(|scope| {
+        let bulk = scope.spawn(|| iperf::run(b.namespace(), a.namespace(), target.into(), &options).unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        let loaded = echo_icmp(a.namespace(), target, 200, INTERVAL).unwrap();
+        (loaded, bulk.join().unwrap())
+    });
+    let segments = bulk.bits_per_second * 3.0 / 8.0 / 1_308.0;
+    println!(
+        "idle {:.0?}, under {:.0} Mbit/s {:.0?}; {} of {segments:.0} segments sent again",
+        idle.median,
+        bulk.bits_per_second / 1e6,
+        loaded.median,
+        bulk.retransmits
+    );
+    assert_eq!((idle.received, loaded.received), (100, 200), "{idle:?}, {loaded:?}");
+    assert!(loaded.median < Duration::from_millis(50), "{loaded:?}");
+    assert!((bulk.retransmits as f64) < segments * 0.01, "{} of {segments:.0}", bulk.retransmits);
     story.end();
 }
 
@@ -66,7 +98,7 @@ fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
     let ends = Ends::new(a.namespace(), b.namespace(), b.overlay_address().unwrap().into());
     let traced = std::thread::scope(|scope| {
         let bulk = scope.spawn(|| {
-            let plan = TcpPlan::bulk(4, Amount::For(Duration::from_secs(6)));
+            let plan = TcpPlan::bulk(4, Amount::For(Duration::from_secs(4)));
             transfer::tcp(ends, &plan).unwrap()
         });
         // Steady: after the first second, and over before the last.
@@ -88,9 +120,9 @@ fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
     story.end();
 }
 
-/// System calls of an agent's data threads in 1.5 s.
+/// System calls of an agent's data threads in a second.
 fn trace(agent: &Agent) -> Vec<(String, Calls)> {
     let threads = syscalls::threads(agent.id().unwrap(), &DATA_THREADS).unwrap();
-    let counted = syscalls::count(agent.namespace(), &threads, Duration::from_millis(1_500)).unwrap();
+    let counted = syscalls::count(agent.namespace(), &threads, Duration::from_secs(1)).unwrap();
     counted.into_iter().collect()
 }
