@@ -1,4 +1,4 @@
-//! Which system calls the threads of a process make, counted by `strace`.
+//! Which system calls the threads of a process make, counted by `strace`; and calls that fail on demand.
 //!
 //! Under `strace` each call costs two stops, so rates mean nothing; which calls there are does. A lock that nobody else
 //! wants makes no call: a futex seen is a proof of waiting, none seen is no proof that there is no lock.
@@ -60,6 +60,30 @@ pub fn count(
     }
     std::thread::sleep(time);
     tracers.into_iter().map(|(name, tracer)| Ok((name, finish(tracer)?))).collect()
+}
+
+/// Lets system calls of one thread fail with `error` (`EIO`) instead of being made, until the returned tracer is
+/// dropped: the call number `first`, and each `step` calls later, or that one alone if `step` is 0.
+///
+/// # Errors
+/// If `strace` is missing or may not attach.
+pub fn fail(
+    namespace: &Netns,
+    thread: u32,
+    call: &str,
+    error: &str,
+    (first, step): (u32, u32),
+) -> anyhow::Result<Process> {
+    let when = if step == 0 { first.to_string() } else { format!("{first}+{step}") };
+    let mut command = Command::new("strace");
+    command.args(["-o", "/dev/null", "-p", &thread.to_string(), "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:error={error}:when={when}")]);
+    let mut tracer = namespace.spawn(command)?;
+    wait::wait_until(Duration::from_secs(5), &format!("strace to attach to {thread}"), || {
+        !tracer.is_running() || tracer.log().contains("attached")
+    })?;
+    ensure!(tracer.is_running(), "strace has ended: {}", tracer.log());
+    Ok(tracer)
 }
 
 fn finish(mut tracer: Process) -> anyhow::Result<Calls> {

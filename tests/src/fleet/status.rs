@@ -1,6 +1,7 @@
 //! `skynet-agent status --json`, as far as tests and the demo read it. Unknown fields are ignored, so the agent may say
 //! more; a missing one is an error, so it may not say less.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub struct Status {
     this: ThisNode,
     /// Its relays.
     pub relays: Vec<RelayStatus>,
+    /// Segmentation offloads that are not in use, and why.
+    #[serde(default)]
+    pub offloads_off: BTreeMap<String, String>,
     /// The peers it knows.
     pub peers: Vec<PeerStatus>,
 }

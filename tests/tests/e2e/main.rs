@@ -14,6 +14,7 @@ mod lanes;
 mod offload;
 mod pairs;
 mod paths;
+mod refusal;
 mod relay;
 mod restart;
 mod tokens;

@@ -15,7 +15,7 @@ use crate::{DIRECT, JOIN, Story};
 /// Of the agent's TUN device.
 const MTU: u16 = 1_360;
 /// The largest payload of UDP over IPv6 in one inner packet.
-const LARGEST: u16 = MTU - 40 - 8;
+pub(crate) const LARGEST: u16 = MTU - 40 - 8;
 const PORTS: std::ops::RangeInclusive<u16> = 9_000..=9_099;
 
 fn overlay_addresses(agent: &Agent) -> [IpAddr; 2] {
@@ -24,7 +24,7 @@ fn overlay_addresses(agent: &Agent) -> [IpAddr; 2] {
 }
 
 /// TCP in one and in eight streams and UDP of every size, alone and in trains, over both families.
-fn everything_arrives_as_sent(from: &Agent, to: &Agent, scale: u64) {
+pub(crate) fn everything_arrives_as_sent(from: &Agent, to: &Agent, scale: u64) {
     for target in overlay_addresses(to) {
         let ends = Ends::new(from.namespace(), to.namespace(), target);
         let one = transfer::tcp(ends, &TcpPlan::ragged(1, Amount::Bytes(3_000_001 * scale))).unwrap();
