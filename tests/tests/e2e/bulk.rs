@@ -22,24 +22,36 @@ fn two_public(title: &str) -> Story {
     story
 }
 
-#[test]
-fn two_tcp_flows_share_a_lane_fairly() {
-    let story = two_public("fairness");
+/// The larger share of two TCP flows in one lane, in percent.
+fn larger_share(title: &str, time: Duration) -> f64 {
+    let story = two_public(title);
     let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
     let ends = Ends::new(a.namespace(), b.namespace(), b.overlay_address().unwrap().into());
-    let plan = TcpPlan::bulk(2, Amount::For(Duration::from_secs(5)));
-    let report = transfer::tcp(ends, &plan).unwrap();
-    let bytes: Vec<_> = report.streams.iter().map(|stream| stream.bytes).collect();
-    let larger = bytes.iter().copied().max().unwrap() as f64 / report.bytes() as f64 * 100.0;
+    let report = transfer::tcp(ends, &TcpPlan::bulk(2, Amount::For(time))).unwrap();
+    let most = report.streams.iter().map(|stream| stream.bytes).max().unwrap();
+    let larger = most as f64 / report.bytes() as f64 * 100.0;
     println!(
         "two flows: {larger:.0} : {:.0} of {:.0} Mbit/s, longest stall {:.0?}",
         100.0 - larger,
         report.bits_per_second() / 1e6,
         report.longest_stall()
     );
-    // The claim is 60 : 40; two other stories may share the two cores.
-    assert!(larger < 75.0, "{larger:.0} %: {report:?}");
     story.end();
+    larger
+}
+
+#[test]
+fn two_tcp_flows_share_a_lane_fairly() {
+    let larger = larger_share("fairness", Duration::from_secs(4));
+    // The claim is 60 : 40; two other stories may share the two cores.
+    assert!(larger < 75.0, "{larger:.0} %");
+}
+
+#[test]
+#[ignore = "for ./x soak: wants optimised programs and both cores"]
+fn two_tcp_flows_share_a_lane_within_60_to_40() {
+    let larger = larger_share("fairness-long", Duration::from_secs(15));
+    assert!(larger < 60.0, "{larger:.0} %");
 }
 
 #[test]
