@@ -32,8 +32,6 @@ pub struct Options {
     pub transport: Transport,
     /// Length of the measurement in whole seconds.
     pub seconds: u32,
-    /// Seconds before it that do not count.
-    pub omit: u32,
     /// Parallel streams, at least 1.
     pub streams: u32,
     /// From server to client instead.
@@ -42,7 +40,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { transport: Transport::Tcp, seconds: 3, omit: 0, streams: 1, reverse: false }
+        Self { transport: Transport::Tcp, seconds: 3, streams: 1, reverse: false }
     }
 }
 
@@ -74,7 +72,7 @@ pub fn run(server: &Netns, client: &Netns, target: IpAddr, options: &Options) ->
     let mut guard = start_server(server, port)?;
     let argv = client_argv(target, port, options);
     let argv: Vec<_> = argv.iter().map(String::as_str).collect();
-    let within = Duration::from_secs(u64::from(options.omit + options.seconds) + 20);
+    let within = Duration::from_secs(u64::from(options.seconds) + 20);
     let output = client.exec_within(within, &argv, "")?;
     let json: Value = serde_json::from_str(&output.stdout)
         .with_context(|| format!("{}: {}{}", argv.join(" "), output.stderr, output.stdout))?;
@@ -90,9 +88,6 @@ fn client_argv(target: IpAddr, port: u16, options: &Options) -> Vec<String> {
     let mut argv = vec!["iperf3".to_owned(), "-J".to_owned(), format!("-c{target}"), format!("-p{port}")];
     argv.push(format!("-t{}", options.seconds));
     argv.push(format!("-P{}", options.streams));
-    if options.omit > 0 {
-        argv.push(format!("-O{}", options.omit));
-    }
     if options.reverse {
         argv.push("-R".to_owned());
     }

@@ -21,7 +21,7 @@ fn two_public(title: &str) -> Lab {
 #[test]
 fn the_policer_gives_each_udp_five_tuple_its_rate_and_four_of_them_four_times_that() {
     let lab = two_public("policer");
-    lab.police_udp(50 * MBIT).unwrap();
+    lab.police_udp(50).unwrap();
     let target = lab.host("b1").address().into();
     let run = |streams: u32| {
         let transport =
@@ -31,10 +31,10 @@ fn the_policer_gives_each_udp_five_tuple_its_rate_and_four_of_them_four_times_th
         report.bits_per_second / 1e6
     };
     let (one, four) = (run(1), run(4));
-    println!("policed to 50 Mbit/s: one 5-tuple {one:.1}, four {four:.1} Mbit/s in the first two seconds");
-    // What each has in hand is a second's worth: three in two seconds. 1,400 of 1,428 bytes are payload.
-    assert!((70.0..78.0).contains(&one), "{one}");
-    assert!((280.0..312.0).contains(&four), "{four}");
+    println!("policed to 50 Mbit/s: one 5-tuple {one:.1}, four {four:.1} Mbit/s");
+    // 1,400 of 1,428 bytes are payload; at first a twentieth more passes, see `police.rs`.
+    assert!((45.0..56.0).contains(&one), "{one}");
+    assert!((180.0..224.0).contains(&four), "{four}");
     lab.stop_policing().unwrap();
     let free = run(1);
     assert!(free > 90.0, "{free}: still policed");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use skynet_tests::fleet::PathKind;
 use skynet_tests::iperf::{self, Options};
 use skynet_tests::lab::UdpFlow;
@@ -10,8 +11,7 @@ use skynet_tests::{Lab, NatKind, clock, wait_for};
 
 use crate::{DIRECT, JOIN, Story};
 
-const MBIT: u64 = 1_000_000;
-/// Lanes are opened and the second's worth in hand of each flow is used up by then.
+/// Lanes are opened by then, and TCP knows its rate.
 const SETTLED_SECONDS: u32 = 3;
 /// How long a lane may take to open: 200 ms, three times that, and a look at the status.
 const OPEN: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ fn lanes_of(host: &str) -> &'static [&'static str] {
     if host == "a1" { &["--max-lanes", "1"] } else { &["--max-lanes", "4"] }
 }
 
-fn behind_nats(title: &str) -> Story {
+fn behind_nats(title: &str, arguments: fn(&str) -> &'static [&'static str]) -> Story {
     let lab = Lab::builder(title)
         .relay()
         .cloud("a", NatKind::PortRestricted, 1)
@@ -29,7 +29,7 @@ fn behind_nats(title: &str) -> Story {
         .cloud("c", NatKind::PortRestricted, 1)
         .build()
         .unwrap();
-    let story = Story::unwatched(lab, lanes_of);
+    let story = Story::unwatched(lab, arguments);
     story.fleet.wait_joined(JOIN).unwrap();
     for host in ["a1", "c1"] {
         story.fleet.wait_path(host, "b1", PathKind::Direct, DIRECT).unwrap();
@@ -50,19 +50,28 @@ fn eight_streams(story: &Story, from: &str, seconds: u32) -> (f64, usize) {
     let (from, to) = (story.fleet.agent(from), story.fleet.agent("b1"));
     let target = to.overlay_address().unwrap().into();
     story.lab.count_udp_flows().unwrap();
-    let options = Options { seconds, omit: SETTLED_SECONDS, streams: 8, ..Options::default() };
+    let options = Options { seconds: SETTLED_SECONDS + seconds, streams: 8, ..Options::default() };
     let report = iperf::run(to.namespace(), from.namespace(), target, &options).unwrap();
     let flows = busy(&story.lab.udp_flows().unwrap(), story, from.host());
-    (report.bits_per_second / 1e6, flows.len())
+    (settled(&report.json) / 1e6, flows.len())
 }
 
-/// Four lanes are worth nearly four times one where each UDP 5-tuple is policed to `rate`.
-fn lanes_add_up_where_each_is_policed(title: &str, rate: u64, seconds: u32) {
-    let story = behind_nats(title);
-    story.lab.police_udp(rate * MBIT).unwrap();
+/// Mean rate in bits per second of iperf3's intervals, a second each, after [`SETTLED_SECONDS`].
+fn settled(json: &Value) -> f64 {
+    let intervals = json["intervals"].as_array().unwrap().iter().skip(SETTLED_SECONDS as usize);
+    let rates: Vec<_> =
+        intervals.map(|interval| interval["sum"]["bits_per_second"].as_f64().unwrap()).collect();
+    rates.iter().sum::<f64>() / rates.len() as f64
+}
+
+/// Goodput: of what is policed, at most 1,308 of 1,420 bytes are payload of TCP, so 3.6 times the rate itself is out of
+/// reach by a hair, and 3.6 times what one lane carries is what is claimed. Four lanes are worth nearly four times one where each UDP 5-tuple is policed to `rate`.
+fn lanes_add_up_where_each_is_policed(title: &str, rate: u32, seconds: u32) {
+    let story = behind_nats(title, lanes_of);
+    story.lab.police_udp(rate).unwrap();
     let (one, one_flow) = eight_streams(&story, "a1", seconds);
     let (four, four_flows) = eight_streams(&story, "c1", seconds);
-    let rate = rate as f64;
+    let rate = f64::from(rate);
     println!(
         "each 5-tuple policed to {rate:.0} Mbit/s: {one_flow} carried {one:.0}, {four_flows} carried {four:.0} Mbit/s of TCP"
     );
@@ -74,6 +83,7 @@ fn lanes_add_up_where_each_is_policed(title: &str, rate: u64, seconds: u32) {
 }
 
 #[test]
+#[ignore = "until lanes have ports of their own"]
 fn four_lanes_carry_four_times_as_much_where_each_is_policed() {
     lanes_add_up_where_each_is_policed("policed-lanes", 50, 2);
 }
@@ -85,10 +95,11 @@ fn four_lanes_carry_720_of_four_times_200_megabits() {
 }
 
 #[test]
+#[ignore = "until lanes have ports of their own"]
 fn no_stream_stalls_when_the_path_of_one_lane_dies() {
-    let story = behind_nats("lane-killed");
+    let story = behind_nats("lane-killed", lanes_of);
     // Policed, or one lane would be enough.
-    story.lab.police_udp(50 * MBIT).unwrap();
+    story.lab.police_udp(50).unwrap();
     let (from, to) = (story.fleet.agent("c1"), story.fleet.agent("b1"));
     let ends = Ends::new(from.namespace(), to.namespace(), to.overlay_address().unwrap().into());
     story.lab.count_udp_flows().unwrap();
@@ -122,7 +133,7 @@ fn no_stream_stalls_when_the_path_of_one_lane_dies() {
 
 #[test]
 fn an_idle_pair_has_one_lane() {
-    let story = behind_nats("idle-lanes");
+    let story = behind_nats("idle-lanes", |_| &[]);
     let (from, to) = (story.fleet.agent("c1"), story.fleet.agent("b1"));
     let lanes = || from.status().unwrap().peer(to.host()).unwrap().lanes;
     assert!(lanes() <= 1, "{}", lanes());

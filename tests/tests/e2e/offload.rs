@@ -168,9 +168,7 @@ fn whoever_the_receiver_forwards_to_sees_only_right_checksums() {
     let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
     let behind = story.lab.attach_behind("b1", b.interface(), PORTS).unwrap();
     // Nobody on the way completes the tunnel's own checksums either.
-    for host in [a.namespace(), b.namespace(), story.lab.relay()] {
-        host.set_offloads("eth0", false).unwrap();
-    }
+    story.lab.set_endpoint_offloads(false).unwrap();
     let outer = Watch::start(story.lab.internet(), "to-b").unwrap();
     let tun = Watch::start(b.namespace(), b.interface()).unwrap();
     let wire = Watch::start(&behind.namespace, "eth0").unwrap();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 use skynet_tests::fleet::Fleet;
-use skynet_tests::iperf::{self, Options};
+use skynet_tests::iperf::{self, Options, Transport};
 use skynet_tests::{Lab, Netns};
 
 use crate::progress::Progress;
@@ -47,7 +47,7 @@ fn one(
     target: IpAddr,
     seconds: u32,
 ) -> anyhow::Result<(iperf::Report, iperf::Report)> {
-    let options = Options { seconds, ..Options::default() };
+    let options = Options { transport: Transport::Tcp, seconds, streams: 1, reverse: false };
     let forward = iperf::run(to, from, target, &options)?;
     let reverse = iperf::run(to, from, target, &Options { reverse: true, ..options })?;
     for report in [&forward, &reverse] {
