@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
 pub use pattern::Pattern;
-pub use udp::{Train, UdpPlan, UdpReport, udp};
+pub use udp::{Train, UdpPlan, UdpReport, receive as receive_datagram, udp};
 
 use crate::lab::Netns;
 use crate::{clock, wait};

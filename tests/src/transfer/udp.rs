@@ -1,5 +1,6 @@
 //! Datagrams whose content, size and order are compared.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -174,7 +175,7 @@ fn arrivals(
     let mut buffer = vec![0; 65_536];
     for (train, offset, size) in waiting.drain(..) {
         let name = format!("datagram {} ({size} B at {offset} of train {train})", report.datagrams);
-        let length = receiver.recv(&mut buffer).with_context(|| format!("{name} did not arrive"))?;
+        let length = receive(receiver, &mut buffer).with_context(|| format!("{name} did not arrive"))?;
         let expected = &pattern.datagram(train, offset + size)[offset..];
         if buffer[..length] != *expected {
             let first = buffer[..length].iter().zip(expected).position(|(a, b)| a != b);
@@ -184,6 +185,20 @@ fn arrivals(
         report.bytes += size;
     }
     Ok(())
+}
+
+/// One datagram of a socket with a read timeout. A wait that is interrupted, as by a machine that is suspended, begins
+/// again.
+///
+/// # Errors
+/// As `recv`, but never that it was interrupted.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use skynet_tests::fleet::{Agent, PathKind};
+use skynet_tests::transfer::receive_datagram;
 use skynet_tests::{Lab, NatKind, Netns};
 
 use crate::{DIRECT, JOIN, Story};
@@ -89,7 +90,7 @@ fn send(from: &Agent, target: IpAddr, ecn: u8) {
 /// How many datagrams arrive before there is a pause.
 fn receive(socket: &UdpSocket) -> usize {
     let mut buffer = [0; 64];
-    std::iter::from_fn(|| socket.recv(&mut buffer).ok()).take(DATAGRAMS).count()
+    std::iter::from_fn(|| receive_datagram(socket, &mut buffer).ok()).take(DATAGRAMS).count()
 }
 
 /// Sends with each field in turn and demands what comes out: `None` if it must be dropped.
