@@ -56,7 +56,6 @@ pub struct Status {
     /// Its relays.
     pub relays: Vec<RelayStatus>,
     /// Segmentation offloads that are not in use, and why.
-    #[serde(default)]
     pub offloads_off: BTreeMap<String, String>,
     /// The peers it knows.
     pub peers: Vec<PeerStatus>,
@@ -98,8 +97,9 @@ pub struct PeerStatus {
     /// Bytes sent to it inside the tunnel.
     pub tx_bytes: u64,
     /// Lanes for bulk that are open.
-    #[serde(default)]
     pub lanes: u8,
+    /// What bulk to it is sealed with, in the names of RFC 5116.
+    pub cipher: Option<String>,
     /// Seconds since the last handshake.
     pub handshake_age_s: Option<u64>,
 }
@@ -137,9 +137,9 @@ mod tests {
         let status: Status = serde_json::from_str(
             r#"{"schema":"status/1","version":"0.1.0","state":"up","message":null,
                 "self":{"name":"a1","ipv4":"10.77.1.2","ipv4_prefix_len":16,"interface":"skynet0","port":41820},
-                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],
+                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],"offloads_off":{},
                 "peers":[{"name":"b1","ipv4":"10.77.9.9","ipv6":null,"public_key":"x","path":"relay","via":"relay 1",
-                          "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3}]}"#,
+                          "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3,"cipher":null,"lanes":1}]}"#,
         )
         .unwrap();
         assert_eq!(status.state, AgentState::Up);

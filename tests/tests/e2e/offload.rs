@@ -112,7 +112,7 @@ fn streams_are_byte_identical_over_a_path_that_loses_reorders_repeats_and_change
 /// The offloads by the names they are switched off with; a host has the one of its number.
 const OFFLOADS: [&str; 5] = ["tun", "udp-gso", "udp-gro", "coalesce-tcp", "coalesce-udp"];
 
-/// `off1` has the first offload off and so on, `off6` all of them, `on1` none.
+/// `off1` has the first offload off and so on, `off6` all of them; `off7` does without AES. `on1` has all.
 fn switched_off(host: &str) -> &'static [&'static str] {
     match host {
         "off1" => &["--disable-offload", OFFLOADS[0]],
@@ -121,24 +121,40 @@ fn switched_off(host: &str) -> &'static [&'static str] {
         "off4" => &["--disable-offload", OFFLOADS[3]],
         "off5" => &["--disable-offload", OFFLOADS[4]],
         "off6" => &["--disable-offload", "tun,udp-gso,udp-gro,coalesce-tcp,coalesce-udp"],
+        "off7" => &["--cipher", "chacha20-poly1305"],
         _ => &[],
     }
 }
 
+/// What two members on this machine agree on.
+fn bulk_cipher() -> &'static str {
+    let has_aes =
+        std::fs::read_to_string("/proc/cpuinfo").unwrap().split_whitespace().any(|flag| flag == "aes");
+    if has_aes { "AES-256-GCM" } else { "ChaCha20-Poly1305" }
+}
+
+/// What `from` says bulk to `to` is sealed with.
+fn cipher(from: &Agent, to: &Agent) -> String {
+    let status = from.status().unwrap();
+    status.peer(to.host()).and_then(|peer| peer.cipher.clone()).unwrap_or_default()
+}
+
 /// Every offload is off in turn at the sender and at the receiver, the other end having all.
 fn with_each_offload_off(title: &str, scale: u64) {
-    let lab = Lab::builder(title).relay().cloud("on", NatKind::Public, 1).cloud("off", NatKind::Public, 6);
+    let lab = Lab::builder(title).relay().cloud("on", NatKind::Public, 1).cloud("off", NatKind::Public, 7);
     let story = Story::unwatched(lab.build().unwrap(), switched_off);
     story.fleet.wait_joined(JOIN).unwrap();
     let all_on = story.fleet.agent("on1");
-    for k in 1..=OFFLOADS.len() + 1 {
+    for k in 1..=7 {
         let host = format!("off{k}");
-        println!("{host}: {}", switched_off(&host)[1]);
         story.fleet.wait_path("on1", &host, PathKind::Direct, DIRECT).unwrap();
         let other = story.fleet.agent(&host);
+        println!("{host}: {}; {}", switched_off(&host)[1], cipher(all_on, other));
         let watch = Watch::start(other.namespace(), other.interface()).unwrap();
         everything_arrives_as_sent(all_on, other, scale);
         everything_arrives_as_sent(other, all_on, scale);
+        let expected = if host == "off7" { "ChaCha20-Poly1305" } else { bulk_cipher() };
+        assert_eq!(cipher(all_on, other), expected);
         let tun = watch.stop();
         assert_eq!(tun.wrong, 0, "{tun:?}");
         // It is off, and the others are on.
