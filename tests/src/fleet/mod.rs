@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-pub use agent::{Agent, Finished};
+pub use agent::{Agent, Extra, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
 pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
@@ -39,22 +39,44 @@ impl Fleet {
     /// # Errors
     /// If a binary is missing or the relay does not print a token.
     pub fn start(lab: &Lab) -> anyhow::Result<Self> {
-        Self::start_with(lab, |_| &[])
+        Self::start_with(lab, |_| Extra::default())
     }
 
-    /// As [`Fleet::start`], each agent with further arguments, chosen by its host.
+    /// As [`Fleet::start`], each agent with what is chosen for its host.
     ///
     /// # Errors
     /// As [`Fleet::start`].
-    pub fn start_with<'a>(lab: &Lab, arguments: impl Fn(&str) -> &'a [&'a str]) -> anyhow::Result<Self> {
+    pub fn start_with(lab: &Lab, extra: impl Fn(&str) -> Extra) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
         let relay = Relay::start(lab, &binaries)?;
         let mut fleet = Self { agents: BTreeMap::new(), relay };
         for host in lab.hosts() {
             let token = fleet.relay.token();
-            let agent = Agent::start_with(lab, host.role(), &binaries, token, arguments(host.role()))?;
+            let agent = Agent::start_with(lab, host.role(), &binaries, token, &extra(host.role()))?;
             fleet.agents.insert(host.role().to_owned(), agent);
         }
+        Ok(fleet)
+    }
+
+    /// Of a relay that runs already: starts an agent on each of `hosts` with further arguments and waits until all have
+    /// joined.
+    ///
+    /// # Errors
+    /// If a binary is missing, or an agent has not joined within `within`; with the end of its log.
+    pub fn joined_to(
+        lab: &Lab,
+        relay: Relay,
+        hosts: &[&str],
+        extra: &Extra,
+        within: Duration,
+    ) -> anyhow::Result<Self> {
+        let binaries = Binaries::find()?;
+        let mut fleet = Self { agents: BTreeMap::new(), relay };
+        for host in hosts {
+            let agent = Agent::start_with(lab, host, &binaries, fleet.relay.token(), extra)?;
+            fleet.agents.insert((*host).to_owned(), agent);
+        }
+        fleet.wait_joined(within)?;
         Ok(fleet)
     }
 

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::process::Process;
+use super::reaper;
 use crate::clock;
 
 /// Where `ip netns` keeps the names.
@@ -167,6 +168,19 @@ impl Netns {
         }
         self.exec(&argv)?.ok()?;
         Ok(())
+    }
+
+    /// The processes that live in it now, whoever started them; ascending.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut all: Vec<_> =
+            reaper::processes_of(&self.name).iter().map(|pid| pid.as_raw().cast_unsigned()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Ends every process in it: SIGTERM, a second of grace, SIGKILL.
+    pub fn end_processes(&self) {
+        reaper::end_processes_in(&[self.name().to_owned()]);
     }
 
     /// Feeds `ip -batch` in this namespace, all lines in one process.

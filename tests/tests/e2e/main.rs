@@ -22,7 +22,7 @@ mod tokens;
 use std::time::Duration;
 
 use skynet_tests::fleet::traffic::MARKER;
-use skynet_tests::fleet::{Agent, Fleet, traffic};
+use skynet_tests::fleet::{Agent, Extra, Fleet, traffic};
 use skynet_tests::{Lab, Sniffer};
 
 /// Control channel, enrolment and the relay's bind take a few round trips; three retransmissions of a second each are
@@ -47,7 +47,11 @@ impl Story {
 
     /// Without a sniffer, and with further arguments for each host's agent; nobody has joined yet.
     fn unwatched<'a>(lab: Lab, arguments: impl Fn(&str) -> &'a [&'a str]) -> Self {
-        let fleet = Fleet::start_with(&lab, arguments).unwrap();
+        let extra = |host: &str| Extra {
+            arguments: arguments(host).iter().map(|&argument| argument.to_owned()).collect(),
+            ..Extra::default()
+        };
+        let fleet = Fleet::start_with(&lab, extra).unwrap();
         Self { fleet, sniffer: None, lab }
     }
 
