@@ -320,27 +320,6 @@ fn iperf_reports_what_a_bottleneck_leaves() {
 }
 
 #[test]
-fn a_policer_gives_each_udp_flow_its_own_rate() {
-    let lab =
-        Lab::builder("police").cloud("a", NatKind::Public, 1).cloud("b", NatKind::Public, 1).build().unwrap();
-    let target = lab.host("b1").address().into();
-    let offered = |streams: u32| {
-        let transport =
-            iperf::Transport::Udp { bits_per_second: 60_000_000 * u64::from(streams), payload_bytes: 1200 };
-        let options = iperf::Options { transport, seconds: 2, streams, reverse: false };
-        mbit(&iperf::run(lab.host("b1"), lab.host("a1"), target, &options).unwrap())
-    };
-    lab.internet().police_udp_flows(20).unwrap();
-    let (one, two) = (offered(1), offered(2));
-    // The rate is of packets with headers, and the first ones find a full bucket.
-    assert!((12.0..24.0).contains(&one), "one flow has {one} Mbit/s");
-    assert!((24.0..48.0).contains(&two), "two flows have {two} Mbit/s");
-    lab.internet().unpolice().unwrap();
-    let free = offered(1);
-    assert!(free > 40.0, "without a policer {free} Mbit/s");
-}
-
-#[test]
 fn the_sniffer_sees_a_marker_in_clear_and_only_that() {
     const MARKER: &[u8] = b"skynet lab marker, 32 bytes long";
     let lab = three_by_two("sniffer");

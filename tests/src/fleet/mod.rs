@@ -39,11 +39,20 @@ impl Fleet {
     /// # Errors
     /// If a binary is missing or the relay does not print a token.
     pub fn start(lab: &Lab) -> anyhow::Result<Self> {
+        Self::start_with(lab, |_| Extra::default())
+    }
+
+    /// As [`Fleet::start`], each agent with what is chosen for its host.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_with(lab: &Lab, extra: impl Fn(&str) -> Extra) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
         let relay = Relay::start(lab, &binaries)?;
         let mut fleet = Self { agents: BTreeMap::new(), relay };
         for host in lab.hosts() {
-            let agent = Agent::start(lab, host.role(), &binaries, fleet.relay.token())?;
+            let token = fleet.relay.token();
+            let agent = Agent::start_with(lab, host.role(), &binaries, token, &extra(host.role()))?;
             fleet.agents.insert(host.role().to_owned(), agent);
         }
         Ok(fleet)
@@ -81,12 +90,16 @@ impl Fleet {
         Ok(fleet)
     }
 
-    fn wait_joined(&self, within: Duration) -> anyhow::Result<()> {
+    /// Waits until all have joined.
+    ///
+    /// # Errors
+    /// If an agent has not joined within `within`; with the end of its log.
+    pub fn wait_joined(&self, within: Duration) -> anyhow::Result<()> {
         let deadline = clock::now() + within;
-        for agent in self.agents.values() {
-            agent.wait_joined(deadline.saturating_duration_since(clock::now()))?;
-        }
-        Ok(())
+        let mut agents = self.agents.values();
+        agents.try_for_each(|agent| {
+            agent.wait_joined(deadline.saturating_duration_since(clock::now())).map(drop)
+        })
     }
 
     /// The agent on a host.

@@ -154,6 +154,22 @@ impl Netns {
             .with_context(|| format!("sysctl {key} = {value} in {}", self.name))
     }
 
+    /// Turns the offloads of an Ethernet device on or off: segmentation of TCP and UDP and, on the way out, checksums.
+    /// Off, every datagram crosses the link alone and with its checksum complete.
+    ///
+    /// # Errors
+    /// If there is no such device or it refuses.
+    pub fn set_offloads(&self, interface: &str, on: bool) -> anyhow::Result<()> {
+        let value = if on { "on" } else { "off" };
+        let mut argv = vec!["ethtool", "-K", interface];
+        // Checksums first: without them the kernel turns segmentation off, and with them off refuses to turn it on.
+        for feature in ["tx", "sg", "tso", "gso", "gro", "tx-udp-segmentation"] {
+            argv.extend([feature, value]);
+        }
+        self.exec(&argv)?.ok()?;
+        Ok(())
+    }
+
     /// The processes that live in it now, whoever started them; ascending.
     pub fn processes(&self) -> Vec<u32> {
         let mut all: Vec<_> =
