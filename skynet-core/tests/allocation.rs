@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
-use skynet_core::forwarding::{DataPath, ForwardingTable, LaneEntry, PathActivity, PeerEntry};
-use skynet_core::id::{Generation, LaneNo, PeerSlot, PortNo};
+use skynet_core::forwarding::{DataPath, ForwardingTable, Framing, LaneEntry, PathActivity, PeerEntry};
+use skynet_core::id::{Generation, LaneNo, NodeNo, PeerSlot, PortNo};
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::offload::{Coalescer, Gso, Offloads, TunSink, VnetHeader};
 use skynet_core::receive::{Deliver, Inbound};
@@ -180,13 +180,13 @@ impl End {
 enum Lane {
     /// WireGuard's session.
     Zero,
-    /// A lane for bulk with this cipher.
-    One(Suite),
+    /// A lane for bulk with this cipher and framing.
+    One(Suite, Framing),
 }
 
 /// The sending key of one node and the receiving key of the other.
 fn keys(lane: Lane) -> (Arc<SealingKey>, OpeningKey) {
-    let Lane::One(suite) = lane else { return session_keys() };
+    let Lane::One(suite, _) = lane else { return session_keys() };
     let index = ReceiverIndex(7);
     let keys = |role| {
         let root = LaneRoot {
@@ -227,15 +227,15 @@ fn table(
         DataPath { port: PortNo(0), to: endpoint(), relay_header: None, activity: Arc::clone(&activity) };
     // On a lane for bulk only: a packet on lane 0 would have no key.
     let (sealing, bulk) = match (lane, sealing) {
-        (Lane::One(_), Some(sealing)) => {
-            (None, vec![LaneEntry { lane: LaneNo(1), sealing, path: path.clone() }])
+        (Lane::One(_, framing), Some(sealing)) => {
+            (None, vec![LaneEntry { lane: LaneNo(1), sealing, path: path.clone(), framing }])
         }
         (_, sealing) => (sealing, Vec::new()),
     };
     let entry = PeerEntry {
         slot: SLOT,
         generation: Generation(0),
-        node_no: None,
+        node_no: Some(NodeNo(1)),
         sealing,
         path: Some(path),
         bulk,
@@ -283,6 +283,9 @@ struct Written {
 impl Deliver for ToTun {
     fn deliver(&mut self, packet: &[u8]) {
         self.coalescer.push(packet, &mut self.written);
+    }
+    fn deliver_super(&mut self, header: VnetHeader, packet: &[u8]) {
+        self.coalescer.push_super(header, packet, &mut self.written);
     }
 }
 
@@ -371,7 +374,7 @@ fn both_ways(lane: Lane, drain: &[(VnetHeader, Vec<u8>)], drains: usize) -> Outc
             for segment in segments.drain(..) {
                 inbound.handle_datagram(endpoint(), 0, &mut wire[segment], &mut to_tun, &mut control);
             }
-            inbound.finish(&mut control);
+            inbound.finish(&mut to_tun, &mut control);
             to_tun.coalescer.flush(&mut to_tun.written);
         });
         if number >= WARM_UP {
@@ -423,8 +426,10 @@ fn a_million_segments_of_super_packets_cost_no_allocation_on_any_lane() {
     let drain = [super_packet(SEGMENTS)];
     let lanes = [
         (Lane::Zero, PACKETS),
-        (Lane::One(Suite::ChaCha20Poly1305), PACKETS / 5),
-        (Lane::One(Suite::Aes256Gcm), PACKETS / 5),
+        (Lane::One(Suite::ChaCha20Poly1305, Framing::Plain), PACKETS / 5),
+        (Lane::One(Suite::Aes256Gcm, Framing::Plain), PACKETS / 5),
+        (Lane::One(Suite::ChaCha20Poly1305, Framing::Chunks { limit: 1_360 }), PACKETS / 5),
+        (Lane::One(Suite::Aes256Gcm, Framing::Chunks { limit: 1_360 }), PACKETS / 5),
     ];
     for (lane, segments) in lanes {
         let outcome = both_ways(lane, &drain, segments / SEGMENTS);

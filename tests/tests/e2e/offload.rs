@@ -110,9 +110,9 @@ fn streams_are_byte_identical_over_a_path_that_loses_reorders_repeats_and_change
 }
 
 /// The offloads by the names they are switched off with; a host has the one of its number.
-const OFFLOADS: [&str; 5] = ["tun", "udp-gso", "udp-gro", "coalesce-tcp", "coalesce-udp"];
+const OFFLOADS: [&str; 6] = ["tun", "udp-gso", "udp-gro", "coalesce-tcp", "coalesce-udp", "chunks"];
 
-/// `off1` has the first offload off and so on, `off6` all of them; `off7` does without AES. `on1` has all.
+/// `off1` has the first offload off and so on, `off7` all of them; `off8` does without AES. `on1` has all.
 fn switched_off(host: &str) -> &'static [&'static str] {
     match host {
         "off1" => &["--disable-offload", OFFLOADS[0]],
@@ -120,8 +120,9 @@ fn switched_off(host: &str) -> &'static [&'static str] {
         "off3" => &["--disable-offload", OFFLOADS[2]],
         "off4" => &["--disable-offload", OFFLOADS[3]],
         "off5" => &["--disable-offload", OFFLOADS[4]],
-        "off6" => &["--disable-offload", "tun,udp-gso,udp-gro,coalesce-tcp,coalesce-udp"],
-        "off7" => &["--cipher", "chacha20-poly1305"],
+        "off6" => &["--disable-offload", OFFLOADS[5]],
+        "off7" => &["--disable-offload", "tun,udp-gso,udp-gro,coalesce-tcp,coalesce-udp,chunks"],
+        "off8" => &["--cipher", "chacha20-poly1305"],
         _ => &[],
     }
 }
@@ -141,11 +142,11 @@ fn cipher(from: &Agent, to: &Agent) -> String {
 
 /// Every offload is off in turn at the sender and at the receiver, the other end having all.
 fn with_each_offload_off(title: &str, scale: u64) {
-    let lab = Lab::builder(title).relay().cloud("on", NatKind::Public, 1).cloud("off", NatKind::Public, 7);
+    let lab = Lab::builder(title).relay().cloud("on", NatKind::Public, 1).cloud("off", NatKind::Public, 8);
     let story = Story::unwatched(lab.build().unwrap(), switched_off);
     story.fleet.wait_joined(JOIN).unwrap();
     let all_on = story.fleet.agent("on1");
-    for k in 1..=7 {
+    for k in 1..=8 {
         let host = format!("off{k}");
         story.fleet.wait_path("on1", &host, PathKind::Direct, DIRECT).unwrap();
         let other = story.fleet.agent(&host);
@@ -153,12 +154,12 @@ fn with_each_offload_off(title: &str, scale: u64) {
         let watch = Watch::start(other.namespace(), other.interface()).unwrap();
         everything_arrives_as_sent(all_on, other, scale);
         everything_arrives_as_sent(other, all_on, scale);
-        let expected = if host == "off7" { "ChaCha20-Poly1305" } else { bulk_cipher() };
+        let expected = if host == "off8" { "ChaCha20-Poly1305" } else { bulk_cipher() };
         assert_eq!(cipher(all_on, other), expected);
         let tun = watch.stop();
         assert_eq!(tun.wrong, 0, "{tun:?}");
         // It is off, and the others are on.
-        let has_trains = !["off1", "off6"].contains(&host.as_str());
+        let has_trains = !["off1", "off7"].contains(&host.as_str());
         assert_eq!(tun.longest > usize::from(MTU), has_trains, "{tun:?}");
     }
     story.end();
