@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use skynet_core::forwarding::Framing;
 use skynet_core::path::Path;
 use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant};
@@ -120,11 +121,11 @@ impl Overlay {
 
     /// An agent that starts now and joins with the token.
     pub fn add_agent(&mut self, cloud: CloudId) -> HostId {
-        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4)
+        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4, true)
     }
 
-    /// [`Overlay::add_agent`], which offers these ciphers and so many lanes.
-    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8) -> HostId {
+    /// [`Overlay::add_agent`], which offers these ciphers, so many lanes, and chunks or not.
+    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8, chunks: bool) -> HostId {
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
         let id = self.topology.add_host(cloud, |site| {
@@ -136,6 +137,7 @@ impl Overlay {
                 engine,
                 suites,
                 max_lanes,
+                chunks,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
@@ -206,6 +208,14 @@ impl Overlay {
         let status = self.agent(from).status();
         let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
         peer.map_or((None, 0), |p| (p.cipher, p.lanes))
+    }
+
+    /// Whether `from` sends super-packets to `to` in chunks.
+    pub fn sends_chunks(&self, from: HostId, to: HostId) -> bool {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let status = self.agent(from).status();
+        let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
+        peer.is_some_and(|p| p.lanes > 0 && p.framing != Framing::Plain)
     }
 
     /// Whether both ends send directly.

@@ -25,9 +25,19 @@ struct Pair {
 
 impl Pair {
     fn new(seed: u64, engine: Engine, kind: NatKind, offers: [(u32, u8); 2]) -> Self {
+        Self::with_chunks(seed, engine, kind, offers, [true; 2])
+    }
+
+    fn with_chunks(
+        seed: u64,
+        engine: Engine,
+        kind: NatKind,
+        offers: [(u32, u8); 2],
+        chunks: [bool; 2],
+    ) -> Self {
         let mut o = Overlay::with_engine(seed, engine);
         let clouds = [kind; 2].map(|kind| o.cloud(kind));
-        let [a, b] = [0, 1].map(|i| o.add_agent_with(clouds[i], offers[i].0, offers[i].1));
+        let [a, b] = [0, 1].map(|i| o.add_agent_with(clouds[i], offers[i].0, offers[i].1, chunks[i]));
         assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
         Self { o, a, b }
     }
@@ -126,5 +136,46 @@ fn a_peer_that_restarts_gets_lane_1_again() {
         pair.o.flow(pair.a, pair.b, 50 * MS, 1_000).unwrap();
         pair.o.world_mut().run_for(40 * S).unwrap();
         assert_eq!(pair.lanes(), [AES; 2], "{}", pair.o.report());
+    }
+}
+
+#[test]
+fn chunks_are_sent_if_both_ends_offer_them_and_a_lane_is_open() {
+    for (chunks, lanes, expected) in [
+        ([true, true], 4, true),
+        ([true, false], 4, false),
+        ([false, true], 4, false),
+        ([true, true], 0, false),
+    ] {
+        let offers = [(BOTH, lanes); 2];
+        for kind in [NatKind::PortRestricted, NatKind::Symmetric] {
+            let mut pair = Pair::with_chunks(6, Engine::Null, kind, offers, chunks);
+            pair.talk(10);
+            for (from, to) in [(pair.a, pair.b), (pair.b, pair.a)] {
+                assert_eq!(pair.o.sends_chunks(from, to), expected, "{chunks:?} {lanes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_that_loses_data_goes_without_chunks_until_it_loses_none() {
+    for kind in [NatKind::PortRestricted, NatKind::Symmetric] {
+        let mut pair = Pair::new(7, Engine::Null, kind, [(BOTH, 4); 2]);
+        pair.talk(10);
+        assert!(pair.o.sends_chunks(pair.a, pair.b));
+        let n = std::cell::Cell::new(0);
+        // One in twenty of what is as long as the flow's messages.
+        pair.drop_on_the_internet(move |d| {
+            n.set(n.get() + u64::from(d.bytes.len() > 200));
+            d.bytes.len() > 200 && n.get() % 20 == 0
+        });
+        pair.o.flow(pair.a, pair.b, 2 * MS, 30_000).unwrap();
+        pair.o.world_mut().run_for(30 * S).unwrap();
+        assert!(!pair.o.sends_chunks(pair.a, pair.b), "{}", pair.o.report());
+        assert!(pair.o.sends_chunks(pair.b, pair.a), "the other direction is fine");
+        pair.drop_on_the_internet(|_| false);
+        pair.o.world_mut().run_for(29 * S).unwrap();
+        assert!(pair.o.sends_chunks(pair.a, pair.b), "{}", pair.o.report());
     }
 }

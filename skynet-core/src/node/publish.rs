@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// In chunks if both ends can, as long as hardly anything is lost.
-    fn framing(&self, peer: &Peer) -> Framing {
+    pub(super) fn framing(&self, peer: &Peer) -> Framing {
         let theirs = peer.lanes.hello().is_some_and(|hello| hello.features & FEATURE_CHUNKS != 0);
         let carried = matches!(&peer.kind, Kind::Member { path, .. } if path.carries_chunks());
         if self.chunks && theirs && carried { Framing::Chunks { limit: INNER_MTU } } else { Framing::Plain }

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::forwarding::Framing;
 use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
@@ -69,6 +70,8 @@ pub struct PeerStatus {
     pub cipher: Option<Suite>,
     /// Lanes for bulk that are open; 0: everything goes on lane 0.
     pub lanes: u8,
+    /// How its bulk becomes messages while a lane is open.
+    pub framing: Framing,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -93,6 +96,7 @@ impl Node {
                     suites: None,
                     cipher: None,
                     lanes: 0,
+                    framing: Framing::Plain,
                     history: Vec::new(),
                 });
             }
@@ -145,6 +149,7 @@ impl Node {
             suites: peer.lanes.hello().map(|h| h.suites),
             cipher: peer.lanes.suite().or(lane0),
             lanes: u8::try_from(peer.lanes.bulk().len()).unwrap_or(u8::MAX),
+            framing: self.framing(peer),
             history,
         }
     }

@@ -71,6 +71,8 @@ pub struct AgentConfig {
     pub suites: u32,
     /// Lanes for bulk it offers.
     pub max_lanes: u8,
+    /// Whether it offers chunks.
+    pub chunks: bool,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -187,7 +189,7 @@ impl AgentHost {
             engine: self.config.engine,
             suites: self.config.suites,
             max_lanes: self.config.max_lanes,
-            chunks: true,
+            chunks: self.config.chunks,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&[self.config.local], now);
