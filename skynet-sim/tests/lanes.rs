@@ -168,7 +168,7 @@ fn a_path_that_loses_data_goes_without_chunks_until_it_loses_none() {
         // One in twenty of what is as long as the flow's messages.
         pair.drop_on_the_internet(move |d| {
             n.set(n.get() + u64::from(d.bytes.len() > 200));
-            d.bytes.len() > 200 && n.get() % 20 == 0
+            d.bytes.len() > 200 && n.get().is_multiple_of(20)
         });
         pair.o.flow(pair.a, pair.b, 2 * MS, 30_000).unwrap();
         pair.o.world_mut().run_for(30 * S).unwrap();
