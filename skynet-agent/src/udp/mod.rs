@@ -6,5 +6,6 @@
 
 mod socket;
 mod sys;
+mod train;
 
 pub use socket::{ReceiveBatch, Received, UdpOffloads, UdpSocket, segments_mut};
