@@ -9,3 +9,4 @@ mod sys;
 mod train;
 
 pub use socket::{ReceiveBatch, Received, UdpOffloads, UdpSocket, segments_mut};
+pub(crate) use sys::set_option;
