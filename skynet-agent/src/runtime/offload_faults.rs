@@ -1,6 +1,6 @@
 //! Which offloads have failed, and the words for it in `status`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use skynet_core::offload::Offloads;
 
@@ -8,14 +8,14 @@ use super::selfcheck::{self, tun::Verdict};
 use crate::config::{DisabledOffloads, Offload};
 use crate::udp::UdpOffloads;
 
-/// Offloads that failed their check at start, and how often: an interface made anew is checked anew.
+/// Offloads that failed their check at start. They stay off: an interface made anew has the same kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct OffloadFaults(BTreeMap<Offload, u64>);
+pub(super) struct OffloadFaults(BTreeSet<Offload>);
 
 impl OffloadFaults {
     /// Whether this one failed its check.
     pub(super) fn has(&self, offload: Offload) -> bool {
-        self.0.contains_key(&offload)
+        self.0.contains(&offload)
     }
 
     /// Whether this one is neither disabled nor failed.
@@ -42,9 +42,8 @@ impl OffloadFaults {
     }
 
     fn note(&mut self, offload: Offload, works: bool) {
-        if !works {
+        if !works && self.0.insert(offload) {
             tracing::warn!(%offload, "the offload failed its self-check and is off");
-            *self.0.entry(offload).or_default() += 1;
         }
     }
 

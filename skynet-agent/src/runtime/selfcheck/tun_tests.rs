@@ -182,3 +182,67 @@ fn the_address_beside_ours_is_a_host_of_the_prefix() {
     assert_eq!(beside([10, 7, 3, 4], 32), IpAddr::from([10, 7, 3, 5]));
     assert_eq!(beside([10, 7, 3, 4], 0), IpAddr::from([10, 7, 3, 5]));
 }
+
+/// Runs `test` with a TUN device that is up and has the addresses [`OWN`], in a network namespace of its own; without
+/// the right to make one it says so and passes.
+fn with_device(test: impl FnOnce(TunDevice) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("skipped: no new network namespace ({e})");
+            return;
+        }
+        let tun = TunDevice::create("skcheck0", 1360, true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let net = crate::netcfg::Netlink::open().unwrap();
+            crate::netcfg::NetConfig::bring_up(&net, tun.index().unwrap(), &OWN).await.unwrap();
+        });
+        test(tun);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn this_kernel_passes_every_part_and_answers_nothing() {
+    with_device(|mut tun| {
+        let uso = tun.takes().udp4;
+        let before = crate::clock::monotonic();
+        assert_eq!(check(&mut tun, &OWN, Offloads::ALL), Verdict::ALL);
+        let took = crate::clock::monotonic().saturating_since(before);
+        eprintln!("the check took {took:?}");
+        let addresses = OWN.map(|(ip, _)| ip);
+        let mut kernel = Kernel::new(&mut tun, &addresses).unwrap();
+        for (own, len) in OWN {
+            let other = stranger(own, len);
+            let tcp_in = Flow { from: other, to: own, tcp: true, port: None };
+            let udp_in = Flow { tcp: false, port: kernel.port(own), ..tcp_in };
+            let tcp_out = Flow { from: own, to: other, ..tcp_in };
+            assert_eq!(writing_tcp(&mut kernel, &tcp_in), Finding::Right, "{own}");
+            assert_eq!(reading(&mut kernel, &tcp_out), Finding::Right, "{own}");
+            if uso {
+                assert_eq!(writing_udp(&mut kernel, &udp_in), Finding::Right, "{own}");
+                assert_eq!(reading(&mut kernel, &Flow { tcp: false, ..tcp_out }), Finding::Right, "{own}");
+            }
+        }
+        // No reset, no ICMP to the stranger: neither is left in the queue.
+        let left = kernel.read();
+        let is_answer = |f: &Framed| {
+            OWN.iter().any(|(own, len)| {
+                Flow { from: *own, to: stranger(*own, *len), tcp: true, port: None }.owns(&f.packet)
+                    || matches!(f.packet.get(9), Some(1)) && f.packet[0] >> 4 == 4
+            })
+        };
+        assert!(!left.iter().any(is_answer), "{left:?}");
+    });
+}
+
+#[test]
+fn a_device_whose_interface_is_down_gives_nothing_up() {
+    with_device(|mut tun| {
+        let down = std::process::Command::new("ip").args(["link", "set", "skcheck0", "down"]).status();
+        assert!(down.is_ok_and(|s| s.success()));
+        assert_eq!(check(&mut tun, &OWN, Offloads::ALL), Verdict::ALL);
+    });
+}
