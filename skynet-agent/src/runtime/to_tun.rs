@@ -160,15 +160,15 @@ impl<D: TunWrite> Writer<D> {
         written
     }
 
-    /// The batch is not lost: what was joined is taken apart again. Only segments that are taken one by one prove that
-    /// it is their being joined that is not.
+    /// The batch is not lost: what was joined is taken apart again. Only a segment that is taken proves that it is their
+    /// being joined that is not.
     fn write_segments(&mut self, header: VnetHeader, packet: &[u8]) {
         let Ok(packet) = SuperPacket::parse(header, packet) else { return };
         let mut segment = vec![0; packet.segment_len_max()];
-        let mut taken = true;
+        let mut taken = false;
         for i in 0..packet.segments() {
             let len = packet.write_segment(i, &mut segment);
-            taken &= self.write_once(VnetHeader::NONE, &segment[..len]) == Written::Yes;
+            taken |= self.write_once(VnetHeader::NONE, &segment[..len]) == Written::Yes;
         }
         if taken {
             self.note_refused(header.gso);
