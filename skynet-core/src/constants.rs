@@ -38,6 +38,20 @@ pub const REKEY_ON_RECEIVE_AFTER_TIME: Duration =
     Duration::from_secs(REJECT_AFTER_TIME.as_secs() - DEAD_PEER_TIMEOUT.as_secs());
 /// The secret behind cookies changes in this rhythm, and a received cookie is used for so long (§5.4.7).
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
+/// As [`REKEY_AFTER_MESSAGES`], for a lane with AES-256-GCM; see [`AES_REJECT_AFTER_MESSAGES`].
+pub const AES_REKEY_AFTER_MESSAGES: u64 = 1 << 29;
+/// As [`REJECT_AFTER_MESSAGES`], for a lane with AES-256-GCM: GCM tells itself apart from random with an advantage that
+/// grows with the square of the blocks sealed. After q packets of L blocks of 16 bytes it is at most (qL + q)² / 2^129
+/// (Luykx and Paterson, "Limits on Authenticated Encryption Use in TLS", 2015; draft-irtf-cfrg-aead-limits §5.1).
+///
+/// ```text
+///   packets    of 64 KiB (L = 2^12)    of 1,500 bytes (L = 94)
+///   2^29       2^-47                   2^-57: what RFC 8446 §5.5 asks of TLS
+///   2^31       2^-43                   2^-53
+/// ```
+/// For forgeries the bound is 2v(L + 1) / 2^128 after v attempts: 2^-84 for 64 KiB packets at 10 million attempts per
+/// second over the 180 s a key lives.
+pub const AES_REJECT_AFTER_MESSAGES: u64 = 1 << 31;
 /// Payloads are padded with zeros to a multiple of this (§5.4.6), so their length tells less.
 pub const PADDING_MULTIPLE: usize = 16;
 

@@ -68,6 +68,8 @@ reasons! {
     BadRelayHeader = "bad_relay_header", Peer;
     /// A handshake message nobody is waiting for: late, or answered twice.
     UnexpectedHandshake = "unexpected_handshake", Peer;
+    /// A control record for a keypair, lane or cipher that was not agreed.
+    UnexpectedRecord = "unexpected_record", Peer;
     // What this node asked for.
     /// No peer owns the destination address.
     NoPeer = "no_peer", Local;

@@ -17,7 +17,7 @@ use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::ForwardingTable;
-use crate::id::{Generation, PeerSlot, PortNo};
+use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
 use crate::offload::ecn;
 use crate::session::{OpeningKey, PathSource};
@@ -29,8 +29,9 @@ use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
 use crate::wire::wireguard::{ReceiverIndex, TYPE_COOKIE_REPLY, TransportHeader};
 use crate::worker::{ControlClass, ControlSink, InboundCommand, ToControl};
 
-/// Opening keys one half holds at most: of every peer all keypairs, and one that is still to be removed.
-pub const MAX_OPENING_KEYS: usize = (MAX_KEYPAIRS + 1) * MAX_PEERS;
+/// Opening keys one half holds at most: of every peer all keypairs, and one that is still to be removed, each with the
+/// two lanes that port 0 has.
+pub const MAX_OPENING_KEYS: usize = 2 * (MAX_KEYPAIRS + 1) * MAX_PEERS;
 
 /// Where opened packets go: by way of a [`crate::offload::Coalescer`] to the TUN queue.
 pub trait Deliver {
@@ -185,7 +186,7 @@ impl Inbound {
         // d: source and filter
         let packet = match plaintext.first() {
             None => return Ok(()),
-            Some(&CONTROL_RECORD) if peer.node_no.is_some() => {
+            Some(&CONTROL_RECORD) if peer.node_no.is_some() && session.key.lane() == LaneNo(0) => {
                 return offer(
                     control,
                     ToControl::Record { slot: peer.slot, index, bytes: plaintext.to_vec() },

@@ -17,6 +17,7 @@ use crate::constants::MAX_STAGED_PACKETS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::forwarding::{DataPath, ForwardingTable, PeerEntry};
+use crate::id::PeerSlot;
 use crate::offload::{SuperPacket, VnetHeader, ecn};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
@@ -47,7 +48,12 @@ struct Sealer {
     /// Packets the shell still holds of this drain: how many counters are worth reserving at once.
     expected: usize,
     reserved: Option<Reserved>,
+    /// Whose key was last told to be worn under this snapshot: a new key brings a new one.
+    worn: Option<PeerSlot>,
 }
+
+/// Counters reserved beyond those of one packet, at most.
+const AHEAD: usize = 63;
 
 /// Counters taken from one sealing key for the rest of this batch. What is left over at its end is skipped for ever.
 #[derive(Debug)]
@@ -59,16 +65,17 @@ struct Reserved {
 impl Outbound {
     /// A half that counts its drops in `drops`.
     pub fn new(drops: Arc<DropCounters>) -> Self {
-        let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None };
+        let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None, worn: None };
         Self { drops, table: Arc::default(), sealer }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
     pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>, expected: usize) {
-        self.sealer = Sealer { now, expected, reserved: None };
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
+            self.sealer.worn = None;
         }
+        self.sealer = Sealer { now, expected, reserved: None, worn: self.sealer.worn };
     }
 
     /// One packet from the TUN device, as its header says.
@@ -112,11 +119,14 @@ impl Outbound {
         let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
         // d: lane and path
         let stage = |packet| ToControl::Stage { slot, packet };
-        let Some((key, path)) = lane(peer) else { return hand_over(&packet, control, stage) };
+        let Some((key, path)) = self.sealer.lane(peer, packet.segments()) else {
+            return hand_over(&packet, control, stage);
+        };
         // e: split and seal
         match self.sealer.seal(&packet, key, path, batch)? {
             Sealed::Bytes(bytes) => {
                 note(peer, path, packet.segments(), bytes, self.sealer.now, control);
+                self.sealer.tell_worn(key, slot, control);
                 Ok(Sent::Done)
             }
             Sealed::NoRoom => Ok(Sent::BatchFull),
@@ -134,6 +144,22 @@ enum Sealed {
 }
 
 impl Sealer {
+    /// Step d: a lane that is open, or lane 0; none before the first handshake and while no path is known.
+    fn lane<'a>(&self, peer: &'a PeerEntry, segments: usize) -> Option<(&'a Arc<SealingKey>, &'a DataPath)> {
+        let wanted = u32::try_from(segments + AHEAD).ok()?;
+        match peer.bulk.first().filter(|lane| lane.sealing.has_room(wanted, self.now)) {
+            Some(lane) => Some((&lane.sealing, &lane.path)),
+            None => peer.sealing.as_ref().zip(peer.path.as_ref()),
+        }
+    }
+
+    /// A key that wants a successor is told once per snapshot.
+    fn tell_worn(&mut self, key: &SealingKey, slot: PeerSlot, control: &mut dyn ControlSink) {
+        if self.worn != Some(slot) && key.needs_rekey(self.now) && control.offer(ToControl::Worn { slot }) {
+            self.worn = Some(slot);
+        }
+    }
+
     /// Each segment is written where its message is sent from, between header room and tag, and sealed there.
     fn seal(
         &mut self,
@@ -176,18 +202,10 @@ impl Sealer {
             reserved.counters.start += n;
             return Some(first..first + n);
         }
-        let wanted = n + self.expected.min(63) as u64;
+        let wanted = n + self.expected.min(AHEAD) as u64;
         let all = key.reserve(u32::try_from(wanted).ok()?, self.now)?;
         self.reserved = Some(Reserved { key: Arc::clone(key), counters: all.start + n..all.end });
         Some(all.start..all.start + n)
-    }
-}
-
-/// Step d: a bulk lane if one is open, else lane 0; none while there is no key or no path.
-fn lane(peer: &PeerEntry) -> Option<(&Arc<SealingKey>, &DataPath)> {
-    match peer.bulk.first() {
-        Some(lane) => Some((&lane.sealing, &lane.path)),
-        None => Some((peer.sealing.as_ref()?, peer.path.as_ref()?)),
     }
 }
 

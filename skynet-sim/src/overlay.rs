@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use skynet_core::path::Path;
-use skynet_core::session::Engine;
+use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant};
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_relay::server::ForwardConfig;
 use skynet_relay::store::MemoryStore;
 
@@ -119,6 +120,11 @@ impl Overlay {
 
     /// An agent that starts now and joins with the token.
     pub fn add_agent(&mut self, cloud: CloudId) -> HostId {
+        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4)
+    }
+
+    /// [`Overlay::add_agent`], which offers these ciphers and so many lanes.
+    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8) -> HostId {
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
         let id = self.topology.add_host(cloud, |site| {
@@ -128,6 +134,8 @@ impl Overlay {
                 local: SocketAddr::new(site.ip, AGENT_PORT),
                 seed: site.seed,
                 engine,
+                suites,
+                max_lanes,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
@@ -190,6 +198,14 @@ impl Overlay {
         let address = std::net::IpAddr::V4(self.address(to));
         let status = self.agent(from).status()?;
         status.peers.iter().find(|p| p.addresses.contains(&address))?.path
+    }
+
+    /// The cipher `from` seals bulk to `to` with, and on how many lanes.
+    pub fn lanes(&self, from: HostId, to: HostId) -> (Option<Suite>, u8) {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let status = self.agent(from).status();
+        let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
+        peer.map_or((None, 0), |p| (p.cipher, p.lanes))
     }
 
     /// Whether both ends send directly.

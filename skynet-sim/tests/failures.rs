@@ -77,6 +77,9 @@ fn traffic_moves_to_the_relay_when_the_direct_path_is_cut_and_back_when_it_heals
     println!("direct path cut: silent for {gap:?}");
     assert!(gap <= 3_500 * MS, "{gap:?}\n{}", p.o.report());
     assert!(!p.is_direct());
+    // A path is looked for by whoever sends, so both do.
+    let [a, b] = p.hosts;
+    p.o.flow(b, a, S, 1_000).unwrap();
     let gap = p.gap(65 * S, Pair::heal);
     println!("healed: silent for {gap:?}");
     assert!(p.is_direct(), "{}", p.o.report());

@@ -23,6 +23,7 @@ use skynet_core::send::Outbound;
 use skynet_core::session::Engine;
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::ip::udp_v4;
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_core::wire::relay::{Class, DataHeader, TICKET_LEN};
 use skynet_core::worker::{ControlClass, LocalQueues};
 
@@ -70,6 +71,8 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         stock: None,
         floors: Floors::default(),
         engine: Engine::Noise,
+        suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+        max_lanes: 4,
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");

@@ -29,6 +29,7 @@ use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::ip::udp_v4;
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_core::worker::{ControlClass, LocalQueues};
 
 use crate::Input;
@@ -90,6 +91,8 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             engine: Engine::Noise,
+            suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+            max_lanes: 4,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).expect("it has a key");
         let drops = Arc::clone(node.drops());

@@ -2,12 +2,14 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use skynet_core::control::message::{ConflictWhat, DeniedCode, Lookup, Member, Message, Welcome};
+use skynet_core::id::LaneNo;
 use skynet_core::key::{Identity, PublicKey, Secret};
 use skynet_core::member::token::PREFIX;
 use skynet_core::member::{Bundle, JoinToken, Signed};
+use skynet_core::session::Suite;
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
-use skynet_core::wire::record::Hello as InTunnelHello;
+use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Record};
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
 
@@ -89,7 +91,7 @@ pub fn probe() -> Vec<Seed> {
     seeds
 }
 
-/// HELLO, whole and as short as it may be.
+/// HELLO, whole and as short as it may be, OPEN and ACCEPT.
 pub fn record() -> Vec<Seed> {
     let hello = InTunnelHello {
         suites: 3,
@@ -98,7 +100,10 @@ pub fn record() -> Vec<Seed> {
         manifest_epoch: 9,
         manifest_hash: [7; 32],
     };
-    named([("hello", hello.encode()), ("shortest", vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0])])
+    let offer = LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
+    let [open, accept] = [Record::Open(offer), Record::Accept(offer)].map(|r| r.encode());
+    let shortest = vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0];
+    named([("hello", hello.encode()), ("shortest", shortest), ("open", open), ("accept", accept)])
 }
 
 /// IPv4 with padding behind it, and IPv6.

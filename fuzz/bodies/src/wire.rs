@@ -3,7 +3,7 @@
 use skynet_core::key::Secret;
 use skynet_core::wire::ip::IpPacket;
 use skynet_core::wire::probe::{self, Body, Head, Ping, ProbeKey};
-use skynet_core::wire::record::Hello;
+use skynet_core::wire::record::Record;
 use skynet_core::wire::relay::{Frame, TICKET_LEN, Ticket, fuzz_frame};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, Message, Response};
 use skynet_core::wire::{Kind, wireguard};
@@ -101,10 +101,13 @@ fn probe_datagram(bytes: &[u8]) -> bool {
     true
 }
 
-/// HELLO inside the tunnel.
+/// Records inside the tunnel: what is trimmed off is padding, and what is written parses to the same.
 pub fn record(bytes: &[u8]) -> bool {
-    let Ok(hello) = Hello::parse(bytes) else { return false };
-    assert_eq!(Hello::parse(&hello.encode()), Ok(hello));
+    let trimmed = Record::trim(bytes);
+    assert!(bytes.starts_with(trimmed));
+    let Ok(record) = Record::parse(bytes) else { return false };
+    assert_eq!(Record::parse(trimmed).as_ref(), Ok(&record));
+    assert_eq!(Record::parse(&record.encode()), Ok(record));
     true
 }
 

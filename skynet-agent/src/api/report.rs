@@ -114,6 +114,12 @@ pub struct PeerReport {
     pub tx_bytes: u64,
     /// Seconds since the last completed handshake.
     pub handshake_age_s: Option<u64>,
+    /// Cipher of bulk data to it: `ChaCha20-Poly1305` or `AES-256-GCM`; `null` without a session.
+    #[serde(default)]
+    pub cipher: Option<String>,
+    /// Lanes for bulk that are open; 0: everything goes on the WireGuard session itself.
+    #[serde(default)]
+    pub lanes: u8,
 }
 
 impl StatusReport {

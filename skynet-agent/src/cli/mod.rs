@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, DEFAULT_SOCKET, Offload, Overrides};
+use crate::config::{Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, parse_max_lanes};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -84,6 +84,12 @@ struct AgentArgs {
     /// Switch segmentation offloads off, for kernels and devices on which they are broken.
     #[arg(long, env = "SKYNET_DISABLE_OFFLOAD", value_name = "OFFLOAD,…", value_delimiter = ',', value_enum)]
     disable_offload: Option<Vec<Offload>>,
+    /// Cipher between members: auto (AES-256-GCM if both CPUs have it) or chacha20-poly1305 [default: auto].
+    #[arg(long, env = "SKYNET_CIPHER", value_enum, hide_possible_values = true)]
+    cipher: Option<Ciphers>,
+    /// Lanes (UDP 5-tuples) per member at most, 1 to 8 [default: one per core, at least 4].
+    #[arg(long, env = "SKYNET_MAX_LANES", value_name = "N", value_parser = parse_max_lanes)]
+    max_lanes: Option<u8>,
 }
 
 impl AgentArgs {
@@ -98,6 +104,8 @@ impl AgentArgs {
             port: self.port,
             relay: self.relay,
             disable_offload: self.disable_offload.clone(),
+            ciphers: self.cipher,
+            max_lanes: self.max_lanes,
         };
         Ok(Config::load(overrides)?)
     }
@@ -120,6 +128,9 @@ impl AgentArgs {
             "--disable-offload",
             disabled.map(|list| list.iter().map(|o| o.as_str()).collect::<Vec<_>>().join(",").into()),
         );
+        let cipher = self.cipher.and_then(|c| c.to_possible_value());
+        push("--cipher", cipher.map(|c| c.get_name().into()));
+        push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         flags
     }
 }

@@ -81,7 +81,7 @@ fn render(status: &StatusReport) -> String {
 fn table(peers: &[PeerReport]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST"]);
+    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST", "CIPHER", "LANES"]);
     let dash = || "-".to_owned();
     for peer in peers {
         let path = match (&peer.via, peer.path.as_str()) {
@@ -99,9 +99,11 @@ fn table(peers: &[PeerReport]) -> String {
             format::bytes(peer.rx_bytes),
             format::bytes(peer.tx_bytes),
             peer.handshake_age_s.map_or_else(dash, format::age),
+            peer.cipher.clone().unwrap_or_else(dash),
+            if peer.lanes == 0 { dash() } else { peer.lanes.to_string() },
         ]);
     }
-    for column in 3..=6 {
+    for column in [3, 4, 5, 6, 8] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -128,6 +130,8 @@ mod tests {
             rx_bytes: 1_500_000,
             tx_bytes: 10,
             handshake_age_s: None,
+            cipher: via.map(|_| "AES-256-GCM".to_owned()),
+            lanes: u8::from(via.is_some()),
         };
         let status = StatusReport {
             schema: "status/1".to_owned(),
@@ -164,11 +168,11 @@ mod tests {
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
 offloads off: udp-gso (switched off)
- NAME  ADDRESS   PATH                           RTT       RX    TX  LAST
- b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -
- c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -
- d1    10.7.0.9  none                             -  1.50 MB  10 B     -
- e1    10.7.0.9  offline                          -  1.50 MB  10 B     -
+ NAME  ADDRESS   PATH                           RTT       RX    TX  LAST  CIPHER       LANES
+ b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
+ c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
+ d1    10.7.0.9  none                             -  1.50 MB  10 B     -  -                -
+ e1    10.7.0.9  offline                          -  1.50 MB  10 B     -  -                -
 ";
         assert_eq!(render(&status), expected);
         assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{MAX_PEERS, Offload, StaticPeer, WireGuardNode, parse_duration};
+use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, parse_duration};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -36,6 +36,8 @@ pub(super) struct Interface {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DataPlane {
     pub(super) disable_offload: Option<Vec<Offload>>,
+    pub(super) ciphers: Option<Ciphers>,
+    pub(super) max_lanes: Option<u8>,
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,10 @@
 //! name = "skynet0"
 //! listen_port = 41820
 //!
+//! [dataplane]
+//! ciphers = "auto"                     # or "chacha20-poly1305"
+//! max_lanes = 4
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -19,6 +23,7 @@
 //! With `[interface] private_key` and `address` the agent is a plain WireGuard node without any network membership.
 //! Unknown keys are refused: a typing error must not become a default.
 
+mod dataplane;
 mod file;
 mod offload;
 mod units;
@@ -36,6 +41,7 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
+pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
 pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
 
@@ -73,6 +79,10 @@ pub struct Overrides {
     pub relay: Option<SocketAddr>,
     /// Offloads to be switched off; an empty list switches all on.
     pub disable_offload: Option<Vec<Offload>>,
+    /// Ciphers offered to members.
+    pub ciphers: Option<Ciphers>,
+    /// Lanes per peer at most.
+    pub max_lanes: Option<u8>,
 }
 
 /// What the agent runs with.
@@ -94,6 +104,10 @@ pub struct Config {
     pub relay: Option<SocketAddr>,
     /// Offloads that are switched off.
     pub disabled_offloads: DisabledOffloads,
+    /// Ciphers offered to members.
+    pub ciphers: Ciphers,
+    /// Lanes for bulk per member at most, 1 to 8.
+    pub max_lanes: u8,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -187,6 +201,8 @@ impl Config {
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
         let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
+        let in_file = file.dataplane.max_lanes.map(check_max_lanes).transpose();
+        let in_file = in_file.map_err(|what| at("dataplane.max_lanes", what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -209,6 +225,8 @@ impl Config {
                 .unwrap_or_default()
                 .into_iter()
                 .collect(),
+            ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
+            max_lanes: overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes),
             wireguard,
             peers,
         })

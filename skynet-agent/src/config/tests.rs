@@ -47,6 +47,24 @@ fn a_wireguard_node_with_a_stock_peer_is_understood() {
 }
 
 #[test]
+fn ciphers_and_lanes_have_defaults_and_limits() {
+    let config = parse("").unwrap();
+    assert_eq!((config.ciphers, config.max_lanes), (Ciphers::Auto, default_max_lanes()));
+    assert!((4..=8).contains(&config.max_lanes));
+    let config = parse("[dataplane]\nciphers = \"chacha20-poly1305\"\nmax_lanes = 1").unwrap();
+    assert_eq!((config.ciphers.suites(), config.max_lanes), (1, 1));
+    for lanes in [0, 9] {
+        let said = message(&format!("[dataplane]\nmax_lanes = {lanes}"));
+        assert!(said.contains("dataplane.max_lanes: 1 to 8 lanes"), "{said}");
+    }
+    assert!(message("[dataplane]\nciphers = \"rot13\"").contains("line 2"));
+    let overrides = Overrides { max_lanes: Some(2), ciphers: Some(Ciphers::Auto), ..Overrides::default() };
+    let text = "[dataplane]\nciphers = \"chacha20-poly1305\"\nmax_lanes = 1";
+    let config = Config::parse(text, Path::new("agent.toml"), overrides).unwrap();
+    assert_eq!((config.ciphers, config.max_lanes), (Ciphers::Auto, 2));
+}
+
+#[test]
 fn flags_beat_the_file() {
     let overrides = Overrides {
         port: Some(7),

@@ -7,6 +7,7 @@ use skynet_core::key::StaticSecret;
 use skynet_core::node::{Floors, Membership, NodeConfig, StockConfig, StockPeer};
 use skynet_core::offload::Offloads;
 use skynet_core::session::Engine;
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_core::worker::{ControlClass, ControlSink};
 use tokio::sync::oneshot;
 
@@ -32,6 +33,8 @@ fn node_with_a_due_timer() -> Node {
         stock: Some(stock),
         floors: Floors::default(),
         engine: Engine::Noise,
+        suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+        max_lanes: 4,
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -49,6 +52,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         port: 0,
         relay: None,
         disabled_offloads: DisabledOffloads::default(),
+        ciphers: Default::default(),
+        max_lanes: 4,
         wireguard: None,
         peers: Vec::new(),
     };

@@ -64,6 +64,8 @@ impl Agent {
             stock: self.stock()?,
             floors: Floors { handshake_timestamp: Tai64n(handshake_timestamp), probe_start },
             engine: Engine::Noise,
+            suites: self.config.ciphers.suites(),
+            max_lanes: self.config.max_lanes,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();

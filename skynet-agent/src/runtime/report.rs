@@ -143,6 +143,8 @@ fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
         rx_bytes: peer.traffic.rx_bytes,
         tx_bytes: peer.traffic.tx_bytes,
         handshake_age_s: peer.last_handshake.map(|at| now.saturating_since(at).as_secs()),
+        cipher: peer.cipher.map(|c| c.name().to_owned()),
+        lanes: peer.lanes,
     }
 }
 

@@ -20,6 +20,10 @@ pub struct NodeConfig {
     pub floors: Floors,
     /// What handshakes and transport data are made of: always `Engine::Noise` outside simulations.
     pub engine: Engine,
+    /// Ciphers offered for lanes, a bit each (PROTOCOL §2.1): those this machine is fast at.
+    pub suites: u32,
+    /// Lanes for bulk a peer may open with us, at most [`MAX_PORTS`](crate::id::MAX_PORTS); 0: everything on lane 0.
+    pub max_lanes: u8,
 }
 
 /// How this node comes to be a member.

@@ -107,6 +107,8 @@ pub enum NodeTimer {
     Relay,
     /// A peer's session.
     Session,
+    /// A peer's lanes.
+    Lane,
     /// A peer's path.
     Path,
     /// Packets that wait for the directory.

@@ -4,6 +4,7 @@ use super::*;
 use crate::session::Engine;
 use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;
+use crate::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 
 fn now_at(mono: Instant) -> Now {
     Now { mono, unix: UnixTime(1_800_000_000 + mono.as_nanos() / 1_000_000_000), unix_nanos: 0 }
@@ -16,6 +17,8 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         stock: None,
         floors: Floors::default(),
         engine: Engine::Noise,
+        suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+        max_lanes: 4,
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

@@ -12,6 +12,11 @@
 mod config;
 pub mod directory;
 mod event;
+mod lanes;
+#[cfg(test)]
+mod lanes_inbound_tests;
+#[cfg(test)]
+mod lanes_tests;
 #[cfg(test)]
 mod member_tests;
 mod membership;
@@ -34,7 +39,7 @@ pub use peers::MAX_PEERS;
 pub use status::{PeerStatus, RelayStatus, Status};
 
 use crate::drop::{DropCounters, DropReason};
-use crate::id::PeerSlot;
+use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
 use crate::node::directory::Inserted;
 use crate::node::membership::{MembershipAgent, MembershipEvent, lookup_for};
@@ -80,8 +85,11 @@ pub struct Node {
     leased_timestamp: Tai64n,
     table_version: u64,
     dirty: bool,
-    /// Opening keys to take away once the snapshot without them is out.
-    removals: Vec<ReceiverIndex>,
+    /// Opening keys to take away, of which port, once the snapshot without them is out.
+    removals: Vec<(PortNo, ReceiverIndex)>,
+    /// What HELLO says of us.
+    suites: u32,
+    max_lanes: u8,
     transmits: VecDeque<Transmit>,
     events: VecDeque<NodeEvent>,
     last_now: Instant,
@@ -129,6 +137,8 @@ impl Node {
             table_version: 0,
             dirty: true,
             removals: Vec::new(),
+            suites: config.suites,
+            max_lanes: config.max_lanes.min(u8::try_from(MAX_PORTS).expect("three bits")),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             last_now: now.mono,
@@ -173,19 +183,16 @@ impl Node {
         let done = match message {
             ToControl::Datagram { from, mut bytes, .. } => self.on_datagram(from, &mut bytes, now),
             ToControl::Stage { packet, .. } | ToControl::Unresolved { packet } => self.on_packet(packet, now),
-            ToControl::Awake { slot } | ToControl::Worn { slot } => {
+            ToControl::Awake { slot } => {
                 self.on_awake(slot, now);
                 Ok(())
             }
-            ToControl::Installed(index) => self.on_installed(index, now),
-            ToControl::Confirmed { index, slot } => {
-                let confirmed = self.with_session(slot, |peer, cx| {
-                    peer.session.handle_authenticated(index, now.mono, cx);
-                    Ok(())
-                });
-                self.drain_session(slot, now);
-                confirmed
+            ToControl::Worn { slot } => {
+                self.on_worn(slot, now);
+                Ok(())
             }
+            ToControl::Installed(index) => self.on_installed(index, now),
+            ToControl::Confirmed { index, slot } => self.on_confirmed(slot, index, now),
             ToControl::Roamed { slot, from } => {
                 self.on_roamed(slot, from);
                 Ok(())
@@ -227,6 +234,12 @@ impl Node {
                     Ok(())
                 });
                 self.drain_session(slot, now);
+            }
+            if due(self.peers.get(slot).and_then(|p| p.lanes.poll_timeout())) {
+                let _done = self.with_lanes(slot, now, |lanes, _| {
+                    lanes.handle_timeout(now.mono);
+                    Ok(())
+                });
             }
             let path_due = self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_timeout());
             if due(path_due.map(|(at, _)| at)) {
@@ -305,6 +318,7 @@ impl Node {
         for peer in self.peers.iter() {
             first =
                 earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));
+            first = earliest(first, tagged(peer.lanes.poll_timeout(), NodeTimer::Lane));
             if let Kind::Member { path, .. } = &peer.kind {
                 first = earliest(first, tagged(path.poll_timeout().map(|(at, _)| at), NodeTimer::Path));
             }
@@ -406,11 +420,36 @@ impl Node {
         let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
         let slot = self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)?;
         self.with_session(slot, |peer, cx| {
-            peer.session.opening_installed(index, now.mono, cx);
+            if !peer.lanes.handle_installed(index, now.mono, cx) {
+                peer.session.opening_installed(index, now.mono, cx);
+            }
             Ok(())
         })?;
         self.drain_session(slot, now);
         Ok(())
+    }
+
+    /// The first authentic packet under a key: its lane is proven, and its keypair confirmed for all lanes.
+    fn on_confirmed(&mut self, slot: PeerSlot, index: ReceiverIndex, now: Now) -> Result<(), DropReason> {
+        self.with_session(slot, |peer, cx| {
+            let lane0 = peer.lanes.handle_authenticated(index).unwrap_or(index);
+            peer.session.handle_authenticated(lane0, now.mono, cx);
+            Ok(())
+        })?;
+        self.drain_session(slot, now);
+        Ok(())
+    }
+
+    /// A key in use wants a successor: lane 0's by the session's own rules, a lane's when it has sealed enough.
+    fn on_worn(&mut self, slot: PeerSlot, now: Now) {
+        let _done = self.with_session(slot, |peer, cx| {
+            peer.session.handle_wake(now, cx);
+            if peer.lanes.is_worn() {
+                peer.session.initiate(now, cx);
+            }
+            Ok(())
+        });
+        self.drain_session(slot, now);
     }
 
     fn drain_membership(&mut self, now: Now) {

@@ -9,10 +9,10 @@ use crate::forwarding::PathActivity;
 use crate::id::{Generation, NodeNo, PeerSlot};
 use crate::key::PublicKey;
 use crate::member::Member;
+use crate::node::lanes::LaneSet;
 use crate::node::staging::Staged;
 use crate::path::{PathAgent, StockPath};
-use crate::session::{KeypairId, PathSource, SealingKey, Session};
-use crate::wire::record::Hello;
+use crate::session::{PathSource, SealingKey, Session};
 
 /// Peers at most; as many as the directory caches.
 pub const MAX_PEERS: usize = 4096;
@@ -30,7 +30,8 @@ pub(super) struct Peer {
     pub(super) heard_from: Option<PathSource>,
     pub(super) relayed: Arc<PathActivity>,
     pub(super) direct: Arc<PathActivity>,
-    pub(super) hello: HelloState,
+    /// Without keys for a stock peer.
+    pub(super) lanes: LaneSet,
 }
 
 /// What the peer is to us.
@@ -39,13 +40,6 @@ pub(super) enum Kind {
     Member { member: Arc<Member>, path: Box<PathAgent> },
     /// A stock WireGuard peer from the configuration.
     Stock { name: String, path: StockPath, allowed_ips: Vec<Prefix>, addresses: Vec<IpAddr> },
-}
-
-/// HELLO, once per session and direction.
-#[derive(Default)]
-pub(super) struct HelloState {
-    pub(super) sent_under: Option<KeypairId>,
-    pub(super) theirs: Option<Hello>,
 }
 
 impl Peer {
@@ -113,6 +107,7 @@ impl Peers {
             slot,
             generation: Generation(self.generations[at]),
             key: session.peer(),
+            lanes: LaneSet::new(session.peer()),
             kind,
             session,
             sealing: None,
@@ -120,7 +115,6 @@ impl Peers {
             heard_from: None,
             relayed: Arc::default(),
             direct: Arc::default(),
-            hello: HelloState::default(),
         };
         self.by_key.insert(peer.key, slot);
         for prefix in peer.prefixes() {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
-use crate::forwarding::{ForwardingTable, PeerEntry};
-use crate::id::PortNo;
+use crate::forwarding::{DataPath, ForwardingTable, LaneEntry, PeerEntry};
+use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::node::peers::Peer;
 use crate::node::{Node, NodeEvent};
 use crate::worker::InboundCommand;
 
@@ -18,9 +19,8 @@ impl Node {
             let table = Arc::new(self.build_table());
             self.events.push_back(NodeEvent::Publish(table));
         }
-        for index in self.removals.drain(..) {
-            self.events
-                .push_back(NodeEvent::Inbound { port: PortNo(0), command: InboundCommand::Remove(index) });
+        for (port, index) in self.removals.drain(..) {
+            self.events.push_back(NodeEvent::Inbound { port, command: InboundCommand::Remove(index) });
         }
     }
 
@@ -33,7 +33,7 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
-                bulk: Vec::new(),
+                bulk: self.bulk(peer),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),
@@ -50,6 +50,18 @@ impl Node {
             mac1: Some(self.mac1.clone()),
             relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
         }
+    }
+
+    /// The lanes of a peer that are open and have a way.
+    fn bulk(&self, peer: &Peer) -> Vec<LaneEntry> {
+        let entry =
+            |(lane, sealing)| Some(LaneEntry { lane, sealing, path: self.lane_path(peer.slot, lane)? });
+        peer.lanes.bulk().into_iter().filter_map(entry).collect()
+    }
+
+    /// How what is sealed on this lane leaves: lane 1 goes where lane 0 goes.
+    pub(super) fn lane_path(&self, slot: PeerSlot, lane: LaneNo) -> Option<DataPath> {
+        if lane.port() == PortNo(0) { self.data_path(slot) } else { None }
     }
 
     /// The network's own prefixes, once we are a member.

@@ -1,18 +1,21 @@
 //! Handshakes: admission in front, the peer's session behind, and what a session asks for in return.
 
 use core::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::control::message::Lookup;
 use crate::drop::DropReason;
-use crate::id::{PeerSlot, PortNo};
+use crate::forwarding::DataPath;
+use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::session::{
-    Context, PathSource, PendingInitiation, Role, SessionEvent, Verdict, consume_initiation, sealed_len,
+    Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::record::{Hello, SUITE_CHACHA20_POLY1305};
-use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN};
+use crate::wire::record::{Hello, Record};
+use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 
 /// Initiations that wait for the directory to say who sent them.
@@ -168,16 +171,12 @@ impl Node {
                     self.events.push_back(NodeEvent::Inbound { port: PortNo(0), command });
                 }
                 SessionEvent::UseSealing(key) => {
-                    let unused = key.reserved() == 0;
-                    let initiator = peer.session.role() == Some(Role::Initiator);
-                    peer.sealing = Some(key);
+                    peer.sealing = Some(Arc::clone(&key));
                     if let Some(path) = peer.path_mut() {
                         path.handle_new_session();
                     }
                     self.dirty = true;
-                    if initiator && unused {
-                        self.send_hello(slot, now);
-                    }
+                    self.begin_lanes(slot, key, now);
                     self.flush_staged(slot, now);
                 }
                 SessionEvent::StopSealing => {
@@ -185,7 +184,13 @@ impl Node {
                     self.dirty = true;
                 }
                 // Held back until the snapshot without the key is out: removal is backwards.
-                SessionEvent::RemoveOpening(index) => self.removals.push(index),
+                SessionEvent::RemoveOpening(index) => {
+                    self.removals.push((PortNo(0), index));
+                    let _done = self.with_lanes(slot, now, |lanes, cx| {
+                        lanes.handle_removed(index, cx);
+                        Ok(())
+                    });
+                }
                 SessionEvent::SendKeepalive => self.send_keepalive(slot, now),
                 SessionEvent::HandshakeFailed => {
                     for _ in peer.staged.drain(now.mono) {
@@ -194,6 +199,7 @@ impl Node {
                 }
             }
         }
+        self.drain_lanes(slot, now);
         while let Some(message) = self.peers.get_mut(slot).and_then(|p| p.session.poll_transmit()) {
             self.send_handshake(slot, &message);
         }
@@ -214,27 +220,28 @@ impl Node {
         }
     }
 
-    /// HELLO, once per keypair and direction. Only between members.
-    pub(super) fn send_hello(&mut self, slot: PeerSlot, now: Now) -> bool {
-        let Some(manifest) =
-            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest())
-        else {
-            return false;
-        };
-        let hello = Hello {
-            suites: SUITE_CHACHA20_POLY1305,
-            max_lanes: 1,
+    /// A new keypair seals: between members its lanes are agreed, beginning with HELLO. Without them nobody needs the
+    /// root of their keys, which is then erased.
+    fn begin_lanes(&mut self, slot: PeerSlot, key: Arc<SealingKey>, now: Now) {
+        let hello = self.our_hello();
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        let Some(root) = peer.session.take_lane_root(key.id()) else { return };
+        if let Some(hello) = hello.filter(|_| peer.member().is_some()) {
+            peer.lanes.handle_keypair(root, key, hello, now.mono);
+            self.drain_lanes(slot, now);
+        }
+    }
+
+    /// HELLO as we would say it now; a keypair keeps what was said under it.
+    fn our_hello(&self) -> Option<Hello> {
+        let manifest = self.membership.as_ref()?.credentials()?.trust().manifest();
+        Some(Hello {
+            suites: self.suites,
+            max_lanes: self.max_lanes,
             max_packet: crate::constants::INNER_MTU,
             manifest_epoch: manifest.epoch,
             manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
-        };
-        let Some(peer) = self.peers.get_mut(slot) else { return false };
-        let Some(key) = peer.sealing.as_ref().map(|k| k.id()) else { return false };
-        if peer.member().is_none() || peer.hello.sent_under == Some(key) {
-            return false;
-        }
-        peer.hello.sent_under = Some(key);
-        self.seal_to(slot, &hello.encode(), now)
+        })
     }
 
     /// A control record from inside the tunnel.
@@ -249,11 +256,62 @@ impl Node {
         if self.peer_of_index(index)? != slot {
             return Err(DropReason::UnknownIndex);
         }
-        let hello = Hello::parse(record).map_err(|_| DropReason::UnknownType)?;
-        let peer = self.peers.get_mut(slot).ok_or(DropReason::NotMember)?;
-        peer.hello.theirs = Some(hello);
-        self.send_hello(slot, now);
-        Ok(())
+        // A record is authentic; that its key is confirmed may not have fitted the worker's queue.
+        self.on_confirmed(slot, index, now)?;
+        self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))
+    }
+
+    /// Runs `f` on a peer's lanes and does what they ask for.
+    pub(super) fn with_lanes<T>(
+        &mut self,
+        slot: PeerSlot,
+        now: Now,
+        f: impl FnOnce(&mut LaneSet, &mut Context<'_>) -> Result<T, DropReason>,
+    ) -> Result<T, DropReason> {
+        let result = self.with_session(slot, |peer, cx| f(&mut peer.lanes, cx));
+        self.drain_lanes(slot, now);
+        result
+    }
+
+    /// Does what a peer's lanes ask for.
+    fn drain_lanes(&mut self, slot: PeerSlot, now: Now) {
+        while let Some(peer) = self.peers.get_mut(slot)
+            && let Some(event) = peer.lanes.poll_event()
+        {
+            match event {
+                LaneEvent::Install(key) => {
+                    let (port, generation) = (key.lane().port(), peer.generation);
+                    let command = InboundCommand::Install { key: Box::new(key), slot, generation };
+                    self.events.push_back(NodeEvent::Inbound { port, command });
+                }
+                LaneEvent::Record(key, record) => {
+                    // Repeated by themselves, OPEN and ACCEPT say nothing of a peer that is silent.
+                    let is_data = matches!(record, Record::Hello(_));
+                    self.seal_with(slot, &key, &record.encode(), is_data, now);
+                }
+                LaneEvent::Prove(lane, key) => self.prove_lane(slot, lane, &key, now),
+                LaneEvent::Asked(lane) => tracing::debug!(?slot, ?lane, "no port for a lane the peer wants"),
+                LaneEvent::Changed => self.dirty = true,
+                LaneEvent::Remove(port, index) => self.removals.push((port, index)),
+            }
+        }
+    }
+
+    /// An empty packet by a lane, where the lane's data would go.
+    fn prove_lane(&mut self, slot: PeerSlot, lane: LaneNo, key: &SealingKey, now: Now) {
+        let Some(counter) = key.reserve(1, now.mono).map(|r| r.start) else { return };
+        let mut message = [0; TRANSPORT_OVERHEAD];
+        let len = key.seal(counter, &mut message, 0);
+        if let Some(peer) = self.peers.get(slot) {
+            // A keepalive creates no deadline, so nobody needs waking.
+            let _asleep = peer.session.activity().note_tx(now.mono, 1, len as u64, true);
+        }
+        match self.lane_path(slot, lane) {
+            Some(path) => self.send_by(&path, &message),
+            // Lane 1 shares lane 0's way, which may be only where the peer was heard.
+            None if lane.port() == PortNo(0) => self.send_sealed(slot, &message),
+            None => {}
+        }
     }
 
     /// Sends what waited for a key, if there is one now, and a way.
@@ -274,12 +332,25 @@ impl Node {
     /// that waited and for records. Shares the counter with the workers.
     fn seal_to(&mut self, slot: PeerSlot, plaintext: &[u8], now: Now) -> bool {
         let Some(peer) = self.peers.get(slot) else { return false };
-        let Some(key) = &peer.sealing else { return false };
+        let Some(key) = peer.sealing.clone() else { return false };
+        self.seal_with(slot, &key, plaintext, true, now)
+    }
+
+    /// `is_data`: an answer is expected, so silence tells something.
+    fn seal_with(
+        &mut self,
+        slot: PeerSlot,
+        key: &SealingKey,
+        plaintext: &[u8],
+        is_data: bool,
+        now: Now,
+    ) -> bool {
+        let Some(peer) = self.peers.get(slot) else { return false };
         let Some(counter) = key.reserve(1, now.mono).map(|r| r.start) else { return false };
         let mut message = vec![0; sealed_len(plaintext.len())];
         message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + plaintext.len()].copy_from_slice(plaintext);
         let len = key.seal(counter, &mut message, plaintext.len());
-        let wake = peer.session.activity().note_tx(now.mono, 1, len as u64, false);
+        let wake = peer.session.activity().note_tx(now.mono, 1, len as u64, !is_data);
         self.send_sealed(slot, &message);
         if wake {
             self.on_awake(slot, now);
@@ -290,11 +361,15 @@ impl Node {
     /// A sealed message to a peer, by its selected path, or to where it was last heard from.
     fn send_sealed(&mut self, slot: PeerSlot, message: &[u8]) {
         if let Some(path) = self.data_path(slot) {
-            let bytes = path.relay_header.iter().flatten().copied().chain(message.iter().copied()).collect();
-            self.transmits.push_back(Transmit { port: PortNo(0), to: path.to, ttl: None, bytes });
+            self.send_by(&path, message);
         } else if let Some(source) = self.peers.get(slot).and_then(|p| p.heard_from) {
             self.send_to_source(source, message);
         }
+    }
+
+    fn send_by(&mut self, path: &DataPath, message: &[u8]) {
+        let bytes = path.relay_header.iter().flatten().copied().chain(message.iter().copied()).collect();
+        self.transmits.push_back(Transmit { port: path.port, to: path.to, ttl: None, bytes });
     }
 
     /// A response goes back to where its initiation came from (WireGuard paper §5.4.3), whatever path is selected: of

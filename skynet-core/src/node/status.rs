@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
 use crate::path::{HistoryEntry, Path};
-use crate::session::Traffic;
+use crate::session::{Suite, Traffic};
 use crate::time::{Duration, Instant};
 
 /// A snapshot for people and scripts.
@@ -65,6 +65,10 @@ pub struct PeerStatus {
     pub established: bool,
     /// Cipher suites the peer offered in HELLO, a bit each; `None` before it did.
     pub suites: Option<u32>,
+    /// The cipher of the bulk: that of the lanes, or of lane 0 while none is open; `None` without a key.
+    pub cipher: Option<Suite>,
+    /// Lanes for bulk that are open; 0: everything goes on lane 0.
+    pub lanes: u8,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -87,6 +91,8 @@ impl Node {
                     last_handshake: None,
                     established: false,
                     suites: None,
+                    cipher: None,
+                    lanes: 0,
                     history: Vec::new(),
                 });
             }
@@ -125,6 +131,7 @@ impl Node {
         };
         let directory = self.membership.as_ref().map(|m| &m.directory);
         let online = peer.member().and_then(|m| Some(directory?.get(&m.identity())?.online));
+        let lane0 = peer.session.is_established().then_some(Suite::ChaCha20Poly1305);
         PeerStatus {
             name: peer.name(),
             addresses,
@@ -135,7 +142,9 @@ impl Node {
             traffic: peer.session.activity().traffic(),
             last_handshake: peer.session.last_handshake(),
             established: peer.session.is_established(),
-            suites: peer.hello.theirs.as_ref().map(|h| h.suites),
+            suites: peer.lanes.hello().map(|h| h.suites),
+            cipher: peer.lanes.suite().or(lane0),
+            lanes: u8::try_from(peer.lanes.bulk().len()).unwrap_or(u8::MAX),
             history,
         }
     }

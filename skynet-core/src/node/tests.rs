@@ -16,6 +16,7 @@ use crate::send::{Outbound, Sent};
 use crate::session::Engine;
 use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;
+use crate::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use crate::worker::LocalQueues;
 
 struct Host {
@@ -65,6 +66,8 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             engine: Engine::Noise,
+            suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+            max_lanes: 4,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let drops = Arc::clone(node.drops());
@@ -476,4 +479,27 @@ fn a_new_key_is_confirmed_at_once_even_if_the_old_one_sealed_at_the_same_instant
     };
     assert!(key(&pair, 0).is_some());
     assert_eq!(key(&pair, 0), key(&pair, 1), "the responder seals with the key the initiator has");
+}
+
+#[test]
+fn a_worn_key_is_told_once_per_snapshot_and_replaced_without_loss() {
+    let mut pair = Pair::new();
+    pair.send(0, b"x");
+    pair.advance(Duration::from_secs(10));
+    let key = |pair: &Pair| pair.hosts[1].table.peers[0].as_ref().unwrap().sealing.clone().unwrap();
+    let worn = key(&pair);
+    worn.set_next(crate::constants::REKEY_AFTER_MESSAGES);
+    for text in [b"1", b"2", b"3"] {
+        let packet = pair.hosts[1].packet_to(pair.hosts[0].inner, text);
+        pair.hosts[1].send(&packet, pair.now, &mut pair.wire);
+    }
+    let told = drain_queues(&mut pair.hosts[1].queues);
+    assert_eq!(told.iter().filter(|m| matches!(m, ToControl::Worn { .. })).count(), 1);
+    for message in told {
+        pair.hosts[1].node.handle_worker(message, now_at(pair.now));
+    }
+    pair.settle();
+    assert_ne!(key(&pair).id(), worn.id(), "either end begins, also the responder");
+    pair.send(1, b"4");
+    assert_eq!(pair.texts(0), ["1", "2", "3", "4"]);
 }

@@ -16,13 +16,13 @@ pub fn sum(initial: u32, bytes: &[u8]) -> u32 {
         }
     }
     let mut total = lanes.iter().sum::<u64>();
-    let (pairs, odd) = rest.as_chunks::<2>();
-    for pair in pairs {
-        total += u64::from(u16::from_ne_bytes(*pair));
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
     }
-    if let [last] = odd {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
-    }
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total += u64::from(u32::from_ne_bytes(last));
     initial + u32::from(u16::from_be(fold_64(total)))
 }
 

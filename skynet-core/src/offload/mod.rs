@@ -23,8 +23,6 @@ mod coalesce_tests;
 mod samples;
 #[cfg(test)]
 mod split_tests;
-#[cfg(test)]
-mod timing;
 
 pub use coalesce::{Coalescer, MAX_RUNS, MAX_UDP_SEGMENTS, Offloads, TunSink};
 pub use flow::flow_hash;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use snow::HandshakeState;
 use zeroize::Zeroize;
 
-use super::keys::SessionSecrets;
+use super::keys::{SessionSecrets, Suite};
 #[cfg(any(test, feature = "sim"))]
 use super::null;
 use super::timestamp::Tai64n;
@@ -40,6 +40,14 @@ impl Engine {
             Self::Noise => AeadKey::chacha20_poly1305(key),
             #[cfg(any(test, feature = "sim"))]
             Self::Null => AeadKey::Null(null::NullKey::new(key)),
+        }
+    }
+
+    /// The key of a lane with the given bytes.
+    pub(super) fn lane_aead(self, suite: Suite, key: &Secret) -> AeadKey {
+        match (self, suite) {
+            (Self::Noise, Suite::Aes256Gcm) => AeadKey::aes_256_gcm(key),
+            _ => self.aead(key),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::handshake::{SentInitiation, consume_initiation};
 use super::keys::SessionSecrets;
 use super::testing::{End, established, now_at, settle};
 use super::*;
+use crate::key::Secret;
 use crate::key::StaticSecret;
 use crate::wire::wireguard::{Initiation, Message};
 

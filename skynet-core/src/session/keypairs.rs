@@ -21,6 +21,7 @@ use super::message::SentMessage;
 use super::transport::{KeypairId, OpeningKey, SealingKey};
 use super::{Engine, SessionEvent};
 use crate::constants::{MAX_KEYPAIRS, REJECT_AFTER_TIME};
+use crate::id::LaneNo;
 use crate::key::Secret;
 use crate::time::Instant;
 use crate::wire::wireguard::ReceiverIndex;
@@ -44,7 +45,8 @@ pub(super) struct Keypair {
     pub(super) born: Instant,
     pub(super) initiator: bool,
     pub(super) handshake_hash: [u8; 32],
-    pub(super) lane_secret: Secret,
+    /// Until [`Session::take_lane_root`](super::Session::take_lane_root) moves it out.
+    pub(super) lane_secret: Option<Secret>,
     pub(super) stage: Stage,
 }
 
@@ -84,8 +86,8 @@ impl Keypairs {
         self.list.iter().find(|k| Some(k.id()) == self.current)
     }
 
-    pub(super) fn get(&self, id: KeypairId) -> Option<&Keypair> {
-        self.list.iter().find(|k| k.id() == id)
+    pub(super) fn get_mut(&mut self, id: KeypairId) -> Option<&mut Keypair> {
+        self.list.iter_mut().find(|k| k.id() == id)
     }
 
     pub(super) fn by_index(&mut self, index: ReceiverIndex) -> Option<&mut Keypair> {
@@ -117,14 +119,14 @@ impl Keypairs {
         let id = KeypairId(u64::from_le_bytes(*secrets.handshake_hash.first_chunk().expect("32 bytes")));
         let (seal, open) = (engine.aead(&secrets.send), engine.aead(&secrets.receive));
         let sealing = SealingKey::new(id, origin.remote, seal, origin.born, initiator);
-        let opening = OpeningKey::new(id, origin.local, open, origin.born, !initiator);
+        let opening = OpeningKey::new(id, LaneNo(0), origin.local, open, origin.born, !initiator);
         self.list.push(Keypair {
             local: origin.local,
             sealing: Arc::new(sealing),
             born: origin.born,
             initiator,
             handshake_hash: secrets.handshake_hash,
-            lane_secret: secrets.lane_secret,
+            lane_secret: Some(secrets.lane_secret),
             stage: Stage::Installing(origin.response),
         });
         change.events.push(SessionEvent::InstallOpening(opening));

@@ -1,6 +1,7 @@
 //! What a handshake yields, and what is derived from it: psk2 that binds identities, keys of further lanes.
 
 use crate::crypto::{hash, hkdf};
+use crate::id::LaneNo;
 use crate::key::{Identity, Secret};
 
 /// The result of a completed handshake, as seen from one end.
@@ -67,18 +68,64 @@ pub enum Direction {
     ToInitiator = 1,
 }
 
+/// The cipher of a lane; as a number, the place of its bit in HELLO's suites.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Suite {
+    /// WireGuard's own (RFC 8439).
+    ChaCha20Poly1305 = 0,
+    /// AES-256-GCM (NIST SP 800-38D).
+    Aes256Gcm = 1,
+}
+
+impl Suite {
+    /// Its bit in HELLO's suites.
+    pub const fn bit(self) -> u32 {
+        1 << self as u8
+    }
+
+    /// The suite with this number.
+    pub const fn from_wire(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::ChaCha20Poly1305),
+            1 => Some(Self::Aes256Gcm),
+            _ => None,
+        }
+    }
+
+    /// What two ends use that offer these: AES-256-GCM if both have it, for only those offer it that are fast at it.
+    pub const fn agree(ours: u32, theirs: u32) -> Option<Self> {
+        let common = ours & theirs;
+        if common & Self::Aes256Gcm.bit() != 0 {
+            Some(Self::Aes256Gcm)
+        } else if common & Self::ChaCha20Poly1305.bit() != 0 {
+            Some(Self::ChaCha20Poly1305)
+        } else {
+            None
+        }
+    }
+
+    /// Its name in the registry of AEAD algorithms (RFC 5116).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+            Self::Aes256Gcm => "AES-256-GCM",
+        }
+    }
+}
+
 /// Key of lane `lane` (1 or more) in one direction: HKDF-BLAKE2s with the handshake hash as salt, the lane secret
-/// as key material and info = "skynet lane 1" | lane (u16, little-endian) | direction | suite | `hellos`.
+/// as key material and info = "skynet lane 1" | lane | direction | suite | `hellos`, one byte each but the last.
 /// `hellos` is the hash of both HELLO records, so a tampered negotiation yields different keys.
 pub fn lane_key(
     lane_secret: &Secret,
     handshake_hash: &[u8; 32],
-    lane: u16,
+    lane: LaneNo,
     direction: Direction,
-    suite: u8,
+    suite: Suite,
     hellos: &[u8; 32],
 ) -> Secret {
-    let info: [&[u8]; 5] = [b"skynet lane 1", &lane.to_le_bytes(), &[direction as u8], &[suite], hellos];
+    let info: [&[u8]; 3] = [b"skynet lane 1", &[lane.0, direction as u8, suite as u8], hellos];
     hkdf(handshake_hash, lane_secret.expose(), &info)
 }
 
@@ -106,21 +153,40 @@ mod tests {
     #[test]
     fn lane_keys_match_the_test_vector_and_differ_by_every_input() {
         let (secret, h) = (Secret::from_bytes([1; 32]), [2; 32]);
-        let key =
-            |lane, direction, suite, hellos| lane_key(&secret, &h, lane, direction, suite, &[hellos; 32]);
-        let base = key(1, Direction::ToResponder, 1, 3);
+        let key = |lane, direction, suite, hellos| {
+            lane_key(&secret, &h, LaneNo(lane), direction, suite, &[hellos; 32])
+        };
+        let base = key(1, Direction::ToResponder, Suite::Aes256Gcm, 3);
         // Independently: Python's hmac with hashlib.blake2s, RFC 5869.
         let expected = LANE_VECTOR;
         assert_eq!(data_encoding::HEXLOWER.encode(base.expose()), expected);
         for other in [
-            key(2, Direction::ToResponder, 1, 3),
-            key(1, Direction::ToInitiator, 1, 3),
-            key(1, Direction::ToResponder, 2, 3),
-            key(1, Direction::ToResponder, 1, 4),
+            key(2, Direction::ToResponder, Suite::Aes256Gcm, 3),
+            key(1, Direction::ToInitiator, Suite::Aes256Gcm, 3),
+            key(1, Direction::ToResponder, Suite::ChaCha20Poly1305, 3),
+            key(1, Direction::ToResponder, Suite::Aes256Gcm, 4),
         ] {
             assert!(!base.ct_eq(&other));
         }
     }
 
-    const LANE_VECTOR: &str = "fdf51dbe43d1b242d115e42efadeb9ca432a4a866456606eadd85ca35d99a110";
+    #[test]
+    fn aes_is_agreed_if_and_only_if_both_offer_it() {
+        let (chacha, aes) = (Suite::ChaCha20Poly1305, Suite::Aes256Gcm);
+        let both = chacha.bit() | aes.bit();
+        for (ours, theirs, agreed) in [
+            (both, both, Some(aes)),
+            (both, chacha.bit(), Some(chacha)),
+            (chacha.bit(), both, Some(chacha)),
+            (chacha.bit(), chacha.bit(), Some(chacha)),
+            (aes.bit(), chacha.bit(), None),
+            (both, 0xffff_fffc, None),
+            (0xffff_ffff, both, Some(aes)),
+        ] {
+            assert_eq!(Suite::agree(ours, theirs), agreed, "{ours:#x} {theirs:#x}");
+        }
+        assert_eq!([0, 1, 2].map(Suite::from_wire), [Some(chacha), Some(aes), None]);
+    }
+
+    const LANE_VECTOR: &str = "37a783a68f84453a38755a0162ef49567208e0eb7f0b7f4233b9128fc3939a7e";
 }

@@ -25,6 +25,7 @@ pub mod handshake;
 pub mod index;
 mod keypairs;
 pub mod keys;
+pub mod lane;
 mod message;
 #[cfg(any(test, feature = "sim"))]
 pub mod null;
@@ -52,11 +53,12 @@ pub use admission::{Admission, Verdict};
 pub use cookie::{Mac1Check, PathSource};
 pub use handshake::{Engine, LocalKey, PendingInitiation, consume_initiation};
 pub use index::IndexAllocator;
-pub use keys::{Direction, PeerPsk, bound_psk, lane_key};
+pub use keys::{Direction, PeerPsk, Suite, bound_psk, lane_key};
+pub use lane::{LaneKeys, LaneRoot};
 pub use message::HandshakeMessage;
 pub use timers::Timer;
 pub use timestamp::{Tai64n, TimestampClock};
-pub use transport::{KeypairId, OpeningKey, SealingKey, sealed_len};
+pub use transport::{AeadKey, KeypairId, OpeningKey, SealingKey, sealed_len};
 
 use cookie::Cookie;
 use handshake::SentInitiation;
@@ -65,7 +67,7 @@ use message::SentMessage;
 
 use crate::constants::{COOKIE_LIFETIME, MIN_INITIATION_INTERVAL, REKEY_TIMEOUT};
 use crate::drop::DropReason;
-use crate::key::{PublicKey, Secret};
+use crate::key::PublicKey;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now};
 use crate::wire::wireguard::{CookieReply, ReceiverIndex, Response, TRANSPORT_OVERHEAD};
@@ -102,14 +104,14 @@ pub struct SessionConfig {
 /// What the owner must do, in this order.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// Give this key to the inbound half (all of them, once there are lanes), then call
+    /// Give this key to the inbound half of port 0, then call
     /// [`Session::opening_installed`].
     InstallOpening(OpeningKey),
     /// Publish this as the key that seals.
     UseSealing(Arc<SealingKey>),
     /// Publish that nothing can be sealed.
     StopSealing,
-    /// Take the opening key with this index away from every inbound half.
+    /// Take the opening key with this index away from every inbound half, and with it the lanes of its keypair.
     RemoveOpening(ReceiverIndex),
     /// Send staged packets, or else an empty one ([`Session::seal_keepalive`]), now.
     SendKeepalive,
@@ -124,19 +126,6 @@ pub enum Role {
     Initiator,
     /// We sent message 2.
     Responder,
-}
-
-/// The root of lane keys of one keypair; see [`lane_key`].
-#[derive(Clone, Debug)]
-pub struct LaneRoot {
-    /// The keypair.
-    pub id: KeypairId,
-    /// Noise's handshake hash, equal at both ends.
-    pub handshake_hash: [u8; 32],
-    /// Noise's third split output, equal at both ends.
-    pub lane_secret: Secret,
-    /// Which end we were.
-    pub role: Role,
 }
 
 /// Our own initiation that is not answered yet.
@@ -239,16 +228,6 @@ impl Session {
         self.greatest_timestamp
     }
 
-    /// Root of the lane keys of keypair `id`, while it exists.
-    pub fn lane_root(&self, id: KeypairId) -> Option<LaneRoot> {
-        self.keys.get(id).map(|k| LaneRoot {
-            id,
-            handshake_hash: k.handshake_hash,
-            lane_secret: k.lane_secret.clone(),
-            role: role(k.initiator),
-        })
-    }
-
     /// Seals an empty packet with the current key and notes it; `None` without a usable key.
     pub fn seal_keepalive(&self, now: Instant) -> Option<[u8; TRANSPORT_OVERHEAD]> {
         let sealing = self.sealing()?;
@@ -262,6 +241,20 @@ impl Session {
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Moves the root of the lane keys of keypair `id` out of the session, once: whoever has it derives them or drops
+    /// it, and there is no other copy.
+    pub fn take_lane_root(&mut self, id: KeypairId) -> Option<LaneRoot> {
+        let keypair = self.keys.get_mut(id)?;
+        Some(LaneRoot {
+            id,
+            local: keypair.local,
+            handshake_hash: keypair.handshake_hash,
+            lane_secret: keypair.lane_secret.take()?,
+            role: role(keypair.initiator),
+            born: keypair.born,
+        })
+    }
 
     /// Begins a handshake, unless one is under way. Never sends two initiations within 5 s, nor one while the peer
     /// has 5 s to confirm the keypair it just began; the wish is then remembered and served by `handle_timeout`.

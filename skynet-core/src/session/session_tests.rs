@@ -81,8 +81,9 @@ fn the_initiator_confirms_at_once() {
     assert_eq!((a.session.role(), b.session.role()), (Some(Role::Initiator), Some(Role::Responder)));
     assert_eq!(a.session.last_handshake(), Some(secs(1).mono));
     let id = a.session.sealing().unwrap().id();
-    let (ra, rb) = (a.session.lane_root(id).unwrap(), b.session.lane_root(id).unwrap());
+    let (ra, rb) = (a.session.take_lane_root(id).unwrap(), b.session.take_lane_root(id).unwrap());
     assert!(ra.lane_secret.ct_eq(&rb.lane_secret) && ra.handshake_hash == rb.handshake_hash);
+    assert!(a.session.take_lane_root(id).is_none(), "there is one copy");
 }
 
 #[test]

@@ -8,13 +8,15 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::replay::ReplayWindow;
 use crate::constants::{
-    PADDING_MULTIPLE, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
+    AES_REJECT_AFTER_MESSAGES, AES_REKEY_AFTER_MESSAGES, PADDING_MULTIPLE, REJECT_AFTER_MESSAGES,
+    REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
 };
 use crate::drop::DropReason;
+use crate::id::LaneNo;
 use crate::key::Secret;
 use crate::time::Instant;
 use crate::wire::wireguard::{ReceiverIndex, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
@@ -33,6 +35,8 @@ impl fmt::Debug for KeypairId {
 pub enum AeadKey {
     /// WireGuard's cipher, by `ring`.
     ChaCha20Poly1305(Box<LessSafeKey>),
+    /// The cipher of lanes between nodes that have instructions for it, by `ring`.
+    Aes256Gcm(Box<LessSafeKey>),
     /// No cipher: the tag names key and counter, nothing is hidden.
     #[cfg(any(test, feature = "sim"))]
     Null(super::null::NullKey),
@@ -51,13 +55,19 @@ impl AeadKey {
         Self::ChaCha20Poly1305(Box::new(LessSafeKey::new(key)))
     }
 
+    /// The AES-256-GCM key with the given bytes.
+    pub fn aes_256_gcm(key: &Secret) -> Self {
+        let key = UnboundKey::new(&AES_256_GCM, key.expose()).expect("32 bytes are an AES-256 key");
+        Self::Aes256Gcm(Box::new(LessSafeKey::new(key)))
+    }
+
     /// Encrypts `plaintext` in place and returns the tag. Nonce: four zero bytes and the counter.
     fn seal(&self, counter: u64, plaintext: &mut [u8]) -> [u8; TAG_LEN] {
         match self {
-            Self::ChaCha20Poly1305(key) => {
+            Self::ChaCha20Poly1305(key) | Self::Aes256Gcm(key) => {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(counter), Aad::empty(), plaintext)
-                    .expect("a packet is shorter than 256 GiB");
+                    .expect("a packet is shorter than 64 GiB");
                 tag.as_ref().try_into().expect("the tag has 16 bytes")
             }
             #[cfg(any(test, feature = "sim"))]
@@ -68,7 +78,7 @@ impl AeadKey {
     /// Verifies and decrypts `sealed` (ciphertext and tag) in place; the plaintext's length, if authentic.
     fn open(&self, counter: u64, sealed: &mut [u8]) -> Option<usize> {
         match self {
-            Self::ChaCha20Poly1305(key) => {
+            Self::ChaCha20Poly1305(key) | Self::Aes256Gcm(key) => {
                 key.open_in_place(nonce(counter), Aad::empty(), sealed).ok().map(|plain| plain.len())
             }
             #[cfg(any(test, feature = "sim"))]
@@ -81,12 +91,18 @@ impl AeadKey {
 
     /// After so many messages the sender asks for a new key.
     fn rekey_after_messages(&self) -> u64 {
-        REKEY_AFTER_MESSAGES
+        match self {
+            Self::Aes256Gcm(_) => AES_REKEY_AFTER_MESSAGES,
+            _ => REKEY_AFTER_MESSAGES,
+        }
     }
 
     /// Counters from here on are never used.
     fn reject_after_messages(&self) -> u64 {
-        REJECT_AFTER_MESSAGES
+        match self {
+            Self::Aes256Gcm(_) => AES_REJECT_AFTER_MESSAGES,
+            _ => REJECT_AFTER_MESSAGES,
+        }
     }
 }
 
@@ -115,7 +131,7 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: KeypairId,
         receiver: ReceiverIndex,
         key: AeadKey,
@@ -162,6 +178,12 @@ impl SealingKey {
         Some(start..start + n)
     }
 
+    /// Whether `n` more counters can be had now. What it says may be outdated at once: [`SealingKey::reserve`] decides.
+    pub fn has_room(&self, n: u32, now: Instant) -> bool {
+        let left = self.key.reject_after_messages().saturating_sub(self.reserved());
+        left >= u64::from(n) && !self.is_expired(now)
+    }
+
     /// Whether so many messages were sealed that the key wants a successor.
     pub fn is_worn(&self) -> bool {
         self.reserved() >= self.key.rekey_after_messages()
@@ -194,7 +216,7 @@ impl SealingKey {
 
     /// As a key that has sent `next` messages, for tests at the limits.
     #[cfg(test)]
-    pub(super) fn set_next(&self, next: u64) {
+    pub(crate) fn set_next(&self, next: u64) {
         self.next.store(next, Ordering::Relaxed);
     }
 }
@@ -203,6 +225,7 @@ impl SealingKey {
 #[derive(Debug)]
 pub struct OpeningKey {
     id: KeypairId,
+    lane: LaneNo,
     local: ReceiverIndex,
     key: AeadKey,
     born: Instant,
@@ -213,14 +236,15 @@ pub struct OpeningKey {
 }
 
 impl OpeningKey {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: KeypairId,
+        lane: LaneNo,
         local: ReceiverIndex,
         key: AeadKey,
         born: Instant,
         unconfirmed: bool,
     ) -> Self {
-        Self { id, local, key, born, window: ReplayWindow::new(), unconfirmed, authenticated: false }
+        Self { id, lane, local, key, born, window: ReplayWindow::new(), unconfirmed, authenticated: false }
     }
 
     /// Our index, by which arriving datagrams name this key.
@@ -231,6 +255,11 @@ impl OpeningKey {
     /// The keypair this is half of.
     pub fn id(&self) -> KeypairId {
         self.id
+    }
+
+    /// The lane it opens.
+    pub fn lane(&self) -> LaneNo {
+        self.lane
     }
 
     /// Verifies and decrypts a whole datagram in place. The result is the padded payload; empty is a keepalive.
@@ -279,11 +308,19 @@ mod tests {
     use super::*;
     use core::time::Duration;
 
+    type Cipher = fn(&Secret) -> AeadKey;
+
+    const CIPHERS: [Cipher; 2] = [AeadKey::chacha20_poly1305, AeadKey::aes_256_gcm];
+
     fn pair() -> (SealingKey, OpeningKey) {
+        pair_of(AeadKey::chacha20_poly1305)
+    }
+
+    fn pair_of(cipher: Cipher) -> (SealingKey, OpeningKey) {
         let secret = Secret::from_bytes([7; 32]);
         let (id, index) = (KeypairId(1), ReceiverIndex(0xa1b2_c3d4));
-        let sealing = SealingKey::new(id, index, AeadKey::chacha20_poly1305(&secret), Instant::ZERO, true);
-        let opening = OpeningKey::new(id, index, AeadKey::chacha20_poly1305(&secret), Instant::ZERO, true);
+        let sealing = SealingKey::new(id, index, cipher(&secret), Instant::ZERO, true);
+        let opening = OpeningKey::new(id, LaneNo(1), index, cipher(&secret), Instant::ZERO, true);
         (sealing, opening)
     }
 
@@ -297,92 +334,142 @@ mod tests {
 
     #[test]
     fn payloads_come_back_padded_with_zeros_to_sixteen() {
-        let (sealing, mut opening) = pair();
-        for len in 0..100 {
-            let payload = vec![0x55; len];
-            let counter = sealing.reserve(1, Instant::ZERO).unwrap().start;
-            let mut datagram = sealed(&sealing, counter, &payload);
-            assert_eq!(datagram.len() % 16, 0);
-            let plain = opening.open(&mut datagram, Instant::ZERO).unwrap();
-            assert_eq!(plain.len(), len.next_multiple_of(16));
-            assert_eq!(plain[..len], payload[..]);
-            assert!(plain[len..].iter().all(|&b| b == 0));
+        for cipher in CIPHERS {
+            let (sealing, mut opening) = pair_of(cipher);
+            for len in 0..100 {
+                let payload = vec![0x55; len];
+                let counter = sealing.reserve(1, Instant::ZERO).unwrap().start;
+                let mut datagram = sealed(&sealing, counter, &payload);
+                assert_eq!(datagram.len() % 16, 0);
+                let plain = opening.open(&mut datagram, Instant::ZERO).unwrap();
+                assert_eq!(plain.len(), len.next_multiple_of(16));
+                assert_eq!(plain[..len], payload[..]);
+                assert!(plain[len..].iter().all(|&b| b == 0));
+            }
         }
     }
 
     #[test]
     fn no_bit_flip_truncation_or_extension_of_a_packet_is_accepted() {
-        let (sealing, mut opening) = pair();
-        let good = sealed(&sealing, 3, &[0x42; 1_420]);
-        for bit in 0..good.len() * 8 {
-            let mut bad = good.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(opening.open(&mut bad, Instant::ZERO).is_err(), "bit {bit}");
+        for cipher in CIPHERS {
+            let (sealing, mut opening) = pair_of(cipher);
+            let good = sealed(&sealing, 3, &[0x42; 1_420]);
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(opening.open(&mut bad, Instant::ZERO).is_err(), "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert!(opening.open(&mut good[..len].to_vec(), Instant::ZERO).is_err(), "cut to {len}");
+            }
+            let longer = [&good[..], &[0]].concat();
+            assert_eq!(opening.open(&mut longer.clone(), Instant::ZERO).err(), Some(DropReason::BadTag));
+            let mut oversized = good.clone();
+            oversized.resize(65_535, 0);
+            assert_eq!(opening.open(&mut oversized, Instant::ZERO).err(), Some(DropReason::BadTag));
+            assert!(!opening.take_confirmation());
+            opening.open(&mut good.clone(), Instant::ZERO).expect("the window did not move");
         }
-        for len in 0..good.len() {
-            assert!(opening.open(&mut good[..len].to_vec(), Instant::ZERO).is_err(), "cut to {len}");
-        }
-        let longer = [&good[..], &[0]].concat();
-        assert_eq!(opening.open(&mut longer.clone(), Instant::ZERO).err(), Some(DropReason::BadTag));
-        let mut oversized = good.clone();
-        oversized.resize(65_535, 0);
-        assert_eq!(opening.open(&mut oversized, Instant::ZERO).err(), Some(DropReason::BadTag));
-        assert!(!opening.take_confirmation());
-        opening.open(&mut good.clone(), Instant::ZERO).expect("the window did not move");
     }
 
     #[test]
     fn a_packet_is_accepted_once_and_only_an_authentic_one_moves_the_window() {
-        let (sealing, mut opening) = pair();
-        let good = sealed(&sealing, 9, b"once");
-        let mut forged = good.clone();
-        forged[8..16].copy_from_slice(&100_000u64.to_le_bytes());
-        assert_eq!(opening.open(&mut forged, Instant::ZERO), Err(DropReason::BadTag));
-        assert!(opening.open(&mut good.clone(), Instant::ZERO).is_ok());
-        assert_eq!(opening.open(&mut good.clone(), Instant::ZERO), Err(DropReason::Replayed));
+        for cipher in CIPHERS {
+            let (sealing, mut opening) = pair_of(cipher);
+            let good = sealed(&sealing, 9, b"once");
+            let mut forged = good.clone();
+            forged[8..16].copy_from_slice(&100_000u64.to_le_bytes());
+            assert_eq!(opening.open(&mut forged, Instant::ZERO), Err(DropReason::BadTag));
+            assert!(opening.open(&mut good.clone(), Instant::ZERO).is_ok());
+            assert_eq!(opening.open(&mut good.clone(), Instant::ZERO), Err(DropReason::Replayed));
+        }
     }
 
     #[test]
     fn a_counter_at_the_limit_is_rejected_before_decryption_and_resets_nothing() {
-        let (sealing, mut opening) = pair();
-        assert!(opening.open(&mut sealed(&sealing, 5, b"five"), Instant::ZERO).is_ok());
-        for counter in [REJECT_AFTER_MESSAGES, u64::MAX] {
-            // Authentic, and still refused.
-            let mut datagram = sealed(&sealing, counter, b"reset");
-            let before = datagram.clone();
-            assert_eq!(opening.open(&mut datagram, Instant::ZERO), Err(DropReason::CounterLimit));
-            assert_eq!(datagram, before, "not even decrypted");
+        let limits = [REJECT_AFTER_MESSAGES, AES_REJECT_AFTER_MESSAGES];
+        for (cipher, limit) in CIPHERS.into_iter().zip(limits) {
+            let (sealing, mut opening) = pair_of(cipher);
+            assert!(opening.open(&mut sealed(&sealing, 5, b"five"), Instant::ZERO).is_ok());
+            for counter in [limit, limit + 1, u64::MAX] {
+                // Authentic, and still refused.
+                let mut datagram = sealed(&sealing, counter, b"reset");
+                let before = datagram.clone();
+                assert_eq!(opening.open(&mut datagram, Instant::ZERO), Err(DropReason::CounterLimit));
+                assert_eq!(datagram, before, "not even decrypted");
+            }
+            assert_eq!(
+                opening.open(&mut sealed(&sealing, 5, b"five"), Instant::ZERO),
+                Err(DropReason::Replayed)
+            );
+            assert!(opening.open(&mut sealed(&sealing, limit - 1, b"last"), Instant::ZERO).is_ok());
         }
-        assert_eq!(opening.open(&mut sealed(&sealing, 5, b"five"), Instant::ZERO), Err(DropReason::Replayed));
     }
 
     #[test]
     fn a_key_is_used_neither_way_after_180_seconds() {
-        let (sealing, mut opening) = pair();
-        let last = Instant::ZERO + REJECT_AFTER_TIME - Instant::from_nanos(1);
-        let (last, end) = (Instant::ZERO + last, Instant::ZERO + REJECT_AFTER_TIME);
-        let counter = sealing.reserve(2, last).unwrap();
-        assert!(sealing.reserve(1, end).is_none());
-        assert!(opening.open(&mut sealed(&sealing, counter.start, b"x"), last).is_ok());
-        let late = opening.open(&mut sealed(&sealing, counter.start + 1, b"x"), end).err();
-        assert_eq!(late, Some(DropReason::ExpiredKey));
-        assert!(!sealing.needs_rekey(Instant::ZERO + Duration::from_secs(119)));
-        assert!(sealing.needs_rekey(Instant::ZERO + Duration::from_secs(120)));
+        for cipher in CIPHERS {
+            let (sealing, mut opening) = pair_of(cipher);
+            let last = Instant::ZERO + REJECT_AFTER_TIME - Instant::from_nanos(1);
+            let (last, end) = (Instant::ZERO + last, Instant::ZERO + REJECT_AFTER_TIME);
+            let counter = sealing.reserve(2, last).unwrap();
+            assert!(sealing.reserve(1, end).is_none());
+            assert!(opening.open(&mut sealed(&sealing, counter.start, b"x"), last).is_ok());
+            let late = opening.open(&mut sealed(&sealing, counter.start + 1, b"x"), end).err();
+            assert_eq!(late, Some(DropReason::ExpiredKey));
+            assert!(!sealing.needs_rekey(Instant::ZERO + Duration::from_secs(119)));
+            assert!(sealing.needs_rekey(Instant::ZERO + Duration::from_secs(120)));
+        }
     }
 
     #[test]
     fn reservation_stops_at_the_message_limit_and_never_wraps() {
-        let (sealing, _) = pair();
-        assert!(!sealing.needs_rekey(Instant::ZERO));
-        sealing.set_next(REKEY_AFTER_MESSAGES);
-        assert!(sealing.needs_rekey(Instant::ZERO));
-        sealing.set_next(REJECT_AFTER_MESSAGES - 3);
-        assert_eq!(sealing.reserve(4, Instant::ZERO), None);
-        let range = sealing.reserve(3, Instant::ZERO).unwrap();
-        assert_eq!(range, REJECT_AFTER_MESSAGES - 3..REJECT_AFTER_MESSAGES);
-        for _ in 0..20_000 {
-            assert_eq!(sealing.reserve(u32::MAX, Instant::ZERO), None);
-            assert_eq!(sealing.reserve(1, Instant::ZERO), None);
+        let limits = [
+            (REKEY_AFTER_MESSAGES, REJECT_AFTER_MESSAGES),
+            (AES_REKEY_AFTER_MESSAGES, AES_REJECT_AFTER_MESSAGES),
+        ];
+        for (cipher, (rekey, reject)) in CIPHERS.into_iter().zip(limits) {
+            let (sealing, _) = pair_of(cipher);
+            sealing.set_next(rekey - 1);
+            assert!(!sealing.needs_rekey(Instant::ZERO));
+            sealing.set_next(rekey);
+            assert!(sealing.needs_rekey(Instant::ZERO));
+            sealing.set_next(reject - 3);
+            assert_eq!(sealing.reserve(4, Instant::ZERO), None);
+            assert!(sealing.has_room(3, Instant::ZERO) && !sealing.has_room(4, Instant::ZERO));
+            assert!(!sealing.has_room(1, Instant::ZERO + REJECT_AFTER_TIME));
+            let range = sealing.reserve(3, Instant::ZERO).unwrap();
+            assert_eq!(range, reject - 3..reject);
+            for _ in 0..10_000 {
+                assert_eq!(sealing.reserve(u32::MAX, Instant::ZERO), None);
+                assert_eq!(sealing.reserve(1, Instant::ZERO), None);
+            }
+        }
+    }
+
+    #[test]
+    fn aes_256_gcm_matches_known_answers() {
+        let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+        // McGrew and Viega, "The Galois/Counter Mode of Operation", test case 14: key and nonce of zeros.
+        let zero = AeadKey::aes_256_gcm(&Secret::from_bytes([0; 32]));
+        let mut block = [0; 16];
+        let tag = zero.seal(0, &mut block);
+        assert_eq!(block[..], hex("cea7403d4d606b6e074ec5d3baf39d18"));
+        assert_eq!(tag[..], hex("d0d1c8a799996bf0265b98b5d48ab919"));
+    }
+
+    #[test]
+    fn the_nonce_is_four_zeros_and_the_counter_little_endian() {
+        let counter = 0x0807_0605_0403_0201;
+        let expected = [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        for (cipher, algorithm) in CIPHERS.into_iter().zip([&CHACHA20_POLY1305, &AES_256_GCM]) {
+            let mut ours = *b"sixteen bytes...";
+            let tag = cipher(&Secret::from_bytes([7; 32])).seal(counter, &mut ours);
+            let key = LessSafeKey::new(UnboundKey::new(algorithm, &[7; 32]).unwrap());
+            let mut theirs = b"sixteen bytes...".to_vec();
+            let nonce = Nonce::assume_unique_for_key(expected);
+            key.seal_in_place_append_tag(nonce, Aad::empty(), &mut theirs).unwrap();
+            assert_eq!([&ours[..], &tag].concat(), theirs);
         }
     }
 

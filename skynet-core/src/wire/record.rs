@@ -1,25 +1,44 @@
 //! Control records inside the tunnel (PROTOCOL §2.1).
 //!
 //! ```text
-//! 0  0x10 control record    1  type: 1 HELLO    2  u16 length of body    4  body (TLV)    …  padding
+//! 0  0x10 control record   1  type: 1 HELLO 2 OPEN 3 ACCEPT   2  u16 length of body   4  body (TLV)   …  padding
 //! ```
 
+use crate::id::LaneNo;
 use crate::member::tlv::{Reader, TlvError, Writer};
+use crate::session::Suite;
+use crate::wire::wireguard::ReceiverIndex;
 
 /// First byte of a control record.
 pub const CONTROL_RECORD: u8 = 0x10;
 const TYPE_HELLO: u8 = 1;
+const TYPE_OPEN: u8 = 2;
+const TYPE_ACCEPT: u8 = 3;
 /// The version this code speaks.
 pub const HELLO_VERSION: u8 = 1;
 /// ChaCha20-Poly1305 in [`Hello::suites`].
-pub const SUITE_CHACHA20_POLY1305: u32 = 1;
+pub const SUITE_CHACHA20_POLY1305: u32 = Suite::ChaCha20Poly1305.bit();
+/// AES-256-GCM in [`Hello::suites`].
+pub const SUITE_AES_256_GCM: u32 = Suite::Aes256Gcm.bit();
 
-/// What a node can do, told to a peer inside the tunnel, once per session and direction.
+/// A control record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// What the sender can do.
+    Hello(Hello),
+    /// The sender opens with its key of this lane, and wants the peer to do the same.
+    Open(LaneOffer),
+    /// The answer to OPEN: so does the sender.
+    Accept(LaneOffer),
+}
+
+/// What a node can do, told to a peer inside the tunnel, in each direction once per keypair: repetitions are the same
+/// bytes, since the lanes' keys depend on them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Cipher suites for lanes 1 and up, a bit each.
     pub suites: u32,
-    /// The largest number of lanes.
+    /// The largest number of lanes beside lane 0.
     pub max_lanes: u8,
     /// The largest inner packet accepted, in bytes.
     pub max_packet: u16,
@@ -29,18 +48,83 @@ pub struct Hello {
     pub manifest_hash: [u8; 32],
 }
 
+/// OPEN and ACCEPT: the sender's opening key of this lane is installed, the recipient may seal to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneOffer {
+    /// The lane, 1 or more.
+    pub lane: LaneNo,
+    /// The cipher the sender derived its keys for.
+    pub suite: Suite,
+    /// The index by which the sender finds its opening key.
+    pub receiver: ReceiverIndex,
+}
+
 /// Why bytes are not a record we know.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecordError {
     /// Too short, or its length does not fit.
     #[error("malformed record")]
     Malformed,
-    /// A type or version this code does not know.
-    #[error("unknown record type or version")]
+    /// A type, version or suite this code does not know.
+    #[error("unknown record type, version or suite")]
     Unknown,
     /// Its body.
     #[error(transparent)]
     Body(#[from] TlvError),
+}
+
+impl Record {
+    /// Reads a record; what follows it is padding.
+    ///
+    /// # Errors
+    /// [`RecordError`]: a counted drop, no reply.
+    pub fn parse(record: &[u8]) -> Result<Self, RecordError> {
+        let (kind, body) = split(record)?;
+        match kind {
+            TYPE_HELLO => Hello::parse_body(body).map(Self::Hello),
+            TYPE_OPEN => LaneOffer::parse_body(body).map(Self::Open),
+            TYPE_ACCEPT => LaneOffer::parse_body(body).map(Self::Accept),
+            _ => Err(RecordError::Unknown),
+        }
+    }
+
+    /// The record, without padding.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello(hello) => hello.encode(),
+            Self::Open(offer) => joined(TYPE_OPEN, &offer.body()),
+            Self::Accept(offer) => joined(TYPE_ACCEPT, &offer.body()),
+        }
+    }
+
+    /// The record at the front of `padded`, which [`Record::parse`] has accepted, without its padding.
+    pub fn trim(padded: &[u8]) -> &[u8] {
+        match padded {
+            [_, _, high, low, rest @ ..] => {
+                let len = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
+                &padded[..4 + len]
+            }
+            short => short,
+        }
+    }
+}
+
+fn split(record: &[u8]) -> Result<(u8, &[u8]), RecordError> {
+    let [CONTROL_RECORD, kind, high, low, rest @ ..] = record else { return Err(RecordError::Malformed) };
+    let len = usize::from(u16::from_be_bytes([*high, *low]));
+    let (body, padding) = rest.split_at_checked(len).ok_or(RecordError::Malformed)?;
+    if padding.len() >= 16 || padding.iter().any(|b| *b != 0) {
+        return Err(RecordError::Malformed);
+    }
+    Ok((*kind, body))
+}
+
+fn joined(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(body.len()).expect("a record has some 70 bytes");
+    let mut record = vec![CONTROL_RECORD, kind];
+    record.extend(len.to_be_bytes());
+    record.extend(body);
+    record
 }
 
 impl Hello {
@@ -54,35 +138,17 @@ impl Hello {
         w.bytes(0x03, &[self.max_lanes]);
         w.bytes(0x04, &self.max_packet.to_be_bytes());
         w.bytes(0x05, &manifest);
-        let body = w.finish();
-        let len = u16::try_from(body.len()).expect("a HELLO has some 70 bytes");
-        let mut record = vec![CONTROL_RECORD, TYPE_HELLO];
-        record.extend(len.to_be_bytes());
-        record.extend(body);
-        record
+        joined(TYPE_HELLO, &w.finish())
     }
 
-    /// Reads a record; what follows it is padding.
-    ///
-    /// # Errors
-    /// [`RecordError`]: a counted drop, no reply.
-    pub fn parse(record: &[u8]) -> Result<Self, RecordError> {
-        let [CONTROL_RECORD, kind, high, low, rest @ ..] = record else { return Err(RecordError::Malformed) };
-        if *kind != TYPE_HELLO {
-            return Err(RecordError::Unknown);
-        }
-        let len = usize::from(u16::from_be_bytes([*high, *low]));
-        let (body, padding) = rest.split_at_checked(len).ok_or(RecordError::Malformed)?;
-        if padding.len() >= 16 || padding.iter().any(|b| *b != 0) {
-            return Err(RecordError::Malformed);
-        }
+    fn parse_body(body: &[u8]) -> Result<Self, RecordError> {
         let mut r = Reader::new(body);
         if r.u8(0x81)? != HELLO_VERSION {
             return Err(RecordError::Unknown);
         }
         let suites =
             u32::from_be_bytes(r.optional_array(0x02)?.unwrap_or(SUITE_CHACHA20_POLY1305.to_be_bytes()));
-        let [max_lanes] = r.optional_array(0x03)?.unwrap_or([1]);
+        let [max_lanes] = r.optional_array(0x03)?.unwrap_or([0]);
         let max_packet = u16::from_be_bytes(r.optional_array(0x04)?.unwrap_or(1280u16.to_be_bytes()));
         let manifest: [u8; 40] = r.optional_array(0x05)?.unwrap_or([0; 40]);
         r.finish()?;
@@ -97,44 +163,87 @@ impl Hello {
     }
 }
 
+impl LaneOffer {
+    fn body(self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u8(0x81, self.lane.0);
+        w.u8(0x82, self.suite as u8);
+        w.u32(0x83, self.receiver.0);
+        w.finish()
+    }
+
+    fn parse_body(body: &[u8]) -> Result<Self, RecordError> {
+        let mut r = Reader::new(body);
+        let lane = LaneNo(r.u8(0x81)?);
+        let suite = r.u8(0x82)?;
+        let receiver = ReceiverIndex(r.u32(0x83)?);
+        r.finish()?;
+        if lane == LaneNo(0) {
+            return Err(RecordError::Malformed);
+        }
+        let suite = Suite::from_wire(suite).ok_or(RecordError::Unknown)?;
+        Ok(Self { lane, suite, receiver })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample() -> Hello {
-        Hello { suites: 3, max_lanes: 4, max_packet: 1360, manifest_epoch: 7, manifest_hash: [9; 32] }
+    fn samples() -> [Record; 3] {
+        let hello =
+            Hello { suites: 3, max_lanes: 4, max_packet: 1360, manifest_epoch: 7, manifest_hash: [9; 32] };
+        let offer =
+            LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
+        [Record::Hello(hello), Record::Open(offer), Record::Accept(offer)]
     }
 
     #[test]
-    fn survives_its_bytes_and_the_padding_of_transport_data() {
-        let mut bytes = sample().encode();
-        assert_eq!(Hello::parse(&bytes), Ok(sample()));
-        bytes.resize(bytes.len().next_multiple_of(16), 0);
-        assert_eq!(Hello::parse(&bytes), Ok(sample()));
+    fn each_survives_its_bytes_and_the_padding_of_transport_data() {
+        for sample in samples() {
+            let bytes = sample.encode();
+            assert_eq!(Record::parse(&bytes).as_ref(), Ok(&sample));
+            let mut padded = bytes.clone();
+            padded.resize(bytes.len().next_multiple_of(16), 0);
+            assert_eq!(Record::parse(&padded), Ok(sample));
+            assert_eq!(Record::trim(&padded), bytes);
+        }
     }
 
     #[test]
     fn no_flip_truncation_or_extension_panics_and_none_is_taken_for_the_same() {
-        let bytes = sample().encode();
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(Hello::parse(&flipped), Ok(sample()), "bit {bit}");
+        for sample in samples() {
+            let bytes = sample.encode();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(Record::parse(&flipped).as_ref(), Ok(&sample), "bit {bit}");
+            }
+            for len in 0..bytes.len() {
+                assert!(Record::parse(&bytes[..len]).is_err(), "{len}");
+                let _no_panic = Record::trim(&bytes[..len]);
+            }
+            let mut longer = bytes.clone();
+            longer.push(1);
+            assert!(Record::parse(&longer).is_err());
         }
-        for len in 0..bytes.len() {
-            assert!(Hello::parse(&bytes[..len]).is_err(), "{len}");
-        }
-        let mut longer = bytes.clone();
-        longer.push(1);
-        assert!(Hello::parse(&longer).is_err());
     }
 
     #[test]
-    fn another_version_or_record_type_is_unknown() {
-        let mut bytes = sample().encode();
-        bytes[7] = 2;
-        assert_eq!(Hello::parse(&bytes), Err(RecordError::Unknown));
-        bytes[1] = 9;
-        assert_eq!(Hello::parse(&bytes), Err(RecordError::Unknown));
+    fn another_version_record_type_or_suite_is_unknown() {
+        let [hello, open, _] = samples().map(|s| s.encode());
+        for (bytes, at, value) in [(&hello, 7, 2), (&hello, 1, 9), (&open, 11, 2)] {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            assert_eq!(Record::parse(&bytes), Err(RecordError::Unknown));
+        }
+    }
+
+    #[test]
+    fn nobody_opens_lane_0() {
+        let [_, open, _] = samples().map(|s| s.encode());
+        let mut bytes = open;
+        bytes[7] = 0;
+        assert_eq!(Record::parse(&bytes), Err(RecordError::Malformed));
     }
 }

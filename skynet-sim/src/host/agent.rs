@@ -67,6 +67,10 @@ pub struct AgentConfig {
     pub seed: [u8; 32],
     /// Real or stand-in cryptography.
     pub engine: Engine,
+    /// Ciphers it offers for lanes.
+    pub suites: u32,
+    /// Lanes for bulk it offers.
+    pub max_lanes: u8,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -176,8 +180,14 @@ impl AgentHost {
                 fingerprint: *self.config.seed.first_chunk().expect("32 bytes"),
             },
         };
-        let config =
-            NodeConfig { membership, stock: None, floors: self.persisted.floors, engine: self.config.engine };
+        let config = NodeConfig {
+            membership,
+            stock: None,
+            floors: self.persisted.floors,
+            engine: self.config.engine,
+            suites: self.config.suites,
+            max_lanes: self.config.max_lanes,
+        };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&[self.config.local], now);
         Ok(node)

@@ -1,0 +1,64 @@
+//! `[dataplane]`: what bulk between members is sealed with, and on how many lanes.
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use skynet_core::id::MAX_PORTS;
+use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
+
+/// Which ciphers are offered to other members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, ValueEnum)]
+pub enum Ciphers {
+    /// AES-256-GCM with members whose CPU has instructions for it too, ChaCha20-Poly1305 otherwise
+    #[default]
+    #[serde(rename = "auto")]
+    #[value(name = "auto")]
+    Auto,
+    /// Always ChaCha20-Poly1305, as WireGuard does
+    #[serde(rename = "chacha20-poly1305")]
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Ciphers {
+    /// The bits of HELLO's suites (PROTOCOL §2.1).
+    pub fn suites(self) -> u32 {
+        match self {
+            Self::Auto if has_aes_instructions() => SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
+            _ => SUITE_CHACHA20_POLY1305,
+        }
+    }
+}
+
+/// Without them AES is slower than ChaCha20, and its tables tell the key to whoever measures the cache.
+fn has_aes_instructions() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    let has = std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    let has = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    let has = false;
+    has
+}
+
+/// Lanes per peer at most, unless configured: a lane per core, and four where one 5-tuple is capped by the cloud.
+pub fn default_max_lanes() -> u8 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u8::try_from(cores.clamp(4, MAX_PORTS)).expect("at most MAX_PORTS")
+}
+
+/// A number of lanes, if it is one.
+///
+/// # Errors
+/// What is allowed.
+pub fn check_max_lanes(lanes: u8) -> Result<u8, String> {
+    let allowed = 1..=MAX_PORTS;
+    if allowed.contains(&usize::from(lanes)) { Ok(lanes) } else { Err(format!("1 to {MAX_PORTS} lanes")) }
+}
+
+/// [`check_max_lanes`] of a text.
+///
+/// # Errors
+/// What is allowed.
+pub fn parse_max_lanes(text: &str) -> Result<u8, String> {
+    check_max_lanes(text.parse().map_err(|_| format!("1 to {MAX_PORTS} lanes"))?)
+}
