@@ -210,6 +210,11 @@ impl Agent {
         match event {
             NodeEvent::Publish(table) => engine.plane.publish(table),
             NodeEvent::Inbound { command, .. } => engine.plane.command(command),
+            NodeEvent::SendTrain { to, bytes, segment, .. } => {
+                if let Err(e) = self.socket.send_train(to, 0, &bytes, segment) {
+                    tracing::debug!(%to, %e, "train of a check not sent");
+                }
+            }
             NodeEvent::ConnectControl(relay) => {
                 let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use skynet_core::node::PeerStatus;
 use skynet_core::offload::Offloads;
 
 use super::selfcheck::{self, tun::Verdict};
+use crate::api::StatusReport;
 use crate::config::{DisabledOffloads, Offload};
 use crate::udp::UdpOffloads;
+
+/// Peers that one line of `status` names.
+const NAMED: usize = 3;
 
 /// Offloads that failed their check at start. They stay off: an interface made anew has the same kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -93,9 +98,36 @@ impl Fate {
     }
 }
 
+/// What the check of each path has found: where trains do not arrive, segmentation is off towards that peer.
+pub(super) fn add_paths(peers: &[PeerStatus], report: &mut StatusReport) {
+    let name = Offload::UdpGso.to_string();
+    let failures: u64 = peers.iter().map(|p| u64::from(p.train_failures)).sum();
+    if failures > 0 {
+        *report.offload_fallbacks.entry(name.clone()).or_default() += failures;
+    }
+    let failed: Vec<&str> = peers.iter().filter(|p| !p.trains_arrive).map(|p| p.name.as_str()).collect();
+    if let Some(why) = towards(&failed) {
+        // If it is off altogether, that says more.
+        report.offloads_off.entry(name).or_insert(why);
+    }
+}
+
+fn towards(peers: &[&str]) -> Option<String> {
+    let (named, others) = peers.split_at(peers.len().min(NAMED));
+    let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    (!named.is_empty()).then(|| format!("failed towards {}{others}", named.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_towards_which_trains_fail_are_named_but_not_without_end() {
+        assert_eq!(towards(&[]), None);
+        assert_eq!(towards(&["b1"]).unwrap(), "failed towards b1");
+        assert_eq!(towards(&["b1", "c1", "d1", "e1", "f1"]).unwrap(), "failed towards b1, c1, d1 and 2 more");
+    }
 
     #[test]
     fn what_fails_its_check_is_left_out_and_nothing_else() {

@@ -9,7 +9,7 @@ use skynet_core::path::Path;
 use skynet_core::time::Instant;
 
 use super::agent::Agent;
-use super::offload_faults::Fate;
+use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
 use crate::api::{PeerReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
@@ -43,6 +43,7 @@ impl Agent {
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
             report.peers = status.peers.iter().map(|p| peer(p, now)).collect();
+            offload_faults::add_paths(&status.peers, &mut report);
             report.drops.insert("TunWrite".to_owned(), engine.plane.written().drops());
             let counted = engine.node.drops().snapshot();
             report.drops.extend(counted.into_iter().map(|(reason, count)| (format!("{reason:?}"), count)));

@@ -69,6 +69,10 @@ pub struct PeerStatus {
     pub cipher: Option<Suite>,
     /// Lanes for bulk that are open; 0: everything goes on lane 0.
     pub lanes: u8,
+    /// Whether trains of datagrams arrive there; if not, each is sent by itself.
+    pub trains_arrive: bool,
+    /// How often they were found not to.
+    pub train_failures: u32,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -93,6 +97,8 @@ impl Node {
                     suites: None,
                     cipher: None,
                     lanes: 0,
+                    trains_arrive: true,
+                    train_failures: 0,
                     history: Vec::new(),
                 });
             }
@@ -145,6 +151,8 @@ impl Node {
             suites: peer.lanes.hello().map(|h| h.suites),
             cipher: peer.lanes.suite().or(lane0),
             lanes: u8::try_from(peer.lanes.bulk().len()).unwrap_or(u8::MAX),
+            trains_arrive: peer.trains.trains_arrive(),
+            train_failures: peer.trains.failures(),
             history,
         }
     }
