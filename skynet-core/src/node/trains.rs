@@ -1,4 +1,4 @@
-//! What a peer's [`TrainCheck`] asks for: records inside the tunnel, by the path they check.
+//! What a peer's `TrainCheck` asks for: records inside the tunnel, by the path they check.
 
 use crate::drop::DropReason;
 use crate::id::PeerSlot;
