@@ -3,19 +3,16 @@
 //! A round measures every peer once; rounds repeat, each beginning with another peer. So a machine that gets slower or
 //! busier for a while does so to all of them, and a median over rounds compares like with like.
 
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use anyhow::{Context as _, bail, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use anyhow::{Context as _, ensure};
+use clap::ValueEnum as _;
 use skynet_tests::fleet;
 
 use crate::link::Link;
-use crate::measure::{self, Sample};
+use crate::measure::{self, Sample, Step};
 use crate::peer::Peer;
-use crate::peers;
-use crate::report::{Report, Row};
+use crate::progress::Progress;
+use crate::report::{Files, PeerSamples, Report, Run, Settings};
+use crate::selection::{self, Selection};
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -26,15 +23,16 @@ pub(crate) struct Arguments {
     /// Length of each iperf3 run, in seconds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// Measure only this peer, and the plain link; can be given several times
-    #[arg(long = "peer", value_name = "NAME")]
-    peers: Vec<String>,
-    /// Install peers that are missing, by name, with cargo
-    #[arg(long)]
-    install: bool,
-    /// Write medians, ratios and every single sample to this file
+    #[command(flatten)]
+    selection: Selection,
+    /// Measure only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
+    only: Vec<Step>,
+    /// Write every single sample, medians and ratios to this file; `render` reads it
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    json: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// Runs the comparison and prints it.
@@ -44,94 +42,73 @@ pub(crate) struct Arguments {
 /// printed all the same.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     fleet::remove_labs_on_signals_and_panics()?;
-    let peers = choose(arguments)?;
-    let link = Link::new()?;
-    let bar = progress_bar(u64::from(arguments.rounds) * (peers.len() * measure::STEPS.len()) as u64);
+    let peers = arguments.selection.peers()?;
+    let underlay = arguments.selection.underlay()?;
+    let machine = selection::look_at_machine();
+    let link = Link::new(underlay)?;
+    let steps = if arguments.only.is_empty() { Step::value_variants() } else { &arguments.only };
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); peers.len()];
     let mut failures = Vec::new();
-    for round in 0..arguments.rounds {
-        for turn in 0..peers.len() {
-            let index = (turn + round as usize) % peers.len();
-            let label = format!("round {}/{} {}", round + 1, arguments.rounds, peers[index].name());
-            if !std::io::stderr().is_terminal() {
-                eprintln!("{label}");
-            }
-            match one_turn(&*peers[index], &link, arguments.seconds, &bar, &label) {
-                Ok((sample, errors)) => {
-                    samples[index].push(sample);
-                    failures.extend(errors.iter().map(|error| format!("{label}: {error:#}")));
+    {
+        let mut progress = Progress::new(arguments.rounds as usize * peers.len() * steps.len());
+        for round in 0..arguments.rounds {
+            for turn in 0..peers.len() {
+                let index = (turn + round as usize) % peers.len();
+                let label = format!("round {}/{} {}", round + 1, arguments.rounds, peers[index].name());
+                progress.turn(&label);
+                match one_turn(&*peers[index], &link, arguments.seconds, steps, &progress) {
+                    Ok((sample, errors)) => {
+                        samples[index].push(sample);
+                        failures.extend(errors.iter().map(|error| format!("{label}: {error:#}")));
+                    }
+                    Err(error) => failures.push(format!("{label}: {error:#}")),
                 }
-                Err(error) => failures.push(format!("{label}: {error:#}")),
+                sweep(&link, &label, &progress);
             }
         }
     }
-    bar.finish_and_clear();
-    let rows = peers.iter().zip(samples).map(|(peer, samples)| Row::new(&**peer, samples)).collect();
-    let report = Report::new(arguments.rounds, arguments.seconds, rows, failures);
+    let peers = peers.iter().zip(samples).map(|(peer, samples)| PeerSamples::new(&**peer, samples)).collect();
+    let settings = Settings { rounds: arguments.rounds, seconds: arguments.seconds, underlay };
+    let report = Report::new(Run::new(machine, settings, peers, failures));
     print!("{report}");
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
+        std::fs::write(file, report.json()?).with_context(|| file.display().to_string())?;
     }
-    ensure!(report.failures.is_empty(), "{} measurements failed, see above", report.failures.len());
+    arguments.files.write(&report)?;
+    ensure!(report.failures().is_empty(), "{} measurements failed, see above", report.failures().len());
     Ok(())
 }
 
+/// One peer up, measured, down.
 fn one_turn(
     peer: &dyn Peer,
     link: &Link,
     seconds: u32,
-    bar: &ProgressBar,
-    label: &str,
+    steps: &[Step],
+    progress: &Progress,
 ) -> anyhow::Result<(Sample, Vec<anyhow::Error>)> {
-    let running = peer.up(link).context("up")?;
-    let before = bar.position();
-    let result = measure::wait_until_it_answers(link, &running).map(|()| {
-        measure::measure(link, &running, seconds, |step| {
-            bar.set_message(format!("{label}: {step}"));
-            bar.inc(1);
-        })
+    progress.step("up");
+    let mut done = 0;
+    let result = peer.up(link).context("up").and_then(|running| {
+        let measured = measure::wait_until_it_answers(link, &running).map(|()| {
+            measure::measure(link, &running, seconds, steps, |step| {
+                progress.step(step);
+                // The steps before this one are over.
+                progress.advance(usize::from(done > 0));
+                done += 1;
+            })
+        });
+        running.down();
+        measured
     });
-    bar.set_position(before + measure::STEPS.len() as u64);
-    running.down();
+    progress.advance(steps.len() + 1 - done.max(1));
     result
 }
 
-/// The peers to measure: the plain link, and those asked for that can be had.
-fn choose(arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Peer>>> {
-    let all = peers::all();
-    let names: Vec<_> = all.iter().map(|peer| peer.name()).collect();
-    if let Some(unknown) = arguments.peers.iter().find(|name| !names.contains(&name.as_str())) {
-        bail!("there is no peer {unknown:?}; there are: {}", names.join(", "));
+/// The next peer finds the ends as the first one did.
+pub(crate) fn sweep(link: &Link, label: &str, progress: &Progress) {
+    let left_over = link.sweep();
+    if left_over > 0 {
+        progress.say(&format!("{label}: ended {left_over} processes it had left behind"));
     }
-    let mut chosen = Vec::new();
-    for peer in all {
-        let is_asked_for = arguments.peers.iter().any(|name| name == peer.name());
-        if peer.is_tunnel() && !arguments.peers.is_empty() && !is_asked_for {
-            continue;
-        }
-        if arguments.install && peer.missing().is_some() {
-            peer.install().with_context(|| format!("installing {}", peer.name()))?;
-        }
-        match peer.missing() {
-            None => chosen.push(peer),
-            Some(cure) if is_asked_for => bail!("{} is not here; cure: {cure}", peer.name()),
-            Some(cure) => eprintln!("{} is not here and is left out; cure: {cure}", peer.name()),
-        }
-    }
-    Ok(chosen)
-}
-
-fn progress_bar(steps: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(Some(steps), target);
-    let style = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg} (about {eta} left)")
-        .expect("the template is well formed");
-    bar.set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

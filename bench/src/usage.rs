@@ -2,8 +2,40 @@
 
 use std::fs;
 
+use anyhow::ensure;
+
 /// Clock ticks per second in `/proc`: USER_HZ, a constant of the interface to user space on every architecture we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What processes and the machine use between two moments.
+pub(crate) struct Meter<'a> {
+    processes: &'a [u32],
+    before: (f64, f64),
+}
+
+/// Processor seconds per GB, 10^9 bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Cost {
+    /// Of the processes.
+    pub(crate) processes: f64,
+    /// Of the whole machine.
+    pub(crate) machine: f64,
+}
+
+impl<'a> Meter<'a> {
+    /// From now on.
+    pub(crate) fn start(processes: &'a [u32]) -> Self {
+        Self { processes, before: (process_seconds(processes), machine_seconds()) }
+    }
+
+    /// Until now, for so many GB.
+    pub(crate) fn per_gigabyte(&self, gigabytes: f64) -> anyhow::Result<Cost> {
+        let processes = process_seconds(self.processes) - self.before.0;
+        let machine = machine_seconds() - self.before.1;
+        ensure!(gigabytes > 0.0, "nothing arrived");
+        Ok(Cost { processes: processes / gigabytes, machine: machine / gigabytes })
+    }
+}
 
 /// Processor seconds some processes have used so far, all threads, user and kernel; ended ones count as 0.
 pub(crate) fn process_seconds(processes: &[u32]) -> f64 {
@@ -21,15 +53,27 @@ pub(crate) fn machine_seconds() -> f64 {
     busy_ticks(&stat) as f64 / TICKS_PER_SECOND
 }
 
+/// Share of all cores in use during `interval`, 0 to 1.
+pub(crate) fn busy_share(interval: std::time::Duration) -> f64 {
+    let before = machine_seconds();
+    std::thread::sleep(interval);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    ((machine_seconds() - before) / interval.as_secs_f64() / cores).clamp(0.0, 1.0)
+}
+
+/// Largest resident memory of any of the processes now, in MiB.
+pub(crate) fn rss_mib(processes: &[u32]) -> f64 {
+    largest_mib(processes, "VmRSS:")
+}
+
 /// Largest resident memory of any of the processes so far, in MiB.
 pub(crate) fn peak_rss_mib(processes: &[u32]) -> f64 {
-    processes
-        .iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok())
-        .filter_map(|status| peak_kib(&status))
-        .max()
-        .unwrap_or(0) as f64
-        / 1024.0
+    largest_mib(processes, "VmHWM:")
+}
+
+fn largest_mib(processes: &[u32], key: &str) -> f64 {
+    let statuses = processes.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    statuses.filter_map(|status| kib(&status, key)).max().unwrap_or(0) as f64 / 1024.0
 }
 
 fn ticks_of_process(stat: &str) -> Option<u64> {
@@ -52,8 +96,8 @@ fn busy_ticks(stat: &str) -> u64 {
     [0, 1, 2, 5, 6].iter().filter_map(|&column| columns.get(column)).sum()
 }
 
-fn peak_kib(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+fn kib(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -74,8 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_peak_of_resident_memory() {
-        assert_eq!(peak_kib("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2048));
+    fn reads_resident_memory_now_and_at_its_peak() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!((kib(status, "VmHWM:"), kib(status, "VmRSS:")), (Some(2048), Some(1)));
+        assert_eq!(kib(status, "VmSwap:"), None);
     }
 
     #[test]

@@ -147,6 +147,13 @@ fn after_a_kill_the_prefix_stays_unreachable_and_the_next_start_is_not_confused(
         assert!(ip(&["route", "get", "10.77.1.1"]).contains("dev skt2"), "on-link beats unreachable");
 
         drop(tun); // what SIGKILL leaves behind
+        // A process that another test is starting may hold the device for a moment.
+        for _ in 0..200 {
+            if !ip(&["-o", "link"]).contains("skt2") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
         assert!(probe.connect("10.77.1.1:9").is_err(), "overlay traffic must not leave by the default route");
         let snapshot = net.snapshot().await.unwrap();

@@ -7,6 +7,7 @@
 //! Everything needs root; [`tools::require_root_and_tools`] says what is missing. No packet leaves the namespaces.
 
 pub mod behavior;
+pub mod checksum;
 pub mod clock;
 pub mod fleet;
 pub mod iperf;
@@ -14,7 +15,9 @@ pub mod lab;
 pub mod ping;
 pub mod sniffer;
 mod sys;
+pub mod syscalls;
 pub mod tools;
+pub mod transfer;
 pub mod wait;
 pub mod wan;
 

@@ -42,7 +42,14 @@ impl Report {
 
     /// Median round trip.
     pub fn p50(&self) -> Duration {
-        self.round_trips.get(self.round_trips.len() / 2).copied().unwrap_or_default()
+        self.percentile(0.5)
+    }
+
+    /// The round trip that a share of all answers, 0 to 1, did not exceed; of few answers the longer one.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let rank = (self.round_trips.len() as f64 * share) as usize;
+        let last = self.round_trips.len().saturating_sub(1);
+        self.round_trips.get(rank.min(last)).copied().unwrap_or_default()
     }
 }
 
@@ -107,6 +114,8 @@ mod tests {
         assert_eq!((report.sent, report.received, report.loss()), (4, 2, 0.5));
         assert_eq!(report.min(), Duration::from_micros(250));
         assert_eq!(report.p50(), Duration::from_micros(300));
+        assert_eq!(report.percentile(0.99), Duration::from_micros(500));
+        assert_eq!(report.percentile(0.0), report.min());
         assert_eq!(report.avg(), Duration::from_micros(350));
         assert_eq!(report.max(), Duration::from_micros(500));
     }

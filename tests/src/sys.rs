@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::io::PipeReader;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, IntoRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -54,6 +54,69 @@ pub(crate) fn packets_missed(socket: BorrowedFd<'_>) -> io::Result<u32> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stats.tp_drops) }
+}
+
+/// A packet socket in the calling thread's namespace that sees every packet of the interface `index`, both ways, from
+/// its IP header on, and tells whether its checksum is still to be completed.
+pub(crate) fn packet_tap(index: u32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: `socket` takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(protocol)) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: `sockaddr_ll` is plain old data, for which all zeroes is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = index.cast_signed();
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: `address` is a complete `sockaddr_ll` of that length.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option reads one int, which lives through the call.
+    let result = unsafe {
+        let option = libc::PACKET_AUXDATA;
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+}
+
+/// One packet of a [`packet_tap`]: its length in `buffer`, and whether its checksum is partial. `WouldBlock` if there
+/// is none.
+pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+    // Aligned as a control message must be, and larger than the one that is asked for.
+    let mut control = [0u64; 16];
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `msghdr` is plain old data, for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the message points to live buffers of the lengths it names.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let Ok(length) = usize::try_from(length) else { return Err(io::Error::last_os_error()) };
+    let mut partial = false;
+    // SAFETY: the kernel has filled `control` with whole messages, between which these functions step.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(found) = header.as_ref() {
+            if (found.cmsg_level, found.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+                let data: libc::tpacket_auxdata =
+                    libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned();
+                partial |= data.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0;
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok((length, partial))
 }
 
 /// Where [`report`] writes; -1 until [`signals`] was called.

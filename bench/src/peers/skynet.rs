@@ -1,57 +1,62 @@
 //! `skynet-agent` at both ends as a static pair, as the other tunnels are: no relay, no membership.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 use skynet_tests::fleet::Binaries;
 use skynet_tests::fleet::stock::KeyPair;
 
-use super::{find_program, first_line};
+use super::package;
 use crate::link::{End, Link};
 use crate::peer::{Peer, Running};
 
 /// `skynet-agent`.
-pub(crate) struct Skynet;
+pub(super) struct Skynet;
+
+/// `wg` makes the keys.
+const TOOLS: [(&str, &str); 1] = [("wg", "wireguard-tools")];
 
 impl Peer for Skynet {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "skynet"
     }
 
     fn describe(&self) -> String {
-        let version =
-            Binaries::find().map(|found| first_line(&found.agent, &["--version"])).unwrap_or_default();
-        format!("{version}; ChaCha20-Poly1305")
+        format!("{}; ChaCha20-Poly1305, static pair, lane 0", version())
     }
 
     fn missing(&self) -> Option<String> {
-        if find_program("wg").is_none() {
-            return Some("apt-get install wireguard-tools".to_owned());
-        }
-        Binaries::find().err().map(|error| error.to_string())
+        package::need(&TOOLS).or_else(|| Binaries::find().err().map(|error| error.to_string()))
+    }
+
+    fn install(&self) -> anyhow::Result<()> {
+        package::install(&TOOLS)
     }
 
     fn up(&self, link: &Link) -> anyhow::Result<Running> {
         let program = Binaries::find()?.agent;
         let (left, right) = (link.left(), link.right());
         let keys = [KeyPair::generate(&left.namespace)?, KeyPair::generate(&right.namespace)?];
-        let mut running = Running { target: right.overlay, processes: Vec::new(), guards: Vec::new() };
+        let mut running = Running::at(right.overlay);
         for (here, there, own, other) in
             [(&left, &right, &keys[0], &keys[1]), (&right, &left, &keys[1], &keys[0])]
         {
-            let directory = link.directory().join(format!("skynet-{}", here.namespace.role()));
-            let process =
-                here.namespace.spawn(command(&program, directory, &config(here, there, own, other))?)?;
-            running.processes.push(process.id());
-            running.guards.push(Box::new(process));
+            let directory = here.directory(link, "skynet")?;
+            let command = command(&program, &directory, &config(here, there, own, other))?;
+            running.process(here.namespace.spawn(command)?);
         }
         Ok(running)
     }
 }
 
-fn command(program: &PathBuf, directory: PathBuf, config: &str) -> anyhow::Result<Command> {
-    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+/// What the agent calls itself.
+pub(super) fn version() -> String {
+    let agent = Binaries::find().map(|found| found.agent.display().to_string());
+    agent.map(|agent| package::first_line(&agent, &["--version"])).unwrap_or_default()
+}
+
+fn command(program: &PathBuf, directory: &Path, config: &str) -> anyhow::Result<Command> {
     let file = directory.join("agent.toml");
     std::fs::write(&file, config).with_context(|| file.display().to_string())?;
     let mut command = Command::new(program);

@@ -26,7 +26,17 @@ pub struct Agent {
     /// State, socket and configuration.
     directory: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
+}
+
+/// What an agent is started with besides what every agent of a fleet is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Arguments of `skynet-agent run`.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
 }
 
 /// How a command of the agent ended.
@@ -60,6 +70,7 @@ impl Agent {
             namespace: lab.host(host).clone(),
             directory,
             arguments: Vec::new(),
+            environment: Vec::new(),
             process: None,
         })
     }
@@ -69,11 +80,27 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn start(lab: &Lab, host: &str, binaries: &Binaries, token: &str) -> anyhow::Result<Self> {
+        Self::start_with(lab, host, binaries, token, &Extra::default())
+    }
+
+    /// As [`Agent::start`] with further arguments and environment.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with(
+        lab: &Lab,
+        host: &str,
+        binaries: &Binaries,
+        token: &str,
+        extra: &Extra,
+    ) -> anyhow::Result<Self> {
         let mut agent = Self::new(lab, host, binaries)?;
         let file = agent.directory.join("token");
         std::fs::write(&file, token)?;
         agent.arguments = vec!["--token".to_owned(), format!("file:{}", file.display())];
         agent.arguments.extend(["--name".to_owned(), host.to_owned()]);
+        agent.arguments.extend(extra.arguments.iter().cloned());
+        agent.environment = extra.environment.clone();
         agent.restart()?;
         Ok(agent)
     }
@@ -104,6 +131,7 @@ impl Agent {
         ensure!(self.process.is_none(), "the agent on {} runs already", self.host);
         let mut command = Command::new(&self.program);
         command.arg("run").args(&self.arguments).args(self.places());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         self.process = Some(self.namespace.spawn(command)?);
         Ok(())
     }

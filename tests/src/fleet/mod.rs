@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-pub use agent::{Agent, Finished};
+pub use agent::{Agent, Extra, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
 pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
@@ -39,13 +39,44 @@ impl Fleet {
     /// # Errors
     /// If a binary is missing or the relay does not print a token.
     pub fn start(lab: &Lab) -> anyhow::Result<Self> {
+        Self::start_with(lab, |_| Extra::default())
+    }
+
+    /// As [`Fleet::start`], each agent with what is chosen for its host.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_with(lab: &Lab, extra: impl Fn(&str) -> Extra) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
         let relay = Relay::start(lab, &binaries)?;
         let mut fleet = Self { agents: BTreeMap::new(), relay };
         for host in lab.hosts() {
-            let agent = Agent::start(lab, host.role(), &binaries, fleet.relay.token())?;
+            let token = fleet.relay.token();
+            let agent = Agent::start_with(lab, host.role(), &binaries, token, &extra(host.role()))?;
             fleet.agents.insert(host.role().to_owned(), agent);
         }
+        Ok(fleet)
+    }
+
+    /// Of a relay that runs already: starts an agent on each of `hosts` with further arguments and waits until all have
+    /// joined.
+    ///
+    /// # Errors
+    /// If a binary is missing, or an agent has not joined within `within`; with the end of its log.
+    pub fn joined_to(
+        lab: &Lab,
+        relay: Relay,
+        hosts: &[&str],
+        extra: &Extra,
+        within: Duration,
+    ) -> anyhow::Result<Self> {
+        let binaries = Binaries::find()?;
+        let mut fleet = Self { agents: BTreeMap::new(), relay };
+        for host in hosts {
+            let agent = Agent::start_with(lab, host, &binaries, fleet.relay.token(), extra)?;
+            fleet.agents.insert((*host).to_owned(), agent);
+        }
+        fleet.wait_joined(within)?;
         Ok(fleet)
     }
 
@@ -55,11 +86,20 @@ impl Fleet {
     /// As [`Fleet::start`], or if an agent has not joined within `within`; with the end of its log.
     pub fn joined(lab: &Lab, within: Duration) -> anyhow::Result<Self> {
         let fleet = Self::start(lab)?;
-        let deadline = clock::now() + within;
-        for agent in fleet.agents.values() {
-            agent.wait_joined(deadline.saturating_duration_since(clock::now()))?;
-        }
+        fleet.wait_joined(within)?;
         Ok(fleet)
+    }
+
+    /// Waits until all have joined.
+    ///
+    /// # Errors
+    /// If an agent has not joined within `within`; with the end of its log.
+    pub fn wait_joined(&self, within: Duration) -> anyhow::Result<()> {
+        let deadline = clock::now() + within;
+        let mut agents = self.agents.values();
+        agents.try_for_each(|agent| {
+            agent.wait_joined(deadline.saturating_duration_since(clock::now())).map(drop)
+        })
     }
 
     /// The agent on a host.

@@ -43,13 +43,26 @@ impl Relay {
     /// # Errors
     /// As [`Relay::start`].
     pub fn start_at(lab: &Lab, binaries: &Binaries, address: Ipv4Addr) -> anyhow::Result<Self> {
+        Self::start_on(lab, binaries, lab.relay(), address)
+    }
+
+    /// As [`Relay::start_at`], in any namespace of the lab, at an `address` it has.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_on(
+        lab: &Lab,
+        binaries: &Binaries,
+        namespace: &Netns,
+        address: Ipv4Addr,
+    ) -> anyhow::Result<Self> {
         let directory = lab.logs().join(format!("relay-{address}"));
         // Chosen, because a random one may overlap a cloud's own; another one for each network of a lab.
         let range = format!("10.{}.0.0/16", 70 + address.octets()[3]);
         std::fs::create_dir_all(lab.logs())?;
         let mut relay = Self {
             program: binaries.relay.clone(),
-            namespace: lab.relay().clone(),
+            namespace: namespace.clone(),
             directory,
             address: SocketAddrV4::new(address, PORT),
             range,

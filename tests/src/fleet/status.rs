@@ -1,7 +1,8 @@
 //! `skynet-agent status --json`, as far as tests and the demo read it. Unknown fields are ignored, so the agent may say
 //! more; a missing one is an error, so it may not say less.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -54,6 +55,8 @@ pub struct Status {
     this: ThisNode,
     /// Its relays.
     pub relays: Vec<RelayStatus>,
+    /// Segmentation offloads that are not in use, and why.
+    pub offloads_off: BTreeMap<String, String>,
     /// The peers it knows.
     pub peers: Vec<PeerStatus>,
 }
@@ -61,6 +64,7 @@ pub struct Status {
 #[derive(Debug, Clone, Deserialize)]
 struct ThisNode {
     ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
 }
 
 /// One relay.
@@ -92,6 +96,10 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it inside the tunnel.
     pub tx_bytes: u64,
+    /// Lanes for bulk that are open.
+    pub lanes: u8,
+    /// What bulk to it is sealed with, in the names of RFC 5116.
+    pub cipher: Option<String>,
     /// Seconds since the last handshake.
     pub handshake_age_s: Option<u64>,
 }
@@ -100,6 +108,11 @@ impl Status {
     /// The node's own overlay address, once it has one.
     pub fn overlay_address(&self) -> Option<Ipv4Addr> {
         self.this.ipv4
+    }
+
+    /// The node's own overlay IPv6 address, once it has one.
+    pub fn overlay_ipv6(&self) -> Option<Ipv6Addr> {
+        self.this.ipv6
     }
 
     /// The peer of this name.
@@ -124,9 +137,9 @@ mod tests {
         let status: Status = serde_json::from_str(
             r#"{"schema":"status/1","version":"0.1.0","state":"up","message":null,
                 "self":{"name":"a1","ipv4":"10.77.1.2","ipv4_prefix_len":16,"interface":"skynet0","port":41820},
-                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],
+                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],"offloads_off":{},
                 "peers":[{"name":"b1","ipv4":"10.77.9.9","ipv6":null,"public_key":"x","path":"relay","via":"relay 1",
-                          "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3}]}"#,
+                          "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3,"cipher":null,"lanes":1}]}"#,
         )
         .unwrap();
         assert_eq!(status.state, AgentState::Up);

@@ -144,7 +144,9 @@ fn echo_once(client: &UdpSocket, number: u32) -> anyhow::Result<bool> {
             Ok(length) if buffer[..length] == datagram => return Ok(true),
             // A late echo of an earlier one, or nothing yet.
             Ok(_) => {}
-            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted]
+                    .contains(&error.kind()) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -18,10 +18,14 @@
 //! any number run side by side. Dropping a lab, also by a panic, ends every process in it and removes its namespaces;
 //! a lab whose owner was killed is removed at the start of the next one.
 
+mod behind;
 mod faults;
+mod flows;
 mod nat;
 mod netns;
 mod plan;
+mod police;
+mod policed;
 mod process;
 mod reaper;
 mod setup;
@@ -37,6 +41,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+pub use behind::Behind;
+pub use flows::UdpFlow;
 pub use nat::{NAT_KINDS, NatKind};
 pub use netns::{Netns, Output};
 pub use plan::RELAY_ADDRESSES;

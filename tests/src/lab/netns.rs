@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::process::Process;
+use super::reaper;
 use crate::clock;
 
 /// Where `ip netns` keeps the names.
@@ -151,6 +152,35 @@ impl Netns {
         // The kernel resolves /proc/sys/net by the namespace of the calling thread.
         self.run(|| fs::write(Path::new("/proc/sys").join(key), value))?
             .with_context(|| format!("sysctl {key} = {value} in {}", self.name))
+    }
+
+    /// Turns the offloads of an Ethernet device on or off: segmentation of TCP and UDP and, on the way out, checksums.
+    /// Off, every datagram crosses the link alone and with its checksum complete.
+    ///
+    /// # Errors
+    /// If there is no such device or it refuses.
+    pub fn set_offloads(&self, interface: &str, on: bool) -> anyhow::Result<()> {
+        let value = if on { "on" } else { "off" };
+        let mut argv = vec!["ethtool", "-K", interface];
+        // Checksums first: without them the kernel turns segmentation off, and with them off refuses to turn it on.
+        for feature in ["tx", "sg", "tso", "gso", "gro", "tx-udp-segmentation"] {
+            argv.extend([feature, value]);
+        }
+        self.exec(&argv)?.ok()?;
+        Ok(())
+    }
+
+    /// The processes that live in it now, whoever started them; ascending.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut all: Vec<_> =
+            reaper::processes_of(&self.name).iter().map(|pid| pid.as_raw().cast_unsigned()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Ends every process in it: SIGTERM, a second of grace, SIGKILL.
+    pub fn end_processes(&self) {
+        reaper::end_processes_in(&[self.name().to_owned()]);
     }
 
     /// Feeds `ip -batch` in this namespace, all lines in one process.

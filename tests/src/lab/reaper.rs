@@ -145,7 +145,7 @@ pub(crate) fn remove(prefix: &str, namespaces: &[String]) -> anyhow::Result<()> 
 }
 
 /// SIGTERM, a second of grace, SIGKILL, to whatever runs inside the namespaces.
-fn end_processes_in(namespaces: &[String]) {
+pub(super) fn end_processes_in(namespaces: &[String]) {
     let inodes: BTreeSet<u64> = namespaces
         .iter()
         .filter_map(|name| fs::metadata(Path::new(NETNS_DIRECTORY).join(name)).ok())
@@ -169,6 +169,12 @@ fn end_processes_in(namespaces: &[String]) {
         std::thread::sleep(Duration::from_millis(10));
     }
     send(Signal::SIGKILL);
+}
+
+/// The processes in one namespace; none if it does not exist.
+pub(super) fn processes_of(namespace: &str) -> Vec<Pid> {
+    let inode = fs::metadata(Path::new(NETNS_DIRECTORY).join(namespace)).map(|metadata| metadata.ino());
+    processes_in(&inode.into_iter().collect())
 }
 
 /// Processes whose main thread is in one of the namespaces (by inode of its handle), never ourselves.

@@ -7,9 +7,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
+mod bulk;
+mod ecn;
 mod interop;
+mod lanes;
+mod offload;
 mod pairs;
 mod paths;
+mod refusal;
 mod relay;
 mod restart;
 mod tokens;
@@ -17,7 +22,7 @@ mod tokens;
 use std::time::Duration;
 
 use skynet_tests::fleet::traffic::MARKER;
-use skynet_tests::fleet::{Agent, Fleet, traffic};
+use skynet_tests::fleet::{Agent, Extra, Fleet, traffic};
 use skynet_tests::{Lab, Sniffer};
 
 /// Control channel, enrolment and the relay's bind take a few round trips; three retransmissions of a second each are
@@ -26,10 +31,10 @@ const JOIN: Duration = Duration::from_secs(12);
 /// The probes of the first round end after 5 s; three times that.
 const DIRECT: Duration = Duration::from_secs(15);
 
-/// A lab with its sniffer and a fleet that has joined.
+/// A lab with its fleet, and with its sniffer unless it is about speed or lets packets out of the overlay.
 struct Story {
     fleet: Fleet,
-    sniffer: Sniffer,
+    sniffer: Option<Sniffer>,
     lab: Lab,
 }
 
@@ -37,12 +42,28 @@ impl Story {
     fn begin(lab: Lab) -> Self {
         let sniffer = Sniffer::start(&lab, MARKER).unwrap();
         let fleet = Fleet::joined(&lab, JOIN).unwrap();
-        Self { fleet, sniffer, lab }
+        Self { fleet, sniffer: Some(sniffer), lab }
+    }
+
+    /// Without a sniffer, and with further arguments for each host's agent; nobody has joined yet.
+    fn unwatched<'a>(lab: Lab, arguments: impl Fn(&str) -> &'a [&'a str]) -> Self {
+        let extra = |host: &str| Extra {
+            arguments: arguments(host).iter().map(|&argument| argument.to_owned()).collect(),
+            ..Extra::default()
+        };
+        let fleet = Fleet::start_with(&lab, extra).unwrap();
+        Self { fleet, sniffer: None, lab }
+    }
+
+    fn sniffer(&self) -> &Sniffer {
+        self.sniffer.as_ref().expect("the story began with one")
     }
 
     /// The proof at the end of every story.
     fn end(self) {
-        self.sniffer.assert_clean();
+        if let Some(sniffer) = &self.sniffer {
+            sniffer.assert_clean();
+        }
         drop(self.fleet);
         self.lab.remove().unwrap();
     }

@@ -31,7 +31,7 @@ fn relayed_bytes(story: &Story) -> u64 {
     story
         .lab
         .hosts()
-        .map(|host| story.sniffer.traffic("relay", story.lab.public_address(host.role()), relay).bytes)
+        .map(|host| story.sniffer().traffic("relay", story.lab.public_address(host.role()), relay).bytes)
         .sum()
 }
 
