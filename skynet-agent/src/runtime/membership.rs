@@ -197,11 +197,10 @@ impl Agent {
         let offload = self.offload_faults.allow(&self.config.disabled_offloads, Offload::Tun);
         let mut made = interface::bring_up(&self.net, plan, offload).await?;
         let plan = made.plan.clone();
-        self.offload_faults.note_tun(selfcheck::tun::check(
-            &mut made.tun,
-            &plan.addresses,
-            self.config.coalescing(),
-        ));
+        let begun = clock::monotonic();
+        let verdict = selfcheck::tun::check(&mut made.tun, &plan.addresses, self.config.coalescing());
+        tracing::debug!(took = ?clock::monotonic().saturating_since(begun), "interface's offloads checked");
+        self.offload_faults.note_tun(verdict);
         if offload && self.offload_faults.has(Offload::Tun) {
             drop(made);
             return interface::bring_up(&self.net, plan, false).await;

@@ -7,6 +7,7 @@ use skynet_core::offload::Offloads;
 
 use super::selfcheck::{self, tun::Verdict};
 use crate::api::StatusReport;
+use crate::clock;
 use crate::config::{DisabledOffloads, Offload};
 use crate::udp::UdpOffloads;
 
@@ -30,7 +31,10 @@ impl OffloadFaults {
 
     /// Checks the socket's offloads that are wanted; the answer leaves out those that fail.
     pub(super) fn check_udp(&mut self, wanted: UdpOffloads) -> UdpOffloads {
-        self.note_udp(wanted, selfcheck::udp::check(wanted))
+        let begun = clock::monotonic();
+        let works = selfcheck::udp::check(wanted);
+        tracing::debug!(took = ?clock::monotonic().saturating_since(begun), "socket offloads checked");
+        self.note_udp(wanted, works)
     }
 
     fn note_udp(&mut self, wanted: UdpOffloads, works: UdpOffloads) -> UdpOffloads {

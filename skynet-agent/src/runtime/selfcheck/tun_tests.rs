@@ -239,6 +239,24 @@ fn this_kernel_passes_every_part_and_answers_nothing() {
 }
 
 #[test]
+fn behind_a_firewall_that_lets_nothing_in_nothing_is_given_up() {
+    with_device(|mut tun| {
+        let rules = "table inet shut { chain input { type filter hook input priority 0; policy drop; }; }";
+        let shut = std::process::Command::new("nft").arg(rules).status();
+        if !shut.is_ok_and(|s| s.success()) {
+            eprintln!("skipped: no nft");
+            return;
+        }
+        assert_eq!(check(&mut tun, &OWN, Offloads::ALL), Verdict::ALL);
+        let mut kernel = Kernel::new(&mut tun, &OWN.map(|(ip, _)| ip)).unwrap();
+        let flow =
+            Flow { from: stranger(OWN[0].0, 16), to: OWN[0].0, tcp: false, port: kernel.port(OWN[0].0) };
+        assert_eq!(writing_udp(&mut kernel, &flow), Finding::Unknown, "the firewall was no firewall");
+        assert_eq!(writing_tcp(&mut kernel, &Flow { tcp: true, port: None, ..flow }), Finding::Right);
+    });
+}
+
+#[test]
 fn a_device_whose_interface_is_down_gives_nothing_up() {
     with_device(|mut tun| {
         let down = std::process::Command::new("ip").args(["link", "set", "skcheck0", "down"]).status();
