@@ -160,6 +160,7 @@ impl World {
                     NodeEvent::Joined(_)
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
+                    | NodeEvent::SendTrain { .. }
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::data_plane::{DataPlane, Fault};
 use super::interface::{self, Interface};
+use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::stream::ControlStream;
 use crate::api::{AgentState, Call, Reply, Request, Server};
@@ -36,6 +37,7 @@ pub(super) struct Agent {
     pub(super) socket: Arc<UdpSocket>,
     pub(super) engine: Option<EngineRoom>,
     pub(super) interface: Option<Interface>,
+    pub(super) offload_faults: OffloadFaults,
     pub(super) local_addresses: Vec<SocketAddr>,
     pub(super) stream: ControlStream,
     pub(super) phase: AgentState,
@@ -72,7 +74,9 @@ impl Agent {
     /// Takes the state directory and the UDP port, removes what a killed run left, and starts what can start.
     pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let socket = Arc::new(UdpSocket::bind(config.port, config.udp_offloads())?);
+        let mut offload_faults = OffloadFaults::default();
+        let udp_offloads = offload_faults.check_udp(config.udp_offloads());
+        let socket = Arc::new(UdpSocket::bind(config.port, udp_offloads)?);
         // Before a token is used: it is not spent on a machine that cannot have the interface.
         TunDevice::check(&config.interface)?;
         let net = Netlink::open()?;
@@ -85,6 +89,7 @@ impl Agent {
             socket,
             engine: None,
             interface: None,
+            offload_faults,
             local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
@@ -205,6 +210,11 @@ impl Agent {
         match event {
             NodeEvent::Publish(table) => engine.plane.publish(table),
             NodeEvent::Inbound { command, .. } => engine.plane.command(command),
+            NodeEvent::SendTrain { to, bytes, segment, .. } => {
+                if let Err(e) = self.socket.send_train(to, 0, &bytes, segment) {
+                    tracing::debug!(%to, %e, "train of a check not sent");
+                }
+            }
             NodeEvent::ConnectControl(relay) => {
                 let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");

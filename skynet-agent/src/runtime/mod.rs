@@ -12,8 +12,10 @@ mod agent;
 mod data_plane;
 mod interface;
 mod membership;
+mod offload_faults;
 mod queues;
 mod report;
+mod selfcheck;
 mod stream;
 mod to_tun;
 

@@ -33,6 +33,17 @@ pub enum NodeEvent {
         /// The change of keys.
         command: InboundCommand,
     },
+    /// Send these datagrams of `segment` bytes each by one `sendmsg` with `UDP_SEGMENT`, if that is used at all.
+    SendTrain {
+        /// From which of our ports.
+        port: PortNo,
+        /// Where to.
+        to: SocketAddr,
+        /// The datagrams, end to end.
+        bytes: Vec<u8>,
+        /// Bytes of each.
+        segment: usize,
+    },
     /// Open the control stream (TCP) to this address, closing the one that is open.
     ConnectControl(SocketAddr),
     /// Write these bytes to the control stream.
@@ -109,6 +120,8 @@ pub enum NodeTimer {
     Session,
     /// A peer's lanes.
     Lane,
+    /// The check whether trains arrive at a peer.
+    Train,
     /// A peer's path.
     Path,
     /// Packets that wait for the directory.

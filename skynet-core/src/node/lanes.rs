@@ -244,6 +244,7 @@ impl LaneSet {
                 }
             }
             Record::Accept(offer) => keypair.on_accept(offer, &mut self.events)?,
+            Record::Pattern(_) | Record::Report(_) => return Err(DropReason::UnexpectedRecord),
         }
         self.advance(now, cx);
         Ok(())

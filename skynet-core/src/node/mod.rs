@@ -28,6 +28,8 @@ pub mod staging;
 mod status;
 #[cfg(test)]
 mod tests;
+mod train_check;
+mod trains;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -243,6 +245,12 @@ impl Node {
                     Ok(())
                 });
             }
+            if due(self.peers.get(slot).and_then(|p| p.trains.poll_timeout())) {
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.trains.handle_timeout(now.mono);
+                }
+                self.drain_trains(slot, now);
+            }
             let path_due = self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_timeout());
             if due(path_due.map(|(at, _)| at)) {
                 self.tell_traffic(slot, now);
@@ -321,6 +329,7 @@ impl Node {
             first =
                 earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));
             first = earliest(first, tagged(peer.lanes.poll_timeout(), NodeTimer::Lane));
+            first = earliest(first, tagged(peer.trains.poll_timeout(), NodeTimer::Train));
             if let Kind::Member { path, .. } = &peer.kind {
                 first = earliest(first, tagged(path.poll_timeout().map(|(at, _)| at), NodeTimer::Path));
             }

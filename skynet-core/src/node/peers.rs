@@ -11,6 +11,7 @@ use crate::key::PublicKey;
 use crate::member::Member;
 use crate::node::lanes::LaneSet;
 use crate::node::staging::Staged;
+use crate::node::train_check::TrainCheck;
 use crate::path::{PathAgent, StockPath};
 use crate::session::{PathSource, SealingKey, Session};
 
@@ -32,6 +33,8 @@ pub(super) struct Peer {
     pub(super) direct: Arc<PathActivity>,
     /// Without keys for a stock peer.
     pub(super) lanes: LaneSet,
+    /// Idle for a stock peer.
+    pub(super) trains: TrainCheck,
 }
 
 /// What the peer is to us.
@@ -108,6 +111,7 @@ impl Peers {
             generation: Generation(self.generations[at]),
             key: session.peer(),
             lanes: LaneSet::new(session.peer()),
+            trains: TrainCheck::new(),
             kind,
             session,
             sealing: None,

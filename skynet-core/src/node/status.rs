@@ -72,6 +72,10 @@ pub struct PeerStatus {
     pub lanes: u8,
     /// How its bulk becomes messages while a lane is open.
     pub framing: Framing,
+    /// Whether trains of datagrams arrive there; if not, each is sent by itself.
+    pub trains_arrive: bool,
+    /// How often they were found not to.
+    pub train_failures: u32,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -97,6 +101,8 @@ impl Node {
                     cipher: None,
                     lanes: 0,
                     framing: Framing::Plain,
+                    trains_arrive: true,
+                    train_failures: 0,
                     history: Vec::new(),
                 });
             }
@@ -150,6 +156,8 @@ impl Node {
             cipher: peer.lanes.suite().or(lane0),
             lanes: u8::try_from(peer.lanes.bulk().len()).unwrap_or(u8::MAX),
             framing: self.framing(peer),
+            trains_arrive: peer.trains.trains_arrive(),
+            train_failures: peer.trains.failures(),
             history,
         }
     }

@@ -99,6 +99,7 @@ pub struct AgentHost {
     commands: VecDeque<(StreamId, StreamCommand)>,
     notes: Vec<(Instant, String)>,
     rx_bytes: u64,
+    eats_trains: bool,
 }
 
 impl AgentHost {
@@ -117,7 +118,13 @@ impl AgentHost {
             commands: VecDeque::new(),
             notes: Vec::new(),
             rx_bytes: 0,
+            eats_trains: false,
         }
+    }
+
+    /// From now on this host's network card loses what is sent as a train of more than one datagram, or does not.
+    pub const fn set_eats_trains(&mut self, eats: bool) {
+        self.eats_trains = eats;
     }
 
     /// Its place in the overlay, once joined.
@@ -221,6 +228,7 @@ impl AgentHost {
             NodeEvent::Inbound { command, .. } => {
                 running.inbound.handle_command(command, &mut running.queues)
             }
+            NodeEvent::SendTrain { to, bytes, segment, .. } => self.send_train(to, &bytes, segment),
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
                 let id = StreamId(self.next_stream);
@@ -274,12 +282,18 @@ impl AgentHost {
 
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
-            for bytes in train.bytes.chunks(train.segment) {
-                let (from, to) = (self.config.local, train.outer.to);
-                self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
-            }
+            self.send_train(train.outer.to, train.bytes, train.segment);
         }
         batch.clear();
+    }
+
+    fn send_train(&mut self, to: SocketAddr, bytes: &[u8], segment: usize) {
+        if self.eats_trains && bytes.len() > segment {
+            return;
+        }
+        for bytes in bytes.chunks(segment) {
+            self.out.push_back(Transmit { from: self.config.local, to, ttl: None, bytes: bytes.to_vec() });
+        }
     }
 }
 
