@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(limited, Offloads { udp4: false, udp6: false, ..Offloads::ALL });
         let disabled: DisabledOffloads = [Offload::UdpGro].into_iter().collect();
         let allowed: Vec<_> = Offload::ALL.into_iter().filter(|o| faults.allow(&disabled, *o)).collect();
-        assert_eq!(allowed, [Offload::Tun, Offload::CoalesceTcp]);
+        assert_eq!(allowed, [Offload::Tun, Offload::CoalesceTcp, Offload::Chunks]);
     }
 
     #[test]
