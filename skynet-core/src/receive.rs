@@ -16,10 +16,11 @@ use std::sync::Arc;
 use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
+use crate::flows::FlowTable;
 use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
-use crate::offload::ecn;
+use crate::offload::{ecn, flow_hash};
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -52,6 +53,7 @@ struct Session {
 pub struct Inbound {
     port: PortNo,
     drops: Arc<DropCounters>,
+    flows: Arc<FlowTable>,
     now: Instant,
     table: Arc<ForwardingTable>,
     /// By our own random receiver index, so no sender can make it collide. Never iterated.
@@ -65,11 +67,13 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// The half behind `port`; it counts its drops in `drops`.
-    pub fn new(port: PortNo, drops: Arc<DropCounters>) -> Self {
+    /// The half behind `port`; it counts its drops in `drops` and tells `flows` by which lane a flow comes; both are
+    /// `Node`'s.
+    pub fn new(port: PortNo, drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         Self {
             port,
             drops,
+            flows,
             now: Instant::ZERO,
             table: Arc::default(),
             sessions: HashMap::default(),
@@ -121,7 +125,7 @@ impl Inbound {
 
     /// Ends a batch: tells the timers what came in it.
     pub fn finish(&mut self, control: &mut dyn ControlSink) {
-        tell(self.heard.take(), &self.table, self.now, control);
+        tell(self.heard.take(), self.port, &self.table, self.now, control);
     }
 
     /// One datagram from the UDP socket, with the ECN field of its IP header; it is opened in place.
@@ -175,7 +179,7 @@ impl Inbound {
         }
         if !self.heard.as_mut().is_some_and(|h| h.add(peer.slot, source, sealed_len, plaintext.is_empty())) {
             let heard = Heard::new(peer.slot, source, sealed_len, plaintext.is_empty());
-            tell(self.heard.replace(heard), &self.table, self.now, control);
+            tell(self.heard.replace(heard), self.port, &self.table, self.now, control);
         }
         if let Some(from) = peer.roams_to(source)
             && self.roamed != Some((peer.slot, from))
@@ -205,6 +209,9 @@ impl Inbound {
         }
         if !self.table.own.contains(&packet.destination()) {
             return Err(DropReason::NotForUs);
+        }
+        if peer.most_lanes > 1 {
+            self.flows.learn(flow_hash(packet.bytes()), peer, session.key.lane(), self.now);
         }
         // e: deliver
         deliver.deliver(packet.bytes());
@@ -279,10 +286,16 @@ impl Heard {
     }
 }
 
-fn tell(heard: Option<Heard>, table: &ForwardingTable, now: Instant, control: &mut dyn ControlSink) {
+fn tell(
+    heard: Option<Heard>,
+    port: PortNo,
+    table: &ForwardingTable,
+    now: Instant,
+    control: &mut dyn ControlSink,
+) {
     let Some(heard) = heard else { return };
     let Some(peer) = table.peer(heard.slot) else { return };
-    peer.path_activity(heard.source).note_rx(now, heard.messages);
+    peer.path_activity(port, heard.source).note_rx(now, heard.messages);
     if peer.activity.note_rx(now, heard.messages.into(), heard.bytes, heard.keepalives_only) {
         control.offer(ToControl::Awake { slot: peer.slot });
     }

@@ -16,9 +16,10 @@ use crate::batch::{Outer, SendBatch};
 use crate::constants::MAX_STAGED_PACKETS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
+use crate::flows::FlowTable;
 use crate::forwarding::{DataPath, ForwardingTable, PeerEntry};
 use crate::id::PeerSlot;
-use crate::offload::{SuperPacket, VnetHeader, ecn};
+use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
 use crate::wire::wireguard::TRANSPORT_HEADER_LEN;
@@ -37,6 +38,7 @@ pub enum Sent {
 #[derive(Debug)]
 pub struct Outbound {
     drops: Arc<DropCounters>,
+    flows: Arc<FlowTable>,
     table: Arc<ForwardingTable>,
     sealer: Sealer,
 }
@@ -63,10 +65,10 @@ struct Reserved {
 }
 
 impl Outbound {
-    /// A half that counts its drops in `drops`.
-    pub fn new(drops: Arc<DropCounters>) -> Self {
+    /// A half that counts its drops in `drops` and asks `flows` for a flow's lane; both are `Node`'s.
+    pub fn new(drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None, worn: None };
-        Self { drops, table: Arc::default(), sealer }
+        Self { drops, flows, table: Arc::default(), sealer }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
@@ -119,7 +121,7 @@ impl Outbound {
         let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
         // d: lane and path
         let stage = |packet| ToControl::Stage { slot, packet };
-        let Some((key, path)) = self.sealer.lane(peer, packet.segments()) else {
+        let Some((key, path)) = self.sealer.lane(peer, &packet, &self.flows) else {
             return hand_over(&packet, control, stage);
         };
         // e: split and seal
@@ -144,10 +146,23 @@ enum Sealed {
 }
 
 impl Sealer {
-    /// Step d: a lane that is open, or lane 0; none before the first handshake and while no path is known.
-    fn lane<'a>(&self, peer: &'a PeerEntry, segments: usize) -> Option<(&'a Arc<SealingKey>, &'a DataPath)> {
-        let wanted = u32::try_from(segments + AHEAD).ok()?;
-        match peer.bulk.first().filter(|lane| lane.sealing.has_room(wanted, self.now)) {
+    /// Step d: the lane of the packet's flow, or lane 0; none before the first handshake and while no path is known.
+    fn lane<'a>(
+        &self,
+        peer: &'a PeerEntry,
+        packet: &SuperPacket<'_>,
+        flows: &FlowTable,
+    ) -> Option<(&'a Arc<SealingKey>, &'a DataPath)> {
+        let wanted = u32::try_from(packet.segments() + AHEAD).ok()?;
+        let lane = match &peer.bulk[..] {
+            [] => None,
+            [only] if peer.most_lanes < 2 => Some(only),
+            bulk => {
+                let lane = flows.lane_of(flow_hash(packet.ip().bytes()), peer, self.now);
+                bulk.iter().find(|entry| entry.lane == lane)
+            }
+        };
+        match lane.filter(|lane| lane.sealing.has_room(wanted, self.now)) {
             Some(lane) => Some((&lane.sealing, &lane.path)),
             None => peer.sealing.as_ref().zip(peer.path.as_ref()),
         }

@@ -120,11 +120,16 @@ impl Overlay {
 
     /// An agent that starts now and joins with the token.
     pub fn add_agent(&mut self, cloud: CloudId) -> HostId {
-        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4)
+        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4, 1)
     }
 
-    /// [`Overlay::add_agent`], which offers these ciphers and so many lanes.
-    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8) -> HostId {
+    /// The same, with so many lanes to every peer from the start.
+    pub fn add_agent_with_lanes(&mut self, cloud: CloudId, min_lanes: u8) -> HostId {
+        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4, min_lanes)
+    }
+
+    /// [`Overlay::add_agent`], which offers these ciphers and so many lanes, and opens so many at once.
+    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8, min_lanes: u8) -> HostId {
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
         let id = self.topology.add_host(cloud, |site| {
@@ -136,6 +141,7 @@ impl Overlay {
                 engine,
                 suites,
                 max_lanes,
+                min_lanes,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
@@ -198,6 +204,14 @@ impl Overlay {
         let address = std::net::IpAddr::V4(self.address(to));
         let status = self.agent(from).status()?;
         status.peers.iter().find(|p| p.addresses.contains(&address))?.path
+    }
+
+    /// The lanes from `from` to `to` that carry data now, and where.
+    pub fn lane_paths(&self, from: HostId, to: HostId) -> Vec<(u8, Option<Path>)> {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let peers = self.agent(from).status().map(|s| s.peers).unwrap_or_default();
+        let lanes = peers.into_iter().filter(|p| p.addresses.contains(&address)).flat_map(|p| p.lane_list);
+        lanes.filter(|l| l.usable).map(|l| (l.lane.0, l.path)).collect()
     }
 
     /// The cipher `from` seals bulk to `to` with, and on how many lanes.

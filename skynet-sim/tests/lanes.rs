@@ -27,7 +27,7 @@ impl Pair {
     fn new(seed: u64, engine: Engine, kind: NatKind, offers: [(u32, u8); 2]) -> Self {
         let mut o = Overlay::with_engine(seed, engine);
         let clouds = [kind; 2].map(|kind| o.cloud(kind));
-        let [a, b] = [0, 1].map(|i| o.add_agent_with(clouds[i], offers[i].0, offers[i].1));
+        let [a, b] = [0, 1].map(|i| o.add_agent_with(clouds[i], offers[i].0, offers[i].1, 1));
         assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
         Self { o, a, b }
     }

@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub suites: u32,
     /// Lanes for bulk a peer may open with us, at most [`MAX_PORTS`](crate::id::MAX_PORTS); 0: everything on lane 0.
     pub max_lanes: u8,
+    /// Lanes to have open with every member there is traffic with, as far as it agrees; 1: as many as the load wants.
+    pub min_lanes: u8,
 }
 
 /// How this node comes to be a member.

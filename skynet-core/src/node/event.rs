@@ -33,6 +33,11 @@ pub enum NodeEvent {
         /// The change of keys.
         command: InboundCommand,
     },
+    /// Bind a UDP socket, give it a worker with a TUN queue of its own, and answer with `Node::port_opened` or
+    /// `Node::port_failed`. What is for this port's inbound half follows only after that.
+    OpenPort(PortNo),
+    /// Nobody uses this port any more: its worker may end, its socket be closed.
+    ClosePort(PortNo),
     /// Open the control stream (TCP) to this address, closing the one that is open.
     ConnectControl(SocketAddr),
     /// Write these bytes to the control stream.

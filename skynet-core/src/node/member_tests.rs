@@ -19,6 +19,7 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
+        min_lanes: 1,
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

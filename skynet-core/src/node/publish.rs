@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
-use crate::forwarding::{DataPath, ForwardingTable, LaneEntry, PeerEntry};
-use crate::id::{LaneNo, PeerSlot, PortNo};
-use crate::node::peers::Peer;
+use crate::forwarding::{ForwardingTable, PeerEntry};
 use crate::node::{Node, NodeEvent};
 use crate::worker::InboundCommand;
 
@@ -15,6 +13,7 @@ impl Node {
     pub(super) fn publish(&mut self) {
         if self.dirty {
             self.dirty = false;
+            self.note_usable_lanes();
             self.table_version += 1;
             let table = Arc::new(self.build_table());
             self.events.push_back(NodeEvent::Publish(table));
@@ -33,10 +32,13 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
-                bulk: self.bulk(peer),
+                bulk: self.usable_lanes(peer),
+                most_lanes: peer.lanes.agreed(),
+                lane_epoch: peer.load.epoch(),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),
+                by_port: peer.activity_by_port(),
             }));
         }
         let me = self.membership.as_ref().and_then(|m| m.me());
@@ -48,20 +50,8 @@ impl Node {
             own: self.stock_addresses.iter().copied().chain(member_addresses).collect(),
             overlay: self.overlay(),
             mac1: Some(self.mac1.clone()),
-            relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
+            relays: self.ports.relay().map(|r| (r.address, r.no)).into_iter().collect(),
         }
-    }
-
-    /// The lanes of a peer that are open and have a way.
-    fn bulk(&self, peer: &Peer) -> Vec<LaneEntry> {
-        let entry =
-            |(lane, sealing)| Some(LaneEntry { lane, sealing, path: self.lane_path(peer.slot, lane)? });
-        peer.lanes.bulk().into_iter().filter_map(entry).collect()
-    }
-
-    /// How what is sealed on this lane leaves: lane 1 goes where lane 0 goes.
-    pub(super) fn lane_path(&self, slot: PeerSlot, lane: LaneNo) -> Option<DataPath> {
-        if lane.port() == PortNo(0) { self.data_path(slot) } else { None }
     }
 
     /// The network's own prefixes, once we are a member.
