@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::data_plane::{DataPlane, Fault};
 use super::interface::{self, Interface};
+use super::load::Sampling;
 use super::queues::ControlQueues;
 use super::stream::ControlStream;
 use crate::api::{AgentState, Call, Reply, Request, Server};
@@ -55,6 +56,7 @@ pub(super) struct EngineRoom {
     pub(super) node: Node,
     pub(super) plane: DataPlane,
     pub(super) queues: ControlQueues,
+    pub(super) sampling: Sampling,
 }
 
 /// What the control task waits for.
@@ -65,6 +67,8 @@ enum Happened {
     Control(ControlStreamEvent),
     Call(Call),
     NetworkChanged,
+    Busy,
+    Sample,
     Timeout,
 }
 
@@ -122,6 +126,8 @@ impl Agent {
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
+                Happened::Busy => self.begin_sampling(),
+                Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
             }
             self.drain().await?;
@@ -135,7 +141,14 @@ impl Agent {
         calls: &mut mpsc::Receiver<Call>,
         changes: &mut mpsc::Receiver<()>,
     ) -> Happened {
-        let deadline = self.deadline();
+        let (deadline, sampling) = (self.deadline(), self.sampling_due());
+        let busy = self.engine.as_ref().map(|e| Arc::clone(e.plane.busy()));
+        let busy = async {
+            match &busy {
+                Some(bell) => bell.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         let worker = async {
             match &mut self.engine {
                 Some(engine) => engine.queues.next().await,
@@ -149,6 +162,8 @@ impl Agent {
             Some(message) = worker => Happened::Worker(message),
             event = self.stream.next() => Happened::Control(event),
             () = sleep_until(deadline) => Happened::Timeout,
+            () = sleep_until(sampling) => Happened::Sample,
+            () = busy => Happened::Busy,
             Some(call) = calls.recv() => Happened::Call(call),
             Some(()) = changes.recv() => Happened::NetworkChanged,
         }
@@ -170,7 +185,7 @@ impl Agent {
         Some(now + Duration::from_millis(10))
     }
 
-    fn feed(&mut self, handle: impl FnOnce(&mut Node, Now)) {
+    pub(super) fn feed(&mut self, handle: impl FnOnce(&mut Node, Now)) {
         if let Some(engine) = &mut self.engine {
             handle(&mut engine.node, clock::now());
         }
@@ -191,7 +206,8 @@ impl Agent {
         loop {
             let Some(engine) = &mut self.engine else { return Ok(()) };
             while let Some(transmit) = engine.node.poll_transmit() {
-                if let Err(e) = self.socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
+                let Some(socket) = engine.plane.socket(transmit.port) else { continue };
+                if let Err(e) = socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
                     tracing::debug!(to = %transmit.to, %e, "control datagram not sent");
                 }
             }
@@ -204,7 +220,9 @@ impl Agent {
         let Some(engine) = &mut self.engine else { return Ok(()) };
         match event {
             NodeEvent::Publish(table) => engine.plane.publish(table),
-            NodeEvent::Inbound { command, .. } => engine.plane.command(command),
+            NodeEvent::Inbound { port, command } => engine.plane.command(port, command),
+            NodeEvent::OpenPort(port) => self.open_port(port),
+            NodeEvent::ClosePort(port) => self.close_port(port),
             NodeEvent::ConnectControl(relay) => {
                 let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");

@@ -10,8 +10,9 @@ use skynet_core::session::{Engine, Tai64n};
 use skynet_core::{allowed_ips, crypto};
 
 use super::agent::{Agent, EngineRoom};
-use super::data_plane::DataPlane;
+use super::data_plane::{Counted, DataPlane};
 use super::interface::{self, Plan};
+use super::load::Sampling;
 use super::queues::queues;
 use crate::api::AgentState;
 use crate::config::Offload;
@@ -64,19 +65,20 @@ impl Agent {
             engine: Engine::Noise,
             suites: self.config.ciphers.suites(),
             max_lanes: self.config.max_lanes,
+            min_lanes: self.config.min_lanes,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();
-        let drops = Arc::clone(node.drops());
+        let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
         let plane = DataPlane::start(
             Arc::clone(&self.socket),
-            drops,
+            counted,
             sink,
             self.config.coalescing(),
             self.fault_sender.clone(),
         )
         .context("starting the data plane")?;
-        self.engine = Some(EngineRoom { node, plane, queues });
+        self.engine = Some(EngineRoom { node, plane, queues, sampling: Sampling::default() });
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());
         self.tell_addresses().await;
@@ -176,7 +178,8 @@ impl Agent {
         }
         self.remove_interface().await;
         let offload = self.config.disabled_offloads.allows(Offload::Tun);
-        let made = match interface::bring_up(&self.net, plan, offload).await {
+        let queues = self.config.max_lanes > 1;
+        let made = match interface::bring_up(&self.net, plan, offload, queues).await {
             Ok(made) => made,
             Err(e) => {
                 interface::clean_up(&self.net).await;

@@ -73,23 +73,34 @@ impl TunDevice {
 
     /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses. With
     /// `offload` the kernel hands over super-packets and partial checksums (`TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`,
-    /// and since Linux 6.2 `TUN_F_USO4`, `TUN_F_USO6`).
+    /// and since Linux 6.2 `TUN_F_USO4`, `TUN_F_USO6`). With `queues` it can have more than one (`IFF_MULTI_QUEUE`).
     ///
     /// # Errors
     /// See [`TunError`].
-    pub fn create(name: &str, mtu: u16, offload: bool) -> Result<Self, TunError> {
+    pub fn create(name: &str, mtu: u16, offload: bool, queues: bool) -> Result<Self, TunError> {
         Self::check(name)?;
         let built = DeviceBuilder::new()
             .name(name)
             .mtu(mtu)
             .enable(false)
             .with(|b| {
-                b.offload(offload).packet_information(false);
+                b.offload(offload).packet_information(false).multi_queue(queues);
             })
             .build_sync();
         let device = built.map_err(|e| creation_error(name, e))?;
         device.set_nonblocking(true).map_err(|source| TunError::Io { name: name.to_owned(), source })?;
         Ok(Self { device: Arc::new(device), offload })
+    }
+
+    /// Another queue of the same device, which must have been created with `queues`. The kernel spreads flows over all
+    /// queues, and keeps one on the queue that it was last written to. A queue is gone with its last handle.
+    ///
+    /// # Errors
+    /// The device is gone, or has one queue only.
+    pub fn queue(&self) -> io::Result<Self> {
+        let device = self.device.try_clone()?;
+        device.set_nonblocking(true)?;
+        Ok(Self { device: Arc::new(device), offload: self.offload })
     }
 
     /// Whether packets come and go with a meaningful virtio header.
