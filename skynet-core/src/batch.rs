@@ -26,6 +26,8 @@ pub struct Outer {
     pub to: SocketAddr,
     /// The ECN field of the outer IP header (RFC 6040 §4.1).
     pub ecn: u8,
+    /// Whether more than one datagram may leave by one call.
+    pub trains: bool,
 }
 
 /// Segments of one size with one outside, contiguous in the slab.
@@ -83,7 +85,7 @@ impl SendBatch {
         self.used += len;
         if let Some(last) = self.trains.last_mut() {
             let fits = last.segments < MAX_TRAIN_SEGMENTS && last.len + len <= MAX_TRAIN_BYTES;
-            if last.outer == outer && !last.closed && len <= last.segment && fits {
+            if outer.trains && last.outer == outer && !last.closed && len <= last.segment && fits {
                 last.len += len;
                 last.segments += 1;
                 last.closed = len < last.segment;
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     fn outer(port: u16, ecn: u8) -> Outer {
-        Outer { port: PortNo(0), to: ([127, 0, 0, 1], port).into(), ecn }
+        Outer { port: PortNo(0), to: ([127, 0, 0, 1], port).into(), ecn, trains: true }
     }
 
     fn push(batch: &mut SendBatch, port: u16, len: usize) {
@@ -148,6 +150,17 @@ mod tests {
             batch.commit(outer, 100);
         }
         assert_eq!(shape(&batch), [(1, 200, 100), (1, 100, 100), (1, 100, 100)]);
+    }
+
+    #[test]
+    fn where_trains_do_not_arrive_each_message_leaves_alone_and_in_order() {
+        let mut batch = SendBatch::default();
+        let alone = Outer { trains: false, ..outer(1, 0) };
+        for (outer, len) in [(outer(1, 0), 90), (alone, 100), (alone, 100), (alone, 40), (outer(1, 0), 40)] {
+            batch.reserve(len).unwrap().fill(0);
+            batch.commit(outer, len);
+        }
+        assert_eq!(shape(&batch), [(1, 90, 90), (1, 100, 100), (1, 100, 100), (1, 40, 40), (1, 40, 40)]);
     }
 
     #[test]

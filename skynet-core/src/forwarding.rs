@@ -85,6 +85,8 @@ pub struct DataPath {
     pub port: PortNo,
     /// The peer's endpoint, or the relay's.
     pub to: SocketAddr,
+    /// Whether trains arrive there: if not, each datagram leaves by itself.
+    pub trains: bool,
     /// The DATA header in front, if `to` is a relay.
     pub relay_header: Option<[u8; DATA_HEADER_LEN]>,
     /// What is counted for this path.

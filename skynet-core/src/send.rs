@@ -190,7 +190,8 @@ impl Sealer {
             return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sealed::NoRoom) };
         }
         let Some(counters) = self.counters(key, segments) else { return Ok(Sealed::KeyExpired) };
-        let outer = Outer { port: path.port, to: path.to, ecn: ecn::encapsulate(packet.ecn()) };
+        let outer =
+            Outer { port: path.port, to: path.to, ecn: ecn::encapsulate(packet.ecn()), trains: path.trains };
         let mut bytes = 0;
         for (i, counter) in counters.enumerate() {
             let total = front + sealed_len(packet.segment_len(i));

@@ -223,8 +223,13 @@ fn table(
     sealing: Option<Arc<SealingKey>>,
 ) -> Arc<ForwardingTable> {
     let activity = Arc::new(PathActivity::default());
-    let path =
-        DataPath { port: PortNo(0), to: endpoint(), relay_header: None, activity: Arc::clone(&activity) };
+    let path = DataPath {
+        port: PortNo(0),
+        to: endpoint(),
+        trains: true,
+        relay_header: None,
+        activity: Arc::clone(&activity),
+    };
     // On a lane for bulk only: a packet on lane 0 would have no key.
     let (sealing, bulk) = match (lane, sealing) {
         (Lane::One(_), Some(sealing)) => {

@@ -222,6 +222,22 @@ impl Overlay {
         peer.map_or((None, 0), |p| (p.cipher, p.lanes))
     }
 
+    /// Whether `from` sends trains of datagrams to `to`, and how often it found that they do not arrive.
+    pub fn trains(&self, from: HostId, to: HostId) -> Option<(bool, u32)> {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let status = self.agent(from).status()?;
+        let peer = status.peers.iter().find(|p| p.addresses.contains(&address))?;
+        Some((peer.trains_arrive, peer.train_failures))
+    }
+
+    /// Lets the network card of `id` lose every train of more than one datagram from now on, or no more.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn set_eats_trains(&mut self, id: HostId, eats: bool) -> Result<(), RunError> {
+        self.world_mut().with_host(id, |agent: &mut AgentHost, _| agent.set_eats_trains(eats))
+    }
+
     /// Whether both ends send directly.
     pub fn is_direct(&self, a: HostId, b: HostId) -> bool {
         [self.path(a, b), self.path(b, a)].iter().all(|p| matches!(p, Some(Path::Direct { .. })))

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::collections::BTreeSet;
+
 use skynet_core::time::Duration;
 use skynet_sim::Overlay;
 use skynet_sim::link::{LinkConfig, Loss};
@@ -29,7 +31,17 @@ fn run(seed: u64, link: &LinkConfig) -> (usize, usize, u64) {
             o.flow(from, to, 500 * MS, COUNT).unwrap();
         }
     }
-    o.world_mut().run_for(125 * S).unwrap();
+    o.world_mut().run_for(110 * S).unwrap();
+    let mut was_direct = BTreeSet::new();
+    // A burst of loss that takes probes moves a pair to the relay for a second: one look could fall into it.
+    for _ in 0..15 {
+        o.world_mut().run_for(S).unwrap();
+        for &from in &agents {
+            was_direct.extend(
+                agents.iter().filter(|to| **to != from && o.is_direct(from, **to)).map(|to| (from, *to)),
+            );
+        }
+    }
     let (mut arrived, mut sent, mut changes) = (0, 0, 0);
     for &from in &agents {
         for &to in agents.iter().filter(|to| **to != from) {
@@ -38,7 +50,9 @@ fn run(seed: u64, link: &LinkConfig) -> (usize, usize, u64) {
             sent += COUNT as usize;
             arrived += book.distinct();
             match o.expected(from, to) {
-                Direct::Must => assert!(o.is_direct(from, to), "seed {seed} {from:?} {to:?} {}", o.report()),
+                Direct::Must => {
+                    assert!(was_direct.contains(&(from, to)), "seed {seed} {from:?} {to:?} {}", o.report());
+                }
                 Direct::MustNot => assert!(!o.claims_direct(from, to), "seed {seed} {}", o.report()),
                 Direct::May => {}
             }

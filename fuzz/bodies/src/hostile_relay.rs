@@ -166,6 +166,7 @@ impl World {
                     NodeEvent::Joined(_)
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
+                    | NodeEvent::SendTrain { .. }
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

@@ -9,7 +9,7 @@ use skynet_core::member::{Bundle, JoinToken, Signed};
 use skynet_core::session::Suite;
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
-use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Record};
+use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
 
@@ -103,7 +103,16 @@ pub fn record() -> Vec<Seed> {
     let offer = LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
     let [open, accept] = [Record::Open(offer), Record::Accept(offer)].map(|r| r.encode());
     let shortest = vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0];
-    named([("hello", hello.encode()), ("shortest", shortest), ("open", open), ("accept", accept)])
+    let pattern = Record::Pattern(Pattern { id: 0x0102_0304, i: 5, fill: 60 }).encode();
+    let report = Record::Report(Report { id: 0x0102_0304, arrived: 0xdf }).encode();
+    named([
+        ("hello", hello.encode()),
+        ("shortest", shortest),
+        ("open", open),
+        ("accept", accept),
+        ("pattern", pattern),
+        ("report", report),
+    ])
 }
 
 /// IPv4 with padding behind it, and IPv6.

@@ -39,6 +39,10 @@ pub struct StatusReport {
     /// Segmentation offloads that are not in use, and why; empty if all are.
     #[serde(default)]
     pub offloads_off: BTreeMap<String, String>,
+    /// How often each offload did not work since the start and packets went without it; those that always worked are
+    /// left out.
+    #[serde(default)]
+    pub offload_fallbacks: BTreeMap<String, u64>,
     /// Packets dropped since the start, by cause; causes that did not occur are left out.
     pub drops: BTreeMap<String, u64>,
 }

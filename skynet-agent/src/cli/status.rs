@@ -162,6 +162,7 @@ mod tests {
                 PeerReport { online: Some(false), ..peer("e1", "none", None) },
             ],
             offloads_off: [("udp-gso".to_owned(), "switched off".to_owned())].into(),
+            offload_fallbacks: std::collections::BTreeMap::new(),
             drops: std::collections::BTreeMap::new(),
         };
         let expected = "\

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::data_plane::{DataPlane, Fault};
 use super::interface::{self, Interface};
 use super::load::Sampling;
+use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::stream::ControlStream;
 use crate::api::{AgentState, Call, Reply, Request, Server};
@@ -37,6 +38,7 @@ pub(super) struct Agent {
     pub(super) socket: Arc<UdpSocket>,
     pub(super) engine: Option<EngineRoom>,
     pub(super) interface: Option<Interface>,
+    pub(super) offload_faults: OffloadFaults,
     pub(super) local_addresses: Vec<SocketAddr>,
     pub(super) stream: ControlStream,
     pub(super) phase: AgentState,
@@ -76,7 +78,9 @@ impl Agent {
     /// Takes the state directory and the UDP port, removes what a killed run left, and starts what can start.
     pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let socket = Arc::new(UdpSocket::bind(config.port, config.udp_offloads())?);
+        let mut offload_faults = OffloadFaults::default();
+        let udp_offloads = offload_faults.check_udp(config.udp_offloads());
+        let socket = Arc::new(UdpSocket::bind(config.port, udp_offloads)?);
         // Before a token is used: it is not spent on a machine that cannot have the interface.
         TunDevice::check(&config.interface)?;
         let net = Netlink::open()?;
@@ -89,6 +93,7 @@ impl Agent {
             socket,
             engine: None,
             interface: None,
+            offload_faults,
             local_addresses: Vec::new(),
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
@@ -223,6 +228,12 @@ impl Agent {
             NodeEvent::Inbound { port, command } => engine.plane.command(port, command),
             NodeEvent::OpenPort(port) => self.open_port(port),
             NodeEvent::ClosePort(port) => self.close_port(port),
+            NodeEvent::SendTrain { port, to, bytes, segment } => {
+                let sent = engine.plane.socket(port).map(|s| s.send_train(to, 0, &bytes, segment));
+                if let Some(Err(e)) = sent {
+                    tracing::debug!(%to, %e, "train of a check not sent");
+                }
+            }
             NodeEvent::ConnectControl(relay) => {
                 let relay = self.config.relay.unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");

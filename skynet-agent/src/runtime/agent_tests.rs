@@ -75,6 +75,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         socket,
         engine: Some(EngineRoom { node, plane, queues, sampling: Sampling::default() }),
         interface: None,
+        offload_faults: OffloadFaults::default(),
         local_addresses: Vec::new(),
         stream: ControlStream::new(),
         phase: AgentState::Up,

@@ -11,14 +11,16 @@ use skynet_core::{allowed_ips, crypto};
 
 use super::agent::{Agent, EngineRoom};
 use super::data_plane::{Counted, DataPlane};
-use super::interface::{self, Plan};
+use super::interface::{self, Interface, Plan};
 use super::load::Sampling;
 use super::queues::queues;
+use super::selfcheck;
 use crate::api::AgentState;
 use crate::config::Offload;
 use crate::config::StaticPeer;
 use crate::netcfg::Prefix;
 use crate::state::Floor;
+use crate::tun::TunWrite;
 use crate::{clock, entropy, fingerprint};
 
 /// Connections in a row that a relay may end without a word before that is taken for its answer: it does so when the
@@ -177,9 +179,7 @@ impl Agent {
             return Ok(());
         }
         self.remove_interface().await;
-        let offload = self.config.disabled_offloads.allows(Offload::Tun);
-        let queues = self.config.max_lanes > 1;
-        let made = match interface::bring_up(&self.net, plan, offload, queues).await {
+        let made = match self.bring_up(plan).await {
             Ok(made) => made,
             Err(e) => {
                 interface::clean_up(&self.net).await;
@@ -192,6 +192,25 @@ impl Agent {
         self.interface = Some(made);
         self.tell_addresses().await;
         Ok(())
+    }
+
+    /// An interface whose offloads, as far as they are used, have passed their check.
+    async fn bring_up(&mut self, plan: Plan) -> anyhow::Result<Interface> {
+        let offload = self.offload_faults.allow(&self.config.disabled_offloads, Offload::Tun);
+        let queues = self.config.max_lanes > 1;
+        let mut made = interface::bring_up(&self.net, plan, offload, queues).await?;
+        let plan = made.plan.clone();
+        let begun = clock::monotonic();
+        let verdict = selfcheck::tun::check(&mut made.tun, &plan.addresses, self.config.coalescing());
+        tracing::debug!(took = ?clock::monotonic().saturating_since(begun), "interface's offloads checked");
+        self.offload_faults.note_tun(verdict);
+        if offload && self.offload_faults.has(Offload::Tun) {
+            drop(made);
+            return interface::bring_up(&self.net, plan, false, queues).await;
+        }
+        let takes = made.tun.takes();
+        made.tun.set_takes(self.offload_faults.limit(takes));
+        Ok(made)
     }
 
     pub(super) async fn remove_interface(&mut self) {

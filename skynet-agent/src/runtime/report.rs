@@ -1,22 +1,26 @@
 //! The core's status in the words of `status/1`.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skynet_core::node::{LaneStatus, PeerStatus, Status};
+use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
 
 use super::agent::Agent;
 use super::data_plane::DataPlane;
+use super::offload_faults::{self, Fate};
+use super::to_tun::WriteState;
 use crate::api::{LaneReport, PeerReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
 use crate::config::Offload;
+use crate::tun::TunWrite;
 
 impl Agent {
     /// The answer to `status`.
     pub(super) fn status(&self) -> StatusReport {
+        let offloads = self.offloads();
         let mut report = StatusReport {
             schema: "status/1".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -30,7 +34,8 @@ impl Agent {
             },
             relays: Vec::new(),
             peers: Vec::new(),
-            offloads_off: self.offloads_off(),
+            offloads_off: offloads.iter().filter_map(Fate::off).collect(),
+            offload_fallbacks: offloads.iter().filter_map(Fate::fallbacks).collect(),
             drops: [("UdpSend".to_owned(), self.socket.dropped())].into(),
         };
         if let Some(engine) = &self.engine {
@@ -39,6 +44,7 @@ impl Agent {
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
+            offload_faults::add_paths(&status.peers, &mut report);
             report.drops.insert("TunWrite".to_owned(), engine.plane.written().drops());
             let counted = engine.node.drops().snapshot();
             report.drops.extend(counted.into_iter().map(|(reason, count)| (format!("{reason:?}"), count)));
@@ -48,28 +54,32 @@ impl Agent {
         report
     }
 
-    /// Offloads not in use: because of a flag, or because the kernel or a device cannot or would not.
-    fn offloads_off(&self) -> BTreeMap<String, String> {
+    /// How the offloads fare, asked of whoever uses them.
+    fn offloads(&self) -> [Fate; Offload::ALL.len()] {
         let udp = self.socket.offloads();
-        let tun = self.interface.as_ref().map(|i| &i.tun);
+        let tun = self.interface.as_ref().is_none_or(|i| i.tun.has_offload());
+        let takes = self.interface.as_ref().map_or(Offloads::ALL, |i| i.tun.takes());
         let written = self.engine.as_ref().map(|e| e.plane.written());
-        let works = |offload| match offload {
-            Offload::Tun => tun.is_none_or(|t| t.has_offload()),
-            Offload::UdpGso => udp.gso,
-            Offload::UdpGro => udp.gro,
-            Offload::CoalesceTcp => written.is_none_or(|w| w.coalesces_tcp()),
-            Offload::CoalesceUdp => written.is_none_or(|w| w.coalesces_udp()),
-        };
-        let why = |offload| {
-            if !self.config.disabled_offloads.allows(offload) {
-                Some("switched off")
-            } else if !works(offload) {
-                Some("refused by the kernel")
-            } else {
-                None
-            }
-        };
-        Offload::ALL.iter().filter_map(|&o| Some((o.to_string(), why(o)?.to_owned()))).collect()
+        let joins = |f: fn(&WriteState) -> bool| written.is_none_or(f);
+        let refused = |f: fn(&WriteState) -> u64| written.map_or(0, f);
+        Offload::ALL.map(|offload| {
+            let (works, refusals, needs) = match offload {
+                Offload::Tun => (tun, 0, None),
+                Offload::UdpGso => (udp.gso, self.socket.refused_trains(), None),
+                Offload::UdpGro => (udp.gro, 0, None),
+                Offload::CoalesceTcp => {
+                    let works = takes.tcp4 && joins(WriteState::coalesces_tcp);
+                    (works, refused(WriteState::refused_tcp), (!tun).then_some(Offload::Tun))
+                }
+                Offload::CoalesceUdp => {
+                    let works = takes.udp4 && joins(WriteState::coalesces_udp);
+                    (works, refused(WriteState::refused_udp), (!tun).then_some(Offload::Tun))
+                }
+            };
+            let switched_off = !self.config.disabled_offloads.allows(offload);
+            let failed_check = self.offload_faults.has(offload);
+            Fate { offload, switched_off, failed_check, refusals, works, needs }
+        })
     }
 
     /// A plain WireGuard node is told by its own configuration.

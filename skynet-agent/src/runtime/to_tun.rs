@@ -16,6 +16,9 @@ pub(super) struct WriteState {
     drops: AtomicU64,
     tcp: AtomicBool,
     udp: AtomicBool,
+    /// Super-packets the device did not take although it took their segments.
+    refused_tcp: AtomicU64,
+    refused_udp: AtomicU64,
 }
 
 impl WriteState {
@@ -24,6 +27,8 @@ impl WriteState {
             drops: AtomicU64::new(0),
             tcp: AtomicBool::new(coalesce.tcp4 || coalesce.tcp6),
             udp: AtomicBool::new(coalesce.udp4 || coalesce.udp6),
+            refused_tcp: AtomicU64::new(0),
+            refused_udp: AtomicU64::new(0),
         }
     }
 
@@ -41,39 +46,46 @@ impl WriteState {
     pub(super) fn coalesces_udp(&self) -> bool {
         self.udp.load(Relaxed)
     }
+
+    /// TCP super-packets that had to be written segment by segment.
+    pub(super) fn refused_tcp(&self) -> u64 {
+        self.refused_tcp.load(Relaxed)
+    }
+
+    /// UDP super-packets that had to be written datagram by datagram.
+    pub(super) fn refused_udp(&self) -> u64 {
+        self.refused_udp.load(Relaxed)
+    }
 }
 
 /// The TUN device as the core's last step sees it.
-pub(super) struct ToTun {
+pub(super) struct ToTun<D = TunDevice> {
     coalescer: Coalescer,
     wanted: Offloads,
-    writer: Writer,
+    writer: Writer<D>,
 }
 
 /// The coalescer's sink.
-struct Writer {
-    device: Option<TunDevice>,
+struct Writer<D> {
+    device: Option<D>,
     state: Arc<WriteState>,
-    /// The kernel has refused a super-packet of this kind in this batch.
-    refused: Option<Gso>,
+    /// Kinds of which the kernel has refused a super-packet in this batch.
+    refused: Offloads,
     gone: Option<io::Error>,
 }
 
-impl ToTun {
+impl<D: TunWrite> ToTun<D> {
     /// Delivers to nowhere until [`Self::attach`]; coalesces what is `wanted` and the device takes.
     pub(super) fn new(wanted: Offloads, state: Arc<WriteState>) -> Self {
-        let writer = Writer { device: None, state, refused: None, gone: None };
+        let writer = Writer { device: None, state, refused: Offloads::NONE, gone: None };
         Self { coalescer: Coalescer::new(wanted), wanted, writer }
     }
 
     /// From now on to this device, or to nowhere.
-    pub(super) fn attach(&mut self, device: Option<TunDevice>) {
+    pub(super) fn attach(&mut self, device: Option<D>) {
         self.coalescer.flush(&mut self.writer);
         if let Some(device) = &device {
-            self.wanted.tcp4 &= device.has_offload();
-            self.wanted.tcp6 &= device.has_offload();
-            self.wanted.udp4 &= device.has_udp_offload();
-            self.wanted.udp6 &= device.has_udp_offload();
+            self.wanted = both(self.wanted, device.takes());
         }
         self.writer.device = device;
         self.allow();
@@ -85,20 +97,19 @@ impl ToTun {
     /// The device is gone.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.coalescer.flush(&mut self.writer);
-        if let Some(kind) = self.writer.refused.take() {
-            self.forgo(kind);
+        let refused = std::mem::take(&mut self.writer.refused);
+        if refused != Offloads::NONE {
+            self.forgo(refused);
         }
         self.writer.gone.take().map_or(Ok(()), Err)
     }
 
-    /// The kernel does not take super-packets of `kind`: some refuse valid ones.
-    fn forgo(&mut self, kind: Gso) {
-        tracing::warn!(?kind, "the kernel refuses super-packets of this kind; writing packet by packet");
-        match kind {
-            Gso::TcpV4 | Gso::TcpV6 => (self.wanted.tcp4, self.wanted.tcp6) = (false, false),
-            Gso::UdpL4 => (self.wanted.udp4, self.wanted.udp6) = (false, false),
-            Gso::None => {}
-        }
+    /// The kernel does not take super-packets of these kinds: some refuse valid ones.
+    fn forgo(&mut self, refused: Offloads) {
+        let (tcp, udp) = (refused.tcp4 || refused.tcp6, refused.udp4 || refused.udp6);
+        tracing::warn!(tcp, udp, "the kernel refuses joined packets; writing them one by one");
+        let keep = Offloads { tcp4: !tcp, tcp6: !tcp, udp4: !udp, udp6: !udp };
+        self.wanted = both(self.wanted, keep);
         self.allow();
     }
 
@@ -109,22 +120,31 @@ impl ToTun {
     }
 }
 
-impl Deliver for ToTun {
+/// What both allow.
+fn both(a: Offloads, b: Offloads) -> Offloads {
+    Offloads {
+        tcp4: a.tcp4 && b.tcp4,
+        tcp6: a.tcp6 && b.tcp6,
+        udp4: a.udp4 && b.udp4,
+        udp6: a.udp6 && b.udp6,
+    }
+}
+
+impl<D: TunWrite> Deliver for ToTun<D> {
     fn deliver(&mut self, packet: &[u8]) {
         self.coalescer.push(packet, &mut self.writer);
     }
 }
 
-impl TunSink for Writer {
+impl<D: TunWrite> TunSink for Writer<D> {
     fn write(&mut self, header: VnetHeader, packet: &[u8]) {
         if self.write_once(header, packet) == Written::NotAsSuperPacket {
-            self.refused = Some(header.gso);
             self.write_segments(header, packet);
         }
     }
 }
 
-impl Writer {
+impl<D: TunWrite> Writer<D> {
     fn write_once(&mut self, header: VnetHeader, packet: &[u8]) -> Written {
         let written = match &mut self.device {
             Some(device) => device.write(header, packet),
@@ -140,13 +160,37 @@ impl Writer {
         written
     }
 
-    /// The batch is not lost: what was joined is taken apart again.
+    /// The batch is not lost: what was joined is taken apart again. Only a segment that is taken proves that it is their
+    /// being joined that is not.
     fn write_segments(&mut self, header: VnetHeader, packet: &[u8]) {
         let Ok(packet) = SuperPacket::parse(header, packet) else { return };
         let mut segment = vec![0; packet.segment_len_max()];
+        let mut taken = false;
         for i in 0..packet.segments() {
             let len = packet.write_segment(i, &mut segment);
-            self.write_once(VnetHeader::NONE, &segment[..len]);
+            taken |= self.write_once(VnetHeader::NONE, &segment[..len]) == Written::Yes;
+        }
+        if taken {
+            self.note_refused(header.gso);
         }
     }
+
+    fn note_refused(&mut self, kind: Gso) {
+        let counter = match kind {
+            Gso::TcpV4 | Gso::TcpV6 => {
+                (self.refused.tcp4, self.refused.tcp6) = (true, true);
+                &self.state.refused_tcp
+            }
+            Gso::UdpL4 => {
+                (self.refused.udp4, self.refused.udp6) = (true, true);
+                &self.state.refused_udp
+            }
+            Gso::None => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
 }
+
+#[cfg(test)]
+#[path = "to_tun_tests.rs"]
+mod tests;

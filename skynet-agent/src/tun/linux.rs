@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use skynet_core::offload::{Gso, VNET_HEADER_LEN, VnetHeader};
+use skynet_core::offload::{Gso, Offloads, VNET_HEADER_LEN, VnetHeader};
 
 use super::{PacketBatch, TunRead, TunWrite, Written};
 
@@ -56,6 +56,7 @@ pub struct TunDevice {
     device: Arc<SyncDevice>,
     /// The kernel puts a virtio header in front of every packet and wants one (`IFF_VNET_HDR`).
     offload: bool,
+    takes: Offloads,
 }
 
 impl TunDevice {
@@ -89,7 +90,10 @@ impl TunDevice {
             .build_sync();
         let device = built.map_err(|e| creation_error(name, e))?;
         device.set_nonblocking(true).map_err(|source| TunError::Io { name: name.to_owned(), source })?;
-        Ok(Self { device: Arc::new(device), offload })
+        // Since Linux 6.2 the kernel segments UDP (USO); an older one refuses super-packets of it.
+        let udp = offload && device.udp_gso();
+        let takes = Offloads { tcp4: offload, tcp6: offload, udp4: udp, udp6: udp };
+        Ok(Self { device: Arc::new(device), offload, takes })
     }
 
     /// Another queue of the same device, which must have been created with `queues`. The kernel spreads flows over all
@@ -100,7 +104,7 @@ impl TunDevice {
     pub fn queue(&self) -> io::Result<Self> {
         let device = self.device.try_clone()?;
         device.set_nonblocking(true)?;
-        Ok(Self { device: Arc::new(device), offload: self.offload })
+        Ok(Self { device: Arc::new(device), offload: self.offload, takes: self.takes })
     }
 
     /// Whether packets come and go with a meaningful virtio header.
@@ -108,9 +112,9 @@ impl TunDevice {
         self.offload
     }
 
-    /// Whether the kernel segments UDP (USO): one that does not refuses super-packets of it.
-    pub fn has_udp_offload(&self) -> bool {
-        self.offload && self.device.udp_gso()
+    /// Through this handle and its clones made later, only the super-packets in `takes` are written.
+    pub fn set_takes(&mut self, takes: Offloads) {
+        self.takes = takes;
     }
 
     /// The interface's index.
@@ -190,6 +194,10 @@ impl TunWrite for TunDevice {
                 },
             };
         }
+    }
+
+    fn takes(&self) -> Offloads {
+        self.takes
     }
 }
 

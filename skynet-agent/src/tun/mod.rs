@@ -5,7 +5,7 @@ mod linux;
 
 use std::io;
 
-use skynet_core::offload::VnetHeader;
+use skynet_core::offload::{Offloads, VnetHeader};
 
 pub use batch::{MAX_PACKET, PACKETS_PER_BATCH, PacketBatch};
 pub use linux::{TunDevice, TunError};
@@ -38,4 +38,7 @@ pub trait TunWrite {
     /// # Errors
     /// The device is gone.
     fn write(&mut self, header: VnetHeader, packet: &[u8]) -> io::Result<Written>;
+
+    /// Which super-packets it takes.
+    fn takes(&self) -> Offloads;
 }

@@ -6,5 +6,7 @@
 
 mod socket;
 mod sys;
+mod train;
 
 pub use socket::{ReceiveBatch, Received, UdpOffloads, UdpSocket, segments_mut};
+pub(crate) use sys::set_option;

@@ -3,22 +3,18 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys::{self, Filled, ReceiveBuffers, SendOptions};
+use super::train::{SendMessage, Trains};
 
 /// Kernel buffer asked for in each direction: about 10 ms at 5 Gbit/s, so a worker that was descheduled for a
 /// slice loses nothing.
 const BUFFER_BYTES: i32 = 8 << 20;
 /// What is taken if 8 MiB is refused.
 const BUFFER_BYTES_SMALL: usize = 4 << 20;
-/// Segments per `sendmsg`: the kernel's UDP_MAX_SEGMENTS before it grew to 128.
-const MAX_SEGMENTS: usize = 64;
-/// Largest UDP payload over IPv4.
-const MAX_PAYLOAD: usize = 65_507;
 /// How long a send waits for a full socket buffer before its datagrams are dropped, in milliseconds. Waiting is the
 /// back-pressure: packets stay in the TUN queue, where a drop costs no encryption.
 const SEND_WAIT_MS: u16 = 100;
@@ -45,11 +41,9 @@ impl UdpOffloads {
 pub struct UdpSocket {
     socket: Socket,
     v6: bool,
-    /// `UDP_SEGMENT` is used. Cleared for good when a device turns out unable to segment.
-    segmentation: AtomicBool,
+    trains: Trains,
     /// `UDP_GRO` is on.
     coalescing: bool,
-    dropped: AtomicU64,
 }
 
 impl UdpSocket {
@@ -96,8 +90,7 @@ impl UdpSocket {
                 .is_ok();
         socket.set_nonblocking(true)?;
         socket.bind(&local.into())?;
-        let segmentation = AtomicBool::new(offloads.gso);
-        Ok(Self { socket, v6, segmentation, coalescing, dropped: AtomicU64::new(0) })
+        Ok(Self { socket, v6, trains: Trains::new(offloads.gso), coalescing })
     }
 
     /// The port the socket is bound to.
@@ -116,78 +109,28 @@ impl UdpSocket {
 
     /// Which offloads work now.
     pub fn offloads(&self) -> UdpOffloads {
-        UdpOffloads { gso: self.segmentation.load(Relaxed), gro: self.coalescing }
+        UdpOffloads { gso: self.trains.segments(), gro: self.coalescing }
     }
 
     /// Datagrams this socket could not send because its buffer stayed full or the kernel refused them.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+        self.trains.dropped()
+    }
+
+    /// Trains that the kernel refused although it took their datagrams one by one.
+    pub fn refused_trains(&self) -> u64 {
+        self.trains.refusals()
     }
 
     /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last one possibly shorter, all with the ECN field
-    /// `ecn`: one `sendmsg` per 64 datagrams. If the device cannot segment, the batch is sent again datagram by datagram and segmentation
-    /// stays off for this socket.
+    /// `ecn`: one `sendmsg` per 64 datagrams. Where segmentation is refused, the batch is sent again datagram by datagram and
+    /// segmentation stays off for this socket.
     ///
     /// # Errors
     /// The first refused datagram's error; what could be sent was sent, the rest is counted in [`Self::dropped`].
     pub fn send_train(&self, to: SocketAddr, ecn: u8, bytes: &[u8], segment: usize) -> io::Result<()> {
-        if segment == 0 || bytes.is_empty() {
-            return Ok(());
-        }
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        if !self.segmentation.load(Relaxed) || bytes.len() <= segment {
-            return self.send_plain(to, bytes, segment, plain(ecn));
-        }
-        let step = MAX_SEGMENTS.min(MAX_PAYLOAD / segment).max(1) * segment;
-        let mut result = Ok(());
-        for part in bytes.chunks(step) {
-            result = result.and(self.send_segmented(to, ecn, part, segment));
-        }
-        result
-    }
-
-    fn send_segmented(&self, to: SocketAddr, ecn: u8, part: &[u8], segment: usize) -> io::Result<()> {
-        let Ok(size) = u16::try_from(segment) else {
-            return self.send_plain(to, part, segment, plain(ecn));
-        };
-        if part.len() <= segment || !self.segmentation.load(Relaxed) {
-            return self.send_plain(to, part, segment, plain(ecn));
-        }
-        let options = SendOptions { segment: Some(size), ..plain(ecn) };
-        match self.send_waiting(to, part, options) {
-            Ok(()) => Ok(()),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
-                // Also the answer to a segment above the device's MTU: only a train whose datagrams go out one by
-                // one proves that it is segmentation that does not work.
-                let result = self.send_plain(to, part, segment, plain(ecn));
-                if result.is_ok() && self.segmentation.swap(false, Relaxed) {
-                    tracing::warn!(%e, "UDP segmentation does not work on this device; sending datagram by datagram");
-                }
-                result
-            }
-            Err(e) => {
-                self.dropped.fetch_add(part.len().div_ceil(segment) as u64, Relaxed);
-                Err(e)
-            }
-        }
-    }
-
-    fn send_plain(
-        &self,
-        to: SocketAddr,
-        bytes: &[u8],
-        segment: usize,
-        options: SendOptions,
-    ) -> io::Result<()> {
-        let mut result = Ok(());
-        for datagram in bytes.chunks(segment) {
-            let sent = self.send_waiting(to, datagram, options);
-            if sent.is_err() {
-                self.dropped.fetch_add(1, Relaxed);
-            }
-            result = result.and(sent);
-        }
-        result
+        self.trains.send(&self.socket, to, ecn, bytes, segment)
     }
 
     /// Sends one datagram, with its own TTL (hop limit) if one is given.
@@ -196,25 +139,8 @@ impl UdpSocket {
     /// The kernel's; the datagram is then counted in [`Self::dropped`].
     pub fn send_one(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        self.send_plain(to, bytes, bytes.len().max(1), SendOptions { ttl, ..SendOptions::default() })
-    }
-
-    fn send_waiting(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
-        loop {
-            match sys::send(self.socket.as_fd(), to, bytes, options) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
-                    match poll(&mut fds, PollTimeout::from(SEND_WAIT_MS)) {
-                        Ok(0) => return Err(e),
-                        Ok(_) | Err(nix::Error::EINTR) => {}
-                        Err(e) => return Err(e.into()),
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
+        let options = SendOptions { ttl, ..SendOptions::default() };
+        self.trains.send_plain(&self.socket, to, bytes, bytes.len().max(1), options)
     }
 
     /// `to` in the socket's own family.
@@ -244,15 +170,30 @@ impl UdpSocket {
     }
 }
 
+impl SendMessage for Socket {
+    fn send_message(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
+        loop {
+            match sys::send(self.as_fd(), to, bytes, options) {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
+                    match poll(&mut fds, PollTimeout::from(SEND_WAIT_MS)) {
+                        Ok(0) => return Err(e),
+                        Ok(_) | Err(nix::Error::EINTR) => {}
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Options of a datagram that is no part of a train.
-fn plain(ecn: u8) -> SendOptions {
-    SendOptions { tos: ecn, ..SendOptions::default() }
 }
 
 fn bind_error(port: u16, e: &io::Error) -> io::Error {

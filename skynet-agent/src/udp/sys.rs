@@ -238,7 +238,7 @@ fn next_cmsg(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
 }
 
 /// `setsockopt` of an `int` option that socket2 does not know.
-pub(super) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the value is a local i32 and its size is passed along; the kernel only reads it.
     let result = unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32)

@@ -44,12 +44,24 @@ fn a_train_arrives_as_its_datagrams_in_order() {
 
 #[test]
 fn trains_arrive_also_without_segmentation() {
-    let (a, b) =
-        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
-    a.segmentation.store(false, Relaxed);
+    let off = UdpOffloads { gso: false, gro: true };
+    let (a, b) = (UdpSocket::bind(0, off).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
     a.send_train(loopback(&b), 0, &[5; 2500], 1000).unwrap();
     let lengths: Vec<_> = receive(&b, 3).iter().map(|(_, d)| d.len()).collect();
     assert_eq!(lengths, [1000, 1000, 500]);
+}
+
+#[test]
+fn a_kernel_that_refuses_the_train_gets_its_datagrams() {
+    let (a, b) =
+        (UdpSocket::bind(0, UdpOffloads::ALL).unwrap(), UdpSocket::bind(0, UdpOffloads::ALL).unwrap());
+    // Linux answers UDP_SEGMENT with EINVAL on a socket that leaves out checksums, and sends everything else.
+    sys::set_option(a.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    let train: Vec<u8> = (0..130 * 1000 + 7).map(|i| (i / 1000) as u8).collect();
+    a.send_train(loopback(&b), 0, &train, 1000).unwrap();
+    let got: Vec<u8> = receive(&b, 131).into_iter().flat_map(|(_, datagram)| datagram).collect();
+    assert_eq!(got, train);
+    assert_eq!((a.offloads().gso, a.refused_trains(), a.dropped()), (false, 1, 0));
 }
 
 #[test]

@@ -38,6 +38,17 @@ pub enum NodeEvent {
     OpenPort(PortNo),
     /// Nobody uses this port any more: its worker may end, its socket be closed.
     ClosePort(PortNo),
+    /// Send these datagrams of `segment` bytes each by one `sendmsg` with `UDP_SEGMENT`, if that is used at all.
+    SendTrain {
+        /// From which of our ports.
+        port: PortNo,
+        /// Where to.
+        to: SocketAddr,
+        /// The datagrams, end to end.
+        bytes: Vec<u8>,
+        /// Bytes of each.
+        segment: usize,
+    },
     /// Open the control stream (TCP) to this address, closing the one that is open.
     ConnectControl(SocketAddr),
     /// Write these bytes to the control stream.
@@ -114,6 +125,8 @@ pub enum NodeTimer {
     Session,
     /// A peer's lanes.
     Lane,
+    /// The check whether trains arrive at a peer.
+    Train,
     /// A peer's path.
     Path,
     /// Packets that wait for the directory.

@@ -321,9 +321,11 @@ impl Node {
         if port == PortNo(0) {
             return self.data_path(slot);
         }
-        let path = self.peers.get(slot)?.lane_paths.get(port)?;
+        let peer = self.peers.get(slot)?;
+        let path = peer.lane_paths.get(port)?;
         let to = path.agent.as_ref()?.live_direct()?;
-        Some(DataPath { port, to, relay_header: None, activity: Arc::clone(&path.activity) })
+        let (trains, activity) = (peer.trains.trains_arrive(), Arc::clone(&path.activity));
+        Some(DataPath { port, to, relay_header: None, trains, activity })
     }
 
     /// The lanes of a peer that are open and have a way.

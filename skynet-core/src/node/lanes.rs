@@ -265,6 +265,7 @@ impl LaneSet {
                 // The proof may have come first: it takes another way than records.
                 self.events.push_back(LaneEvent::Changed);
             }
+            Record::Pattern(_) | Record::Report(_) => return Err(DropReason::UnexpectedRecord),
         }
         self.advance(now, cx);
         Ok(())

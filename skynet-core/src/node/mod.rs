@@ -31,6 +31,8 @@ pub mod staging;
 mod status;
 #[cfg(test)]
 mod tests;
+mod train_check;
+mod trains;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -259,6 +261,12 @@ impl Node {
                     Ok(())
                 });
             }
+            if due(self.peers.get(slot).and_then(|p| p.trains.poll_timeout())) {
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.trains.handle_timeout(now.mono);
+                }
+                self.drain_trains(slot, now);
+            }
             if due(self.peers.get(slot).and_then(Peer::path_timeout)) {
                 self.tell_traffic(slot, now);
                 if let Some(peer) = self.peers.get_mut(slot) {
@@ -350,6 +358,7 @@ impl Node {
             first = earliest(first, tagged(peer.lanes.poll_timeout(), NodeTimer::Lane));
             first = earliest(first, tagged(peer.load.poll_timeout(self.min_lanes), NodeTimer::Lane));
             first = earliest(first, tagged(peer.path_timeout(), NodeTimer::Path));
+            first = earliest(first, tagged(peer.trains.poll_timeout(), NodeTimer::Train));
         }
         first
     }

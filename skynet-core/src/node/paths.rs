@@ -168,6 +168,7 @@ impl Node {
         self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
         self.flush_staged(slot, now);
         self.want_session(slot, now);
+        self.tend_trains(slot, now);
     }
 
     /// The peer has forgotten our keys: a new handshake at once, instead of after 15 s without an answer.
@@ -214,22 +215,21 @@ impl Node {
     /// The way to a peer now, as the workers need it.
     pub(super) fn data_path(&self, slot: PeerSlot) -> Option<DataPath> {
         let peer = self.peers.get(slot)?;
+        let trains = peer.trains.trains_arrive();
+        let direct = |to| {
+            let activity = Arc::clone(&peer.direct);
+            DataPath { port: PortNo(0), to, relay_header: None, trains, activity }
+        };
         match &peer.kind {
-            Kind::Stock { path, .. } => {
-                let to = path.endpoint()?;
-                Some(DataPath { port: PortNo(0), to, relay_header: None, activity: Arc::clone(&peer.direct) })
-            }
+            Kind::Stock { path, .. } => path.endpoint().map(direct),
             Kind::Member { path, .. } => match path.selected()? {
-                Path::Direct { remote } => Some(DataPath {
-                    port: PortNo(0),
-                    to: remote,
-                    relay_header: None,
-                    activity: Arc::clone(&peer.direct),
-                }),
+                Path::Direct { remote } => Some(direct(remote)),
                 Path::Relayed { node_no, .. } => {
                     let (to, header) = self.ports.relay_header(node_no, Class::Normal)?;
                     let activity = Arc::clone(&peer.relayed);
-                    Some(DataPath { port: PortNo(0), to, relay_header: Some(header), activity })
+                    let relay_header = Some(header);
+                    // Trains are checked on the way to the peer, which this is not.
+                    Some(DataPath { port: PortNo(0), to, relay_header, trains: true, activity })
                 }
             },
         }

@@ -13,6 +13,7 @@ use crate::node::lane_paths::LanePaths;
 use crate::node::lanes::LaneSet;
 use crate::node::load::Load;
 use crate::node::staging::Staged;
+use crate::node::train_check::TrainCheck;
 use crate::path::{PathAgent, StockPath};
 use crate::session::{PathSource, SealingKey, Session};
 
@@ -38,6 +39,8 @@ pub(super) struct Peer {
     pub(super) load: Load,
     /// Without keys for a stock peer.
     pub(super) lanes: LaneSet,
+    /// Idle for a stock peer.
+    pub(super) trains: TrainCheck,
 }
 
 /// What the peer is to us.
@@ -114,6 +117,7 @@ impl Peers {
             generation: Generation(self.generations[at]),
             key: session.peer(),
             lanes: LaneSet::new(session.peer()),
+            trains: TrainCheck::new(),
             kind,
             session,
             sealing: None,

@@ -256,7 +256,19 @@ impl Node {
         }
         // A record is authentic; that its key is confirmed may not have fitted the worker's queue.
         self.on_confirmed(slot, index, now)?;
-        self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))
+        if Record::is_of_train(record) {
+            return self.on_train_record(slot, record, now);
+        }
+        self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))?;
+        self.tend_trains(slot, now);
+        Ok(())
+    }
+
+    /// A record by lane 0, of which silence afterwards says nothing.
+    pub(super) fn send_record(&mut self, slot: PeerSlot, record: &Record, now: Now) {
+        if let Some(key) = self.peers.get(slot).and_then(|p| p.sealing.clone()) {
+            self.seal_with(slot, &key, &record.encode(), false, now);
+        }
     }
 
     /// Runs `f` on a peer's lanes and does what they ask for.

@@ -91,6 +91,10 @@ pub struct PeerStatus {
     pub lanes: u8,
     /// Every lane that is wanted or open, ascending; empty: everything goes on lane 0.
     pub lane_list: Vec<LaneStatus>,
+    /// Whether trains of datagrams arrive there; if not, each is sent by itself.
+    pub trains_arrive: bool,
+    /// How often they were found not to.
+    pub train_failures: u32,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -116,6 +120,8 @@ impl Node {
                     cipher: None,
                     lanes: 0,
                     lane_list: Vec::new(),
+                    trains_arrive: true,
+                    train_failures: 0,
                     history: Vec::new(),
                 });
             }
@@ -170,6 +176,8 @@ impl Node {
             cipher: peer.lanes.suite().or(lane0),
             lanes: u8::try_from(usable.len()).unwrap_or(u8::MAX),
             lane_list: self.lane_list(peer, &usable),
+            trains_arrive: peer.trains.trains_arrive(),
+            train_failures: peer.trains.failures(),
             history,
         }
     }

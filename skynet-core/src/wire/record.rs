@@ -1,7 +1,8 @@
 //! Control records inside the tunnel (PROTOCOL §2.1).
 //!
 //! ```text
-//! 0  0x10 control record   1  type: 1 HELLO 2 OPEN 3 ACCEPT   2  u16 length of body   4  body (TLV)   …  padding
+//! 0  0x10 control record   1  type   2  u16 length of body   4  body (TLV)   …  padding
+//!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT
 //! ```
 
 use crate::id::LaneNo;
@@ -14,6 +15,12 @@ pub const CONTROL_RECORD: u8 = 0x10;
 const TYPE_HELLO: u8 = 1;
 const TYPE_OPEN: u8 = 2;
 const TYPE_ACCEPT: u8 = 3;
+const TYPE_PATTERN: u8 = 4;
+const TYPE_REPORT: u8 = 5;
+/// PATTERN records of one train: a bit each in REPORT.
+pub const PATTERNS: u8 = 8;
+/// Bytes of a PATTERN beside its fill: record header and three fields.
+pub const PATTERN_OVERHEAD: u16 = 18;
 /// The version this code speaks.
 pub const HELLO_VERSION: u8 = 1;
 /// ChaCha20-Poly1305 in [`Hello::suites`].
@@ -30,6 +37,37 @@ pub enum Record {
     Open(LaneOffer),
     /// The answer to OPEN: so does the sender.
     Accept(LaneOffer),
+    /// One of the records by which a sender finds out whether a train of datagrams arrives.
+    Pattern(Pattern),
+    /// The answer to PATTERN records: which have arrived.
+    Report(Report),
+}
+
+impl Record {
+    /// Whether these bytes claim to be a PATTERN or a REPORT.
+    pub fn is_of_train(record: &[u8]) -> bool {
+        matches!(record, [CONTROL_RECORD, TYPE_PATTERN | TYPE_REPORT, ..])
+    }
+}
+
+/// PATTERN: record `i` of [`PATTERNS`] that left together, filled with bytes that follow from `id` and `i`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    /// Which train.
+    pub id: u32,
+    /// Which record of it, below [`PATTERNS`].
+    pub i: u8,
+    /// Bytes of fill.
+    pub fill: u16,
+}
+
+/// REPORT: what has arrived of a train, whole and right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Which train.
+    pub id: u32,
+    /// Bit i: record i.
+    pub arrived: u8,
 }
 
 /// What a node can do, told to a peer inside the tunnel, in each direction once per keypair: repetitions are the same
@@ -84,6 +122,8 @@ impl Record {
             TYPE_HELLO => Hello::parse_body(body).map(Self::Hello),
             TYPE_OPEN => LaneOffer::parse_body(body).map(Self::Open),
             TYPE_ACCEPT => LaneOffer::parse_body(body).map(Self::Accept),
+            TYPE_PATTERN => Pattern::parse_body(body).map(Self::Pattern),
+            TYPE_REPORT => Report::parse_body(body).map(Self::Report),
             _ => Err(RecordError::Unknown),
         }
     }
@@ -94,6 +134,8 @@ impl Record {
             Self::Hello(hello) => hello.encode(),
             Self::Open(offer) => joined(TYPE_OPEN, &offer.body()),
             Self::Accept(offer) => joined(TYPE_ACCEPT, &offer.body()),
+            Self::Pattern(pattern) => joined(TYPE_PATTERN, &pattern.body()),
+            Self::Report(report) => joined(TYPE_REPORT, &report.body()),
         }
     }
 
@@ -120,7 +162,7 @@ fn split(record: &[u8]) -> Result<(u8, &[u8]), RecordError> {
 }
 
 fn joined(kind: u8, body: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(body.len()).expect("a record has some 70 bytes");
+    let len = u16::try_from(body.len()).expect("a record fits an inner packet");
     let mut record = vec![CONTROL_RECORD, kind];
     record.extend(len.to_be_bytes());
     record.extend(body);
@@ -186,16 +228,68 @@ impl LaneOffer {
     }
 }
 
+impl Pattern {
+    fn bytes(self) -> impl Iterator<Item = u8> {
+        let [.., salt] = self.id.to_be_bytes();
+        let start = u32::from(salt) + u32::from(self.i) * 7;
+        (0..u32::from(self.fill)).map(move |at| (at * 31 + start).to_be_bytes()[3])
+    }
+
+    fn body(self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u32(0x81, self.id);
+        w.u8(0x82, self.i);
+        w.bytes(0x83, &self.bytes().collect::<Vec<_>>());
+        w.finish()
+    }
+
+    fn parse_body(body: &[u8]) -> Result<Self, RecordError> {
+        let mut r = Reader::new(body);
+        let (id, i, fill) = (r.u32(0x81)?, r.u8(0x82)?, r.required(0x83)?);
+        r.finish()?;
+        let len = u16::try_from(fill.len()).map_err(|_| RecordError::Malformed)?;
+        let pattern = Self { id, i, fill: len };
+        if i >= PATTERNS || !pattern.bytes().eq(fill.iter().copied()) {
+            return Err(RecordError::Malformed);
+        }
+        Ok(pattern)
+    }
+}
+
+impl Report {
+    fn body(self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u32(0x81, self.id);
+        w.u8(0x82, self.arrived);
+        w.finish()
+    }
+
+    fn parse_body(body: &[u8]) -> Result<Self, RecordError> {
+        let mut r = Reader::new(body);
+        let report = Self { id: r.u32(0x81)?, arrived: r.u8(0x82)? };
+        r.finish()?;
+        Ok(report)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn samples() -> [Record; 3] {
+    fn samples() -> [Record; 5] {
         let hello =
             Hello { suites: 3, max_lanes: 4, max_packet: 1360, manifest_epoch: 7, manifest_hash: [9; 32] };
         let offer =
             LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
-        [Record::Hello(hello), Record::Open(offer), Record::Accept(offer)]
+        let pattern = Pattern { id: 0x0102_03f0, i: 7, fill: 300 };
+        let report = Report { id: 0x0102_03f0, arrived: 0x7f };
+        [
+            Record::Hello(hello),
+            Record::Open(offer),
+            Record::Accept(offer),
+            Record::Pattern(pattern),
+            Record::Report(report),
+        ]
     }
 
     #[test]
@@ -231,7 +325,7 @@ mod tests {
 
     #[test]
     fn another_version_record_type_or_suite_is_unknown() {
-        let [hello, open, _] = samples().map(|s| s.encode());
+        let [hello, open, ..] = samples().map(|s| s.encode());
         for (bytes, at, value) in [(&hello, 7, 2), (&hello, 1, 9), (&open, 11, 2)] {
             let mut bytes = bytes.clone();
             bytes[at] = value;
@@ -240,8 +334,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_fills_an_inner_packet_and_has_a_number_below_eight() {
+        let fill = crate::constants::INNER_MTU - PATTERN_OVERHEAD;
+        let bytes = Record::Pattern(Pattern { id: 1, i: 7, fill }).encode();
+        assert_eq!(bytes.len(), usize::from(crate::constants::INNER_MTU));
+        assert!(Record::is_of_train(&bytes));
+        let beyond = Record::Pattern(Pattern { id: 1, i: 8, fill }).encode();
+        assert_eq!(Record::parse(&beyond), Err(RecordError::Malformed));
+    }
+
+    #[test]
     fn nobody_opens_lane_0() {
-        let [_, open, _] = samples().map(|s| s.encode());
+        let [_, open, ..] = samples().map(|s| s.encode());
         let mut bytes = open;
         bytes[7] = 0;
         assert_eq!(Record::parse(&bytes), Err(RecordError::Malformed));

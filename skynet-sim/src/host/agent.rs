@@ -100,6 +100,7 @@ pub struct AgentHost {
     commands: VecDeque<(StreamId, StreamCommand)>,
     notes: Vec<(Instant, String)>,
     rx_bytes: u64,
+    eats_trains: bool,
 }
 
 impl AgentHost {
@@ -118,7 +119,13 @@ impl AgentHost {
             commands: VecDeque::new(),
             notes: Vec::new(),
             rx_bytes: 0,
+            eats_trains: false,
         }
+    }
+
+    /// From now on this host's network card loses what is sent as a train of more than one datagram, or does not.
+    pub const fn set_eats_trains(&mut self, eats: bool) {
+        self.eats_trains = eats;
     }
 
     /// Its place in the overlay, once joined.
@@ -250,6 +257,9 @@ impl AgentHost {
                 node.port_opened(port, &[self.local(port)], now);
             }
             NodeEvent::ClosePort(port) => running.inbound[usize::from(port.0)] = None,
+            NodeEvent::SendTrain { port, to, bytes, segment } => {
+                self.send_train(self.local(port), to, &bytes, segment);
+            }
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
                 let id = StreamId(self.next_stream);
@@ -303,12 +313,18 @@ impl AgentHost {
 
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
-            for bytes in train.bytes.chunks(train.segment) {
-                let (from, to) = (self.local(train.outer.port), train.outer.to);
-                self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
-            }
+            self.send_train(self.local(train.outer.port), train.outer.to, train.bytes, train.segment);
         }
         batch.clear();
+    }
+
+    fn send_train(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], segment: usize) {
+        if self.eats_trains && bytes.len() > segment {
+            return;
+        }
+        for bytes in bytes.chunks(segment) {
+            self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod refusal;
 mod relay;
 mod restart;
 mod tokens;
+mod trains;
 
 use std::time::Duration;
 
