@@ -58,7 +58,7 @@ fn addresses() -> [(IpAddr, u8); 2] {
 fn the_device_has_the_real_prefix_on_link_and_carries_packets_both_ways() {
     in_namespace(|| async {
         let net = Netlink::open().unwrap();
-        let mut tun = TunDevice::create("skt0", 1360, false).unwrap();
+        let mut tun = TunDevice::create("skt0", 1360, false, false).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         let shown = ip(&["addr", "show", "dev", "skt0"]);
         assert!(shown.contains("mtu 1360") && shown.contains("10.77.3.4/16"), "{shown}");
@@ -110,7 +110,7 @@ fn a_machine_with_ipv6_switched_off_gets_its_ipv4_address() {
         let off = ["-qw", "net.ipv6.conf.all.disable_ipv6=1"];
         assert!(std::process::Command::new("sysctl").args(off).status().unwrap().success());
         let net = Netlink::open().unwrap();
-        let tun = TunDevice::create("skt4", 1360, true).unwrap();
+        let tun = TunDevice::create("skt4", 1360, true, false).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         let shown = ip(&["addr", "show", "dev", "skt4"]);
         assert!(shown.contains("10.77.3.4/16") && !shown.contains("fd77:"), "{shown}");
@@ -121,11 +121,14 @@ fn a_machine_with_ipv6_switched_off_gets_its_ipv4_address() {
 fn a_name_that_is_taken_or_impossible_is_told() {
     in_namespace(|| async {
         veth("mine");
-        assert!(matches!(TunDevice::create("mine", 1360, true), Err(TunError::NameTaken { .. })));
-        let _first = TunDevice::create("skt1", 1360, true).unwrap();
-        assert!(matches!(TunDevice::create("skt1", 1360, true), Err(TunError::NameTaken { .. })));
+        assert!(matches!(TunDevice::create("mine", 1360, true, false), Err(TunError::NameTaken { .. })));
+        let _first = TunDevice::create("skt1", 1360, true, false).unwrap();
+        assert!(matches!(TunDevice::create("skt1", 1360, true, false), Err(TunError::NameTaken { .. })));
         for name in ["", "a name", "sixteen-letters-", "../x", "."] {
-            assert!(matches!(TunDevice::create(name, 1360, true), Err(TunError::BadName { .. })), "{name}");
+            assert!(
+                matches!(TunDevice::create(name, 1360, true, false), Err(TunError::BadName { .. })),
+                "{name}"
+            );
         }
     });
 }
@@ -138,7 +141,7 @@ fn after_a_kill_the_prefix_stays_unreachable_and_the_next_start_is_not_confused(
         ip(&["route", "add", "default", "via", "192.168.5.1"]);
         let net = Netlink::open().unwrap();
         let overlays = [prefix("10.77.0.0/16"), prefix("fd77:1:2::/48")];
-        let tun = TunDevice::create("skt2", 1360, true).unwrap();
+        let tun = TunDevice::create("skt2", 1360, true, false).unwrap();
         net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
         for overlay in overlays {
             net.add_unreachable(overlay).await.unwrap();
@@ -206,7 +209,7 @@ fn a_burst_of_changes_is_reported_once() {
 fn routes_for_allowed_ips_lead_to_the_device() {
     in_namespace(|| async {
         let net = Netlink::open().unwrap();
-        let tun = TunDevice::create("skt3", 1360, true).unwrap();
+        let tun = TunDevice::create("skt3", 1360, true, false).unwrap();
         let index = tun.index().unwrap();
         net.bring_up(index, &addresses()).await.unwrap();
         net.add_route(prefix("172.30.0.0/16"), index).await.unwrap();

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use crate::allowed_ips::{AllowedIps, Prefix};
+use crate::flows::LaneLoad;
 use crate::id::{Generation, LaneNo, NodeNo, PeerSlot, PortNo, RelayNo};
 use crate::session::{Activity, Mac1Check, PathSource, SealingKey};
 use crate::time::{Duration, Instant};
@@ -50,12 +51,18 @@ pub struct PeerEntry {
     pub path: Option<DataPath>,
     /// Lanes for bulk that can be used now, ascending. Empty: everything goes on lane 0.
     pub bulk: Vec<LaneEntry>,
+    /// Lanes for bulk there may be: below two there is nothing to choose, and flows are not kept.
+    pub most_lanes: u8,
+    /// Rises, modulo 16, when a lane is added to `bulk`: flows assigned before may move once.
+    pub lane_epoch: u8,
     /// Counters and time stamps shared with the session's timers.
     pub activity: Arc<Activity>,
     /// Counters of what goes direct, shared with the path agent.
     pub direct: Arc<PathActivity>,
     /// Counters of what goes through relays, shared with the path agent.
     pub relayed: Arc<PathActivity>,
+    /// Counters of what goes direct by ports 1, 2, … in this order, shared with their path agents.
+    pub by_port: Vec<Arc<PathActivity>>,
 }
 
 /// A lane that is open: its key, and the way through its own port.
@@ -69,6 +76,8 @@ pub struct LaneEntry {
     pub path: DataPath,
     /// How packets become messages.
     pub framing: Framing,
+    /// What it carries.
+    pub load: Arc<LaneLoad>,
 }
 
 /// How the packets of a lane become messages.
@@ -161,10 +170,13 @@ impl ForwardingTable {
 }
 
 impl PeerEntry {
-    /// The counters of the tier a datagram came by.
-    pub fn path_activity(&self, source: PathSource) -> &PathActivity {
+    /// The counters of the tier, and of the port, a datagram came by.
+    pub fn path_activity(&self, port: PortNo, source: PathSource) -> &PathActivity {
         match source {
-            PathSource::Direct(_) => &self.direct,
+            PathSource::Direct(_) => {
+                let further = usize::from(port.0).checked_sub(1).and_then(|i| self.by_port.get(i));
+                further.unwrap_or(&self.direct)
+            }
             PathSource::Relayed { .. } => &self.relayed,
         }
     }

@@ -18,10 +18,11 @@ use crate::chunk::{self, CHUNK, Chunk, Exit, Joiner};
 use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
+use crate::flows::FlowTable;
 use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
-use crate::offload::{SuperPacket, VnetHeader, ecn};
+use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -65,6 +66,7 @@ struct Session {
 pub struct Inbound {
     port: PortNo,
     drops: Arc<DropCounters>,
+    flows: Arc<FlowTable>,
     now: Instant,
     table: Arc<ForwardingTable>,
     /// By our own random receiver index, so no sender can make it collide. Never iterated.
@@ -80,11 +82,13 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// The half behind `port`; it counts its drops in `drops`.
-    pub fn new(port: PortNo, drops: Arc<DropCounters>) -> Self {
+    /// The half behind `port`; it counts its drops in `drops` and tells `flows` by which lane a flow comes; both are
+    /// `Node`'s.
+    pub fn new(port: PortNo, drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         Self {
             port,
             drops,
+            flows,
             now: Instant::ZERO,
             table: Arc::default(),
             sessions: HashMap::default(),
@@ -142,7 +146,7 @@ impl Inbound {
             let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
             self.joiner.finish(self.now, &mut exit);
         }
-        tell(self.heard.take(), &self.table, self.now, control);
+        tell(self.heard.take(), self.port, &self.table, self.now, control);
     }
 
     /// One datagram from the UDP socket, with the ECN field of its IP header; it is opened in place.
@@ -196,7 +200,7 @@ impl Inbound {
         }
         if !self.heard.as_mut().is_some_and(|h| h.add(peer.slot, source, sealed_len, plaintext.is_empty())) {
             let heard = Heard::new(peer.slot, source, sealed_len, plaintext.is_empty());
-            tell(self.heard.replace(heard), &self.table, self.now, control);
+            tell(self.heard.replace(heard), self.port, &self.table, self.now, control);
         }
         if let Some(from) = peer.roams_to(source)
             && self.roamed != Some((peer.slot, from))
@@ -214,9 +218,13 @@ impl Inbound {
                 );
             }
             Some(&CHUNK) if peer.node_no.is_some() && session.key.lane() != LaneNo(0) => {
+                let chunk = Chunk::parse(plaintext)?;
+                if chunk.i == 0 && peer.most_lanes > 1 {
+                    self.flows.learn(flow_hash(chunk.payload), peer, session.key.lane(), self.now);
+                }
                 let from = chunk::From { index, slot: peer.slot, counter, ecn };
                 let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
-                return self.joiner.add(from, &Chunk::parse(plaintext)?, self.now, &mut exit);
+                return self.joiner.add(from, &chunk, self.now, &mut exit);
             }
             Some(_) => {
                 ecn::decapsulate(plaintext, ecn)?;
@@ -228,6 +236,9 @@ impl Inbound {
         if !self.joiner.is_idle() {
             let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
             self.joiner.give_way(index, &mut exit);
+        }
+        if peer.most_lanes > 1 {
+            self.flows.learn(flow_hash(packet.bytes()), peer, session.key.lane(), self.now);
         }
         deliver.deliver(packet.bytes());
         Ok(())
@@ -319,10 +330,16 @@ impl Heard {
     }
 }
 
-fn tell(heard: Option<Heard>, table: &ForwardingTable, now: Instant, control: &mut dyn ControlSink) {
+fn tell(
+    heard: Option<Heard>,
+    port: PortNo,
+    table: &ForwardingTable,
+    now: Instant,
+    control: &mut dyn ControlSink,
+) {
     let Some(heard) = heard else { return };
     let Some(peer) = table.peer(heard.slot) else { return };
-    peer.path_activity(heard.source).note_rx(now, heard.messages);
+    peer.path_activity(port, heard.source).note_rx(now, heard.messages);
     if peer.activity.note_rx(now, heard.messages.into(), heard.bytes, heard.keepalives_only) {
         control.offer(ToControl::Awake { slot: peer.slot });
     }

@@ -17,9 +17,10 @@ use crate::chunk::{MAX_CHUNKS, Unit};
 use crate::constants::MAX_STAGED_PACKETS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
+use crate::flows::FlowTable;
 use crate::forwarding::{DataPath, ForwardingTable, Framing, PeerEntry};
 use crate::id::PeerSlot;
-use crate::offload::{SuperPacket, VnetHeader, ecn};
+use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
 use crate::wire::wireguard::TRANSPORT_HEADER_LEN;
@@ -38,6 +39,7 @@ pub enum Sent {
 #[derive(Debug)]
 pub struct Outbound {
     drops: Arc<DropCounters>,
+    flows: Arc<FlowTable>,
     table: Arc<ForwardingTable>,
     sealer: Sealer,
 }
@@ -64,10 +66,10 @@ struct Reserved {
 }
 
 impl Outbound {
-    /// A half that counts its drops in `drops`.
-    pub fn new(drops: Arc<DropCounters>) -> Self {
+    /// A half that counts its drops in `drops` and asks `flows` for a flow's lane; both are `Node`'s.
+    pub fn new(drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None, worn: None };
-        Self { drops, table: Arc::default(), sealer }
+        Self { drops, flows, table: Arc::default(), sealer }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
@@ -120,7 +122,7 @@ impl Outbound {
         let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
         // d: lane and path
         let stage = |packet| ToControl::Stage { slot, packet };
-        let Some((key, path, framing)) = self.sealer.lane(peer, packet.segments()) else {
+        let Some((key, path, framing)) = self.sealer.lane(peer, &packet, &self.flows) else {
             return hand_over(&packet, control, stage);
         };
         // e: split and seal
@@ -184,14 +186,23 @@ enum Sealed {
 }
 
 impl Sealer {
-    /// Step d: a lane that is open, or lane 0; none before the first handshake and while no path is known.
+    /// Step d: the lane of the packet's flow, or lane 0; none before the first handshake and while no path is known.
     fn lane<'a>(
         &self,
         peer: &'a PeerEntry,
-        segments: usize,
+        packet: &SuperPacket<'_>,
+        flows: &FlowTable,
     ) -> Option<(&'a Arc<SealingKey>, &'a DataPath, Framing)> {
-        let wanted = u32::try_from(segments.max(MAX_CHUNKS) + AHEAD).ok()?;
-        match peer.bulk.first().filter(|lane| lane.sealing.has_room(wanted, self.now)) {
+        let wanted = u32::try_from(packet.segments().max(MAX_CHUNKS) + AHEAD).ok()?;
+        let lane = match &peer.bulk[..] {
+            [] => None,
+            [only] if peer.most_lanes < 2 => Some(only),
+            bulk => {
+                let lane = flows.lane_of(flow_hash(packet.ip().bytes()), peer, self.now);
+                bulk.iter().find(|entry| entry.lane == lane)
+            }
+        };
+        match lane.filter(|lane| lane.sealing.has_room(wanted, self.now)) {
             Some(lane) => Some((&lane.sealing, &lane.path, lane.framing)),
             None => Some((peer.sealing.as_ref()?, peer.path.as_ref()?, Framing::Plain)),
         }

@@ -232,12 +232,16 @@ fn table(
     };
     // On a lane for bulk only: a packet on lane 0 would have no key.
     let (sealing, bulk) = match (lane, sealing) {
-        (Lane::One(_, framing), Some(sealing)) => {
-            (None, vec![LaneEntry { lane: LaneNo(1), sealing, path: path.clone(), framing }])
-        }
+        (Lane::One(_, framing), Some(sealing)) => (
+            None,
+            vec![LaneEntry { lane: LaneNo(1), sealing, path: path.clone(), framing, load: Arc::default() }],
+        ),
         (_, sealing) => (sealing, Vec::new()),
     };
     let entry = PeerEntry {
+        most_lanes: 4,
+        lane_epoch: 0,
+        by_port: Vec::new(),
         slot: SLOT,
         generation: Generation(0),
         node_no: Some(NodeNo(1)),
@@ -353,8 +357,9 @@ fn both_ways(lane: Lane, drain: &[(VnetHeader, Vec<u8>)], drains: usize) -> Outc
     let (sealing, opening) = keys(lane);
     let (near, far) = (table(OURS, THEIRS, lane, Some(sealing)), table(THEIRS, OURS, lane, None));
     let drops = Arc::new(DropCounters::new());
-    let mut outbound = Outbound::new(Arc::clone(&drops));
-    let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops));
+    let flows = Arc::default();
+    let mut outbound = Outbound::new(Arc::clone(&drops), Arc::clone(&flows));
+    let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops), Arc::clone(&flows));
     let mut control = Offered::default();
     let mut to_tun = ToTun { coalescer: Coalescer::new(Offloads::ALL), written: Written::default() };
     inbound.handle_command(

@@ -33,6 +33,6 @@ pub mod trace;
 pub mod world;
 
 pub use host::{Host, HostId, StreamCommand, Transmit};
-pub use overlay::Overlay;
+pub use overlay::{Offer, Overlay};
 pub use trace::Trace;
 pub use world::{RunError, World};

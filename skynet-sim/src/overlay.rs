@@ -43,6 +43,26 @@ pub struct Overlay {
     starts: u64,
 }
 
+/// What an agent offers its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// Ciphers for lanes, a bit each.
+    pub suites: u32,
+    /// Lanes for bulk at most,
+    pub max_lanes: u8,
+    /// and at once.
+    pub min_lanes: u8,
+    /// Whether packets may come in chunks.
+    pub chunks: bool,
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        let suites = SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM;
+        Self { suites, max_lanes: 4, min_lanes: 1, chunks: true }
+    }
+}
+
 impl Overlay {
     /// A relay on the internet and nobody else, with real cryptography, watched for queues, timers and packets in
     /// clear.
@@ -121,11 +141,17 @@ impl Overlay {
 
     /// An agent that starts now and joins with the token.
     pub fn add_agent(&mut self, cloud: CloudId) -> HostId {
-        self.add_agent_with(cloud, SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM, 4, true)
+        self.add_agent_with(cloud, Offer::default())
     }
 
-    /// [`Overlay::add_agent`], which offers these ciphers, so many lanes, and chunks or not.
-    pub fn add_agent_with(&mut self, cloud: CloudId, suites: u32, max_lanes: u8, chunks: bool) -> HostId {
+    /// The same, with so many lanes to every peer from the start.
+    pub fn add_agent_with_lanes(&mut self, cloud: CloudId, min_lanes: u8) -> HostId {
+        self.add_agent_with(cloud, Offer { min_lanes, ..Offer::default() })
+    }
+
+    /// [`Overlay::add_agent`], which offers something else.
+    pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
+        let Offer { suites, max_lanes, min_lanes, chunks } = offer;
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
         let id = self.topology.add_host(cloud, |site| {
@@ -138,6 +164,7 @@ impl Overlay {
                 suites,
                 max_lanes,
                 chunks,
+                min_lanes,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
@@ -200,6 +227,14 @@ impl Overlay {
         let address = std::net::IpAddr::V4(self.address(to));
         let status = self.agent(from).status()?;
         status.peers.iter().find(|p| p.addresses.contains(&address))?.path
+    }
+
+    /// The lanes from `from` to `to` that carry data now, and where.
+    pub fn lane_paths(&self, from: HostId, to: HostId) -> Vec<(u8, Option<Path>)> {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let peers = self.agent(from).status().map(|s| s.peers).unwrap_or_default();
+        let lanes = peers.into_iter().filter(|p| p.addresses.contains(&address)).flat_map(|p| p.lane_list);
+        lanes.filter(|l| l.usable).map(|l| (l.lane.0, l.path)).collect()
     }
 
     /// The cipher `from` seals bulk to `to` with, and on how many lanes.

@@ -8,7 +8,7 @@ use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_sim::network::Datagram;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
-use skynet_sim::{HostId, Overlay};
+use skynet_sim::{HostId, Offer, Overlay};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -37,7 +37,10 @@ impl Pair {
     ) -> Self {
         let mut o = Overlay::with_engine(seed, engine);
         let clouds = [kind; 2].map(|kind| o.cloud(kind));
-        let [a, b] = [0, 1].map(|i| o.add_agent_with(clouds[i], offers[i].0, offers[i].1, chunks[i]));
+        let [a, b] = [0, 1].map(|i| {
+            let (suites, max_lanes) = offers[i];
+            o.add_agent_with(clouds[i], Offer { suites, max_lanes, chunks: chunks[i], ..Offer::default() })
+        });
         assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
         Self { o, a, b }
     }

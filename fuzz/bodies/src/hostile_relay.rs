@@ -74,13 +74,14 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
         chunks: true,
+        min_lanes: 4,
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");
-    let drops = Arc::clone(node.drops());
+    let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
     let mut world = World {
-        outbound: Outbound::new(Arc::clone(&drops)),
-        inbound: Inbound::new(PortNo(0), drops),
+        outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
+        inbound: Inbound::new(PortNo(0), drops, flows),
         table: Arc::default(),
         queues: LocalQueues::default(),
         rng: Rng::from_seed([2; 32]),
@@ -145,9 +146,15 @@ impl World {
             match self.node.poll_event() {
                 None => return,
                 Some(NodeEvent::Publish(table)) => self.table = table,
-                Some(NodeEvent::Inbound { command, .. }) => {
+                Some(NodeEvent::Inbound { port: PortNo(0), command }) => {
                     self.inbound.handle_command(command, &mut self.queues)
                 }
+                Some(NodeEvent::OpenPort(port)) => {
+                    let address = ([127, 0, 0, 1], 1_000 + u16::from(port.0)).into();
+                    self.node.port_opened(port, &[address], self.now);
+                }
+                Some(NodeEvent::ClosePort(port)) => assert_ne!(port, PortNo(0), "port 0 is always open"),
+                Some(NodeEvent::Inbound { .. }) => {}
                 Some(NodeEvent::ConnectControl(_)) => self.connect(),
                 Some(NodeEvent::SendControl(bytes)) => self.heard(&bytes),
                 Some(NodeEvent::CloseControl) => self.channel = None,

@@ -120,6 +120,30 @@ pub struct PeerReport {
     /// Lanes for bulk that are open; 0: everything goes on the WireGuard session itself.
     #[serde(default)]
     pub lanes: u8,
+    /// Those lanes, and the ones that are being opened.
+    #[serde(default)]
+    pub lane_list: Vec<LaneReport>,
+}
+
+/// One lane to a peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LaneReport {
+    /// Its number, from 1.
+    pub lane: u8,
+    /// Whether it carries data now.
+    pub usable: bool,
+    /// Its cipher, once it is open.
+    pub cipher: Option<String>,
+    /// Our UDP port.
+    pub port: Option<u16>,
+    /// Where its packets go: `ip:port` or `relay N`; `null` while it has no way.
+    pub via: Option<String>,
+    /// Round-trip time, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Messages sent to the peer by this port, modulo 2^32,
+    pub tx: u32,
+    /// and received from it.
+    pub rx: u32,
 }
 
 impl StatusReport {

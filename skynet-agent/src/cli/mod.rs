@@ -90,6 +90,9 @@ struct AgentArgs {
     /// Lanes (UDP 5-tuples) per member at most, 1 to 8 [default: one per core, at least 4].
     #[arg(long, env = "SKYNET_MAX_LANES", value_name = "N", value_parser = parse_max_lanes)]
     max_lanes: Option<u8>,
+    /// Lanes to open with every member at once, instead of when the load wants them [default: 1].
+    #[arg(long, env = "SKYNET_MIN_LANES", value_name = "N", value_parser = parse_max_lanes)]
+    min_lanes: Option<u8>,
 }
 
 impl AgentArgs {
@@ -106,6 +109,7 @@ impl AgentArgs {
             disable_offload: self.disable_offload.clone(),
             ciphers: self.cipher,
             max_lanes: self.max_lanes,
+            min_lanes: self.min_lanes,
         };
         Ok(Config::load(overrides)?)
     }
@@ -131,6 +135,7 @@ impl AgentArgs {
         let cipher = self.cipher.and_then(|c| c.to_possible_value());
         push("--cipher", cipher.map(|c| c.get_name().into()));
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
+        push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
         flags
     }
 }

@@ -132,6 +132,7 @@ mod tests {
             handshake_age_s: None,
             cipher: via.map(|_| "AES-256-GCM".to_owned()),
             lanes: u8::from(via.is_some()),
+            lane_list: Vec::new(),
         };
         let status = StatusReport {
             schema: "status/1".to_owned(),

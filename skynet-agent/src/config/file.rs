@@ -38,6 +38,7 @@ pub(super) struct DataPlane {
     pub(super) disable_offload: Option<Vec<Offload>>,
     pub(super) ciphers: Option<Ciphers>,
     pub(super) max_lanes: Option<u8>,
+    pub(super) min_lanes: Option<u8>,
 }
 
 #[derive(Deserialize)]

@@ -11,6 +11,7 @@
 //! [dataplane]
 //! ciphers = "auto"                     # or "chacha20-poly1305"
 //! max_lanes = 4
+//! min_lanes = 1                        # more: open so many at once, whatever the load
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -81,8 +82,10 @@ pub struct Overrides {
     pub disable_offload: Option<Vec<Offload>>,
     /// Ciphers offered to members.
     pub ciphers: Option<Ciphers>,
-    /// Lanes per peer at most.
+    /// Lanes per peer at most,
     pub max_lanes: Option<u8>,
+    /// and at least.
+    pub min_lanes: Option<u8>,
 }
 
 /// What the agent runs with.
@@ -106,8 +109,10 @@ pub struct Config {
     pub disabled_offloads: DisabledOffloads,
     /// Ciphers offered to members.
     pub ciphers: Ciphers,
-    /// Lanes for bulk per member at most, 1 to 8.
+    /// Lanes for bulk per member at most, 1 to 8,
     pub max_lanes: u8,
+    /// and at least, as far as the member agrees: open as soon as there is a session.
+    pub min_lanes: u8,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -201,8 +206,13 @@ impl Config {
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
         let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
-        let in_file = file.dataplane.max_lanes.map(check_max_lanes).transpose();
-        let in_file = in_file.map_err(|what| at("dataplane.max_lanes", what))?;
+        let lanes = |key: &str, lanes: Option<u8>| {
+            lanes.map(check_max_lanes).transpose().map_err(|what| at(&format!("dataplane.{key}"), what))
+        };
+        let in_file = lanes("max_lanes", file.dataplane.max_lanes)?;
+        let max_lanes = overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes);
+        let in_file = lanes("min_lanes", file.dataplane.min_lanes)?;
+        let min_lanes = overrides.min_lanes.or(in_file).unwrap_or(1).min(max_lanes);
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -226,7 +236,8 @@ impl Config {
                 .into_iter()
                 .collect(),
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
-            max_lanes: overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes),
+            max_lanes,
+            min_lanes,
             wireguard,
             peers,
         })

@@ -53,6 +53,8 @@ fn ciphers_and_lanes_have_defaults_and_limits() {
     assert!((4..=8).contains(&config.max_lanes));
     let config = parse("[dataplane]\nciphers = \"chacha20-poly1305\"\nmax_lanes = 1").unwrap();
     assert_eq!((config.ciphers.suites(), config.max_lanes), (1, 1));
+    let config = parse("[dataplane]\nmax_lanes = 3\nmin_lanes = 4").unwrap();
+    assert_eq!((config.min_lanes, parse("").unwrap().min_lanes), (3, 1), "never more than the most");
     for lanes in [0, 9] {
         let said = message(&format!("[dataplane]\nmax_lanes = {lanes}"));
         assert!(said.contains("dataplane.max_lanes: 1 to 8 lanes"), "{said}");

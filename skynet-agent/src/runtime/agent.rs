@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::data_plane::{DataPlane, Fault};
 use super::interface::{self, Interface};
+use super::load::Sampling;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::stream::ControlStream;
@@ -57,6 +58,7 @@ pub(super) struct EngineRoom {
     pub(super) node: Node,
     pub(super) plane: DataPlane,
     pub(super) queues: ControlQueues,
+    pub(super) sampling: Sampling,
 }
 
 /// What the control task waits for.
@@ -67,6 +69,8 @@ enum Happened {
     Control(ControlStreamEvent),
     Call(Call),
     NetworkChanged,
+    Busy,
+    Sample,
     Timeout,
 }
 
@@ -127,6 +131,8 @@ impl Agent {
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
+                Happened::Busy => self.begin_sampling(),
+                Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
             }
             self.drain().await?;
@@ -140,7 +146,14 @@ impl Agent {
         calls: &mut mpsc::Receiver<Call>,
         changes: &mut mpsc::Receiver<()>,
     ) -> Happened {
-        let deadline = self.deadline();
+        let (deadline, sampling) = (self.deadline(), self.sampling_due());
+        let busy = self.engine.as_ref().map(|e| Arc::clone(e.plane.busy()));
+        let busy = async {
+            match &busy {
+                Some(bell) => bell.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         let worker = async {
             match &mut self.engine {
                 Some(engine) => engine.queues.next().await,
@@ -154,6 +167,8 @@ impl Agent {
             Some(message) = worker => Happened::Worker(message),
             event = self.stream.next() => Happened::Control(event),
             () = sleep_until(deadline) => Happened::Timeout,
+            () = sleep_until(sampling) => Happened::Sample,
+            () = busy => Happened::Busy,
             Some(call) = calls.recv() => Happened::Call(call),
             Some(()) = changes.recv() => Happened::NetworkChanged,
         }
@@ -175,7 +190,7 @@ impl Agent {
         Some(now + Duration::from_millis(10))
     }
 
-    fn feed(&mut self, handle: impl FnOnce(&mut Node, Now)) {
+    pub(super) fn feed(&mut self, handle: impl FnOnce(&mut Node, Now)) {
         if let Some(engine) = &mut self.engine {
             handle(&mut engine.node, clock::now());
         }
@@ -196,7 +211,8 @@ impl Agent {
         loop {
             let Some(engine) = &mut self.engine else { return Ok(()) };
             while let Some(transmit) = engine.node.poll_transmit() {
-                if let Err(e) = self.socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
+                let Some(socket) = engine.plane.socket(transmit.port) else { continue };
+                if let Err(e) = socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
                     tracing::debug!(to = %transmit.to, %e, "control datagram not sent");
                 }
             }
@@ -209,9 +225,12 @@ impl Agent {
         let Some(engine) = &mut self.engine else { return Ok(()) };
         match event {
             NodeEvent::Publish(table) => engine.plane.publish(table),
-            NodeEvent::Inbound { command, .. } => engine.plane.command(command),
-            NodeEvent::SendTrain { to, bytes, segment, .. } => {
-                if let Err(e) = self.socket.send_train(to, 0, &bytes, segment) {
+            NodeEvent::Inbound { port, command } => engine.plane.command(port, command),
+            NodeEvent::OpenPort(port) => self.open_port(port),
+            NodeEvent::ClosePort(port) => self.close_port(port),
+            NodeEvent::SendTrain { port, to, bytes, segment } => {
+                let sent = engine.plane.socket(port).map(|s| s.send_train(to, 0, &bytes, segment));
+                if let Some(Err(e)) = sent {
                     tracing::debug!(%to, %e, "train of a check not sent");
                 }
             }

@@ -11,6 +11,7 @@ use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_core::worker::{ControlClass, ControlSink};
 use tokio::sync::oneshot;
 
+use super::super::data_plane::Counted;
 use super::super::queues::{QueueSink, queues};
 use super::*;
 use crate::config::DisabledOffloads;
@@ -36,6 +37,7 @@ fn node_with_a_due_timer() -> Node {
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
         chunks: true,
+        min_lanes: 1,
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -55,6 +57,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         disabled_offloads: DisabledOffloads::default(),
         ciphers: Default::default(),
         max_lanes: 4,
+        min_lanes: 1,
         wireguard: None,
         peers: Vec::new(),
     };
@@ -62,16 +65,16 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     let (fault_sender, faults) = mpsc::channel(4);
     let (sink, queues) = queues();
     let node = node_with_a_due_timer();
-    let drops = Arc::clone(node.drops());
+    let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
     let plane =
-        DataPlane::start(Arc::clone(&socket), drops, sink.clone(), Offloads::ALL, fault_sender.clone())
+        DataPlane::start(Arc::clone(&socket), counted, sink.clone(), Offloads::ALL, fault_sender.clone())
             .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
         config,
         net: Netlink::open().unwrap(),
         socket,
-        engine: Some(EngineRoom { node, plane, queues }),
+        engine: Some(EngineRoom { node, plane, queues, sampling: Sampling::default() }),
         interface: None,
         offload_faults: OffloadFaults::default(),
         local_addresses: Vec::new(),

@@ -1,124 +1,170 @@
-//! The two OS threads of a worker, each run to completion.
+//! The workers: one per open port, each with two OS threads, a UDP socket and a TUN queue of its own.
 //!
 //! ```text
-//! skynet-out-0:  poll(TUN, waker) ─ read ≤ 64 packets ─ Outbound ─ one sendmsg per train
-//! skynet-in-0:   poll(UDP, waker) ─ commands ─ recvmmsg ─ Inbound ─ coalesce ─ write to TUN
+//!              ┌─ worker 0: skynet-in-0, skynet-out-0, the configured UDP port, TUN queue 0
+//!  DataPlane ──┼─ worker 1: skynet-in-1, skynet-out-1, any free UDP port,       TUN queue 1
+//!              └─ …         as lanes want them
 //! ```
-//! No lock, no allocation and no clock reading per packet; one clock reading and one snapshot per batch. The inbound
-//! thread runs from the start, because handshakes and relay frames come through it; the outbound thread runs while
-//! there is a TUN device.
+//! Worker 0's inbound thread runs from the start, because handshakes and relay frames come through it; outbound threads
+//! run while there is a TUN device. The kernel keeps a flow on the TUN queue it last was written to.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::ArcSwap;
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
+use skynet_core::flows::FlowTable;
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::PortNo;
-use skynet_core::offload::{Offloads, VnetHeader};
+use skynet_core::id::{MAX_PORTS, PortNo};
+use skynet_core::node::{LoadSample, PortLoad};
+use skynet_core::offload::Offloads;
 use skynet_core::receive::Inbound;
-use skynet_core::send::{Outbound, Sent};
+use skynet_core::send::Outbound;
+use skynet_core::time::Instant;
 use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
+use super::load::{BusyBell, CpuMeter};
 use super::queues::QueueSink;
+pub(super) use super::threads::Fault;
+use super::threads::{InboundThread, OutboundThread, Shared, Sockets, Thread, ToInbound, name};
 use super::to_tun::{ToTun, WriteState};
-use crate::clock;
-use crate::tun::{PacketBatch, TunDevice, TunRead};
-use crate::udp::{ReceiveBatch, UdpSocket, segments_mut};
-use crate::wake::Waker;
+use crate::tun::TunDevice;
+use crate::udp::UdpSocket;
 
 /// Changes of keys on their way to the inbound thread. It drains them before every batch, so a sender that finds the
 /// queue full waits for one batch at most.
 const COMMANDS: usize = 1_024;
 
-/// Why a data-plane thread ended without being told to.
-pub(super) type Fault = anyhow::Error;
-
-/// What both threads share with the control task.
-struct Shared {
-    table: ArcSwap<ForwardingTable>,
-    socket: Arc<UdpSocket>,
-    written: Arc<WriteState>,
-    faults: mpsc::Sender<Fault>,
+/// What `Node` and the workers share.
+pub(super) struct Counted {
+    pub(super) drops: Arc<DropCounters>,
+    pub(super) flows: Arc<FlowTable>,
 }
 
-enum ToInbound {
-    Command(InboundCommand),
-    /// Deliver here from now on; `None`: nowhere.
-    Tun(Option<TunDevice>),
-}
-
-/// A running worker; dropping it stops and joins its threads.
+/// The running workers; dropping it stops and joins their threads.
 pub(super) struct DataPlane {
     shared: Arc<Shared>,
-    drops: Arc<DropCounters>,
+    counted: Counted,
     sink: QueueSink,
+    coalesce: Offloads,
+    /// The TUN device, by its first queue.
+    tun: Option<TunDevice>,
+    workers: [Option<Worker>; MAX_PORTS],
+}
+
+/// One port's threads.
+struct Worker {
     to_inbound: SyncSender<ToInbound>,
     inbound: Option<Thread>,
     outbound: Option<Thread>,
-}
-
-struct Thread {
-    handle: JoinHandle<()>,
-    bell: Arc<Bell>,
-}
-
-/// How a thread is told something: look at the commands, or at the flag and end.
-struct Bell {
-    waker: Waker,
-    stop: AtomicBool,
+    meters: (CpuMeter, CpuMeter),
 }
 
 impl DataPlane {
-    /// Starts the inbound thread on `socket`.
+    /// Starts worker 0 on `socket`.
     pub(super) fn start(
         socket: Arc<UdpSocket>,
-        drops: Arc<DropCounters>,
+        counted: Counted,
         sink: QueueSink,
         coalesce: Offloads,
         faults: mpsc::Sender<Fault>,
     ) -> io::Result<Self> {
         let written = Arc::new(WriteState::new(coalesce));
-        let shared = Arc::new(Shared { table: ArcSwap::default(), socket, written, faults });
+        let shared = Arc::new(Shared {
+            table: ArcSwap::default(),
+            sockets: ArcSwap::default(),
+            written,
+            busy: Arc::default(),
+            faults,
+        });
+        let workers = [const { None }; MAX_PORTS];
+        let mut plane = Self { shared, counted, sink, coalesce, tun: None, workers };
+        plane.open(PortNo(0), socket)?;
+        Ok(plane)
+    }
+
+    /// Starts the worker of `port` on `socket`, with a TUN queue if there is a device.
+    pub(super) fn open(&mut self, port: PortNo, socket: Arc<UdpSocket>) -> io::Result<()> {
+        self.close(port);
         let (to_inbound, commands) = sync_channel(COMMANDS);
         let half = InboundThread {
-            shared: Arc::clone(&shared),
-            half: Inbound::new(PortNo(0), Arc::clone(&drops)),
+            shared: Arc::clone(&self.shared),
+            socket: Arc::clone(&socket),
+            half: Inbound::new(port, Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows)),
             commands,
-            sink: sink.clone(),
-            tun: ToTun::new(coalesce, Arc::clone(&shared.written)),
+            sink: self.sink.clone(),
+            tun: ToTun::new(self.coalesce, Arc::clone(&self.shared.written)),
         };
-        let inbound = Thread::spawn("skynet-in-0", &shared, move |bell| half.run(bell))?;
-        Ok(Self { shared, drops, sink, to_inbound, inbound: Some(inbound), outbound: None })
+        let inbound = Some(Thread::spawn(name("in", port), &self.shared, move |bell| half.run(bell))?);
+        let worker = Worker { to_inbound, inbound, outbound: None, meters: Default::default() };
+        self.workers[usize::from(port.0)] = Some(worker);
+        if let Err(e) = self.attach_worker(port) {
+            self.close(port);
+            return Err(e);
+        }
+        self.set_socket(port, Some(socket));
+        Ok(())
+    }
+
+    /// Ends the worker of `port`. Its TUN queue and its socket go with it; the kernel spreads its flows anew.
+    pub(super) fn close(&mut self, port: PortNo) {
+        self.set_socket(port, None);
+        if let Some(worker) = self.workers[usize::from(port.0)].take() {
+            worker.end();
+        }
+    }
+
+    fn set_socket(&self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
+        let mut sockets = Sockets::clone(&self.shared.sockets.load());
+        sockets[usize::from(port.0)] = socket;
+        self.shared.sockets.store(Arc::new(sockets));
+    }
+
+    /// The socket of a port that is open.
+    pub(super) fn socket(&self, port: PortNo) -> Option<Arc<UdpSocket>> {
+        self.shared.sockets.load().get(usize::from(port.0))?.clone()
     }
 
     /// Packets flow to and from `tun` from now on.
     pub(super) fn attach(&mut self, tun: TunDevice) -> io::Result<()> {
         self.detach();
-        self.tell_inbound(ToInbound::Tun(Some(tun.clone())));
+        self.tun = Some(tun);
+        for port in (0..MAX_PORTS as u8).map(PortNo) {
+            self.attach_worker(port)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a worker that is open its TUN queue: the first is worker 0's.
+    fn attach_worker(&mut self, port: PortNo) -> io::Result<()> {
+        let (Some(tun), Some(worker)) = (&self.tun, &mut self.workers[usize::from(port.0)]) else {
+            return Ok(());
+        };
+        let tun = if port == PortNo(0) { tun.clone() } else { tun.queue()? };
+        worker.tell_inbound(ToInbound::Tun(Some(tun.clone())));
         let half = OutboundThread {
             shared: Arc::clone(&self.shared),
-            half: Outbound::new(Arc::clone(&self.drops)),
-            drops: Arc::clone(&self.drops),
+            half: Outbound::new(Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows)),
+            drops: Arc::clone(&self.counted.drops),
             sink: self.sink.clone(),
             tun,
             batch: SendBatch::default(),
         };
-        self.outbound = Some(Thread::spawn("skynet-out-0", &self.shared, move |bell| half.run(bell))?);
+        worker.outbound = Some(Thread::spawn(name("out", port), &self.shared, move |bell| half.run(bell))?);
         Ok(())
     }
 
-    /// Lets go of the TUN device; when this returns no thread holds it but, for one batch, the inbound one.
+    /// Lets go of the TUN device; when this returns no thread holds it but, for one batch, the inbound ones.
     pub(super) fn detach(&mut self) {
-        if let Some(outbound) = self.outbound.take() {
-            outbound.end();
-            self.tell_inbound(ToInbound::Tun(None));
+        self.tun = None;
+        for worker in self.workers.iter_mut().flatten() {
+            if let Some(outbound) = worker.outbound.take() {
+                outbound.end();
+                worker.tell_inbound(ToInbound::Tun(None));
+            }
         }
     }
 
@@ -127,9 +173,11 @@ impl DataPlane {
         self.shared.table.store(table);
     }
 
-    /// Gives the inbound half a change of keys; in order with all others.
-    pub(super) fn command(&self, command: InboundCommand) {
-        self.tell_inbound(ToInbound::Command(command));
+    /// Gives the inbound half of `port` a change of keys; in order with all others.
+    pub(super) fn command(&self, port: PortNo, command: InboundCommand) {
+        if let Some(worker) = &self.workers[usize::from(port.0)] {
+            worker.tell_inbound(ToInbound::Command(command));
+        }
     }
 
     /// The writing side of the TUN device.
@@ -137,142 +185,44 @@ impl DataPlane {
         &self.shared.written
     }
 
-    fn tell_inbound(&self, message: ToInbound) {
-        // Fails only if the thread has ended, and then its fault is on the way.
-        let _ = self.to_inbound.send(message);
-        if let Some(inbound) = &self.inbound {
-            inbound.bell.waker.wake();
-        }
+    /// Rung when a thread is busy and nobody measures.
+    pub(super) fn busy(&self) -> &Arc<BusyBell> {
+        &self.shared.busy
+    }
+
+    /// How busy every thread was since the last call.
+    pub(super) fn sample(&mut self, now: Instant) -> LoadSample {
+        let load = |(port, worker): (u8, &mut Worker)| {
+            let permille = |meter: &mut CpuMeter, thread: &Option<Thread>| {
+                thread.as_ref().map_or(0, |t| meter.permille(t.cpu(), now))
+            };
+            PortLoad {
+                port: PortNo(port),
+                outbound_permille: permille(&mut worker.meters.0, &worker.outbound),
+                inbound_permille: permille(&mut worker.meters.1, &worker.inbound),
+            }
+        };
+        let workers = (0..).zip(&mut self.workers).filter_map(|(i, w)| Some((i, w.as_mut()?)));
+        LoadSample { ports: workers.map(load).collect() }
     }
 }
 
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        for thread in [self.outbound.take(), self.inbound.take()].into_iter().flatten() {
-            thread.end();
-        }
+        self.workers.iter_mut().filter_map(Option::take).for_each(Worker::end);
     }
 }
 
-impl Thread {
-    fn spawn(
-        name: &str,
-        shared: &Arc<Shared>,
-        run: impl FnOnce(&Bell) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Self> {
-        let bell = Arc::new(Bell { waker: Waker::new()?, stop: AtomicBool::new(false) });
-        let (faults, mine, what) = (shared.faults.clone(), Arc::clone(&bell), name.to_owned());
-        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            if let Err(e) = run(&mine) {
-                // A full queue of faults already ends the agent.
-                let _ = faults.try_send(anyhow::Error::new(e).context(what));
-            }
-        })?;
-        Ok(Self { handle, bell })
+impl Worker {
+    fn tell_inbound(&self, message: ToInbound) {
+        // Fails only if the thread has ended, and then its fault is on the way.
+        let _ = self.to_inbound.send(message);
+        if let Some(inbound) = &self.inbound {
+            inbound.wake();
+        }
     }
 
-    /// Ends the thread and waits for it. A panic in it goes on here: never half alive.
     fn end(self) {
-        self.bell.stop.store(true, Relaxed);
-        self.bell.waker.wake();
-        if let Err(panic) = self.handle.join()
-            && !std::thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
-
-struct OutboundThread {
-    shared: Arc<Shared>,
-    half: Outbound,
-    drops: Arc<DropCounters>,
-    sink: QueueSink,
-    tun: TunDevice,
-    batch: SendBatch,
-}
-
-impl OutboundThread {
-    fn run(mut self, bell: &Bell) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let mut table = Cache::new(&shared.table);
-        let mut packets = PacketBatch::new();
-        while !bell.stop.load(Relaxed) {
-            packets.clear();
-            if self.tun.read_batch(&mut packets)? == 0 {
-                bell.waker.wait_readable(self.tun.as_fd())?;
-                continue;
-            }
-            self.half.begin(clock::monotonic(), table.load(), packets.len());
-            // Small packets do not wait behind the super-packets they were read with.
-            for read in packets.small_first() {
-                match VnetHeader::parse(read) {
-                    Ok((header, packet)) => self.send(header, packet),
-                    Err(reason) => self.drops.count(reason),
-                }
-            }
-            self.flush();
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, header: VnetHeader, packet: &[u8]) {
-        while self.half.handle_packet(header, packet, &mut self.batch, &mut self.sink) == Sent::BatchFull {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        for train in self.batch.trains() {
-            // Counted by the socket; a destination without a route is for the path agent to notice.
-            if let Err(e) =
-                self.shared.socket.send_train(train.outer.to, train.outer.ecn, train.bytes, train.segment)
-            {
-                tracing::trace!(to = %train.outer.to, %e, "train not sent");
-            }
-        }
-        self.batch.clear();
-    }
-}
-
-struct InboundThread {
-    shared: Arc<Shared>,
-    half: Inbound,
-    commands: Receiver<ToInbound>,
-    sink: QueueSink,
-    tun: ToTun,
-}
-
-impl InboundThread {
-    fn run(mut self, bell: &Bell) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let mut table = Cache::new(&shared.table);
-        let mut batch = ReceiveBatch::new();
-        while !bell.stop.load(Relaxed) {
-            self.take_commands();
-            if shared.socket.receive_batch(&mut batch)? == 0 {
-                bell.waker.wait_readable(shared.socket.as_fd())?;
-                continue;
-            }
-            self.half.begin(clock::monotonic(), table.load());
-            for mut received in batch.iter_mut() {
-                let (from, ecn) = (received.from, received.ecn);
-                for datagram in segments_mut(&mut received) {
-                    self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
-                }
-            }
-            self.half.finish(&mut self.tun, &mut self.sink);
-            self.tun.finish()?;
-        }
-        Ok(())
-    }
-
-    fn take_commands(&mut self) {
-        while let Ok(message) = self.commands.try_recv() {
-            match message {
-                ToInbound::Command(command) => self.half.handle_command(command, &mut self.sink),
-                ToInbound::Tun(device) => self.tun.attach(device),
-            }
-        }
+        [self.outbound, self.inbound].into_iter().flatten().for_each(Thread::end);
     }
 }

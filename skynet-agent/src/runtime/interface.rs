@@ -43,12 +43,17 @@ pub(super) struct Interface {
 ///
 /// # Errors
 /// What collides, what is missing, or what the kernel refused; nothing is left behind.
-pub(super) async fn bring_up(net: &impl NetConfig, plan: Plan, offload: bool) -> anyhow::Result<Interface> {
+pub(super) async fn bring_up(
+    net: &impl NetConfig,
+    plan: Plan,
+    offload: bool,
+    queues: bool,
+) -> anyhow::Result<Interface> {
     let on_link = plan.on_link();
     for covered in overlap::check(&on_link, &net.snapshot().await?, None)? {
         tracing::warn!(route = covered.what, overlay = %covered.overlay, "a wider route holds the overlay's prefix");
     }
-    let tun = TunDevice::create(&plan.name, MTU, offload)?;
+    let tun = TunDevice::create(&plan.name, MTU, offload, queues)?;
     let index = tun.index().context("the TUN device just made")?;
     net.bring_up(index, &plan.addresses).await?;
     for &prefix in &on_link {

@@ -10,8 +10,9 @@ use skynet_core::session::{Engine, Tai64n};
 use skynet_core::{allowed_ips, crypto};
 
 use super::agent::{Agent, EngineRoom};
-use super::data_plane::DataPlane;
+use super::data_plane::{Counted, DataPlane};
 use super::interface::{self, Interface, Plan};
+use super::load::Sampling;
 use super::queues::queues;
 use super::selfcheck;
 use crate::api::AgentState;
@@ -67,19 +68,20 @@ impl Agent {
             suites: self.config.ciphers.suites(),
             max_lanes: self.config.max_lanes,
             chunks: self.config.disabled_offloads.allows(Offload::Chunks),
+            min_lanes: self.config.min_lanes,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();
-        let drops = Arc::clone(node.drops());
+        let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
         let plane = DataPlane::start(
             Arc::clone(&self.socket),
-            drops,
+            counted,
             sink,
             self.config.coalescing(),
             self.fault_sender.clone(),
         )
         .context("starting the data plane")?;
-        self.engine = Some(EngineRoom { node, plane, queues });
+        self.engine = Some(EngineRoom { node, plane, queues, sampling: Sampling::default() });
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());
         self.tell_addresses().await;
@@ -196,7 +198,8 @@ impl Agent {
     /// An interface whose offloads, as far as they are used, have passed their check.
     async fn bring_up(&mut self, plan: Plan) -> anyhow::Result<Interface> {
         let offload = self.offload_faults.allow(&self.config.disabled_offloads, Offload::Tun);
-        let mut made = interface::bring_up(&self.net, plan, offload).await?;
+        let queues = self.config.max_lanes > 1;
+        let mut made = interface::bring_up(&self.net, plan, offload, queues).await?;
         let plan = made.plan.clone();
         let begun = clock::monotonic();
         let verdict = selfcheck::tun::check(&mut made.tun, &plan.addresses, self.config.coalescing());
@@ -204,7 +207,7 @@ impl Agent {
         self.offload_faults.note_tun(verdict);
         if offload && self.offload_faults.has(Offload::Tun) {
             drop(made);
-            return interface::bring_up(&self.net, plan, false).await;
+            return interface::bring_up(&self.net, plan, false, queues).await;
         }
         let takes = made.tun.takes();
         made.tun.set_takes(self.offload_faults.limit(takes));

@@ -3,7 +3,8 @@
 //! ```text
 //!  control socket ─┐                             ┌─ skynet-in-0   UDP → TUN
 //!  TCP to relay ───┼─ control task ── Node ──────┤      ▲ keys, snapshots │ bounded queues
-//!  netlink, timers ┘   (tokio, one thread)       └─ skynet-out-0  TUN → UDP
+//!  netlink, timers ┘   (tokio, one thread)       ├─ skynet-out-0  TUN → UDP
+//!                                                └─ … two more for every further port that lanes want
 //! ```
 //! The control task is the only caller of `Node`; the threads own the worker's halves. A thread that fails ends the
 //! agent: it is never half alive.
@@ -11,12 +12,15 @@
 mod agent;
 mod data_plane;
 mod interface;
+mod load;
 mod membership;
 mod offload_faults;
+mod ports;
 mod queues;
 mod report;
 mod selfcheck;
 mod stream;
+mod threads;
 mod to_tun;
 
 use std::future::Future;

@@ -3,15 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use skynet_core::node::{PeerStatus, Status};
+use skynet_core::node::{LaneStatus, PeerStatus, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
 
 use super::agent::Agent;
+use super::data_plane::DataPlane;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
-use crate::api::{PeerReport, RelayReport, SelfReport, StatusReport};
+use crate::api::{LaneReport, PeerReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
 use crate::config::Offload;
 use crate::tun::TunWrite;
@@ -42,7 +43,7 @@ impl Agent {
             let now = clock::monotonic();
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
-            report.peers = status.peers.iter().map(|p| peer(p, now)).collect();
+            report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
             offload_faults::add_paths(&status.peers, &mut report);
             report.drops.insert("TunWrite".to_owned(), engine.plane.written().drops());
             let counted = engine.node.drops().snapshot();
@@ -126,12 +127,12 @@ fn relays(status: &Status) -> Vec<RelayReport> {
     relay.into_iter().collect()
 }
 
-fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
+fn peer(peer: &PeerStatus, plane: &DataPlane, now: Instant) -> PeerReport {
     let first = |v4: bool| peer.addresses.iter().find(|a| a.is_ipv4() == v4).map(IpAddr::to_string);
-    let (path, via) = match &peer.path {
-        None => ("none", None),
-        Some(Path::Direct { remote }) => ("direct", Some(remote.to_string())),
-        Some(Path::Relayed { relay, .. }) => ("relay", Some(format!("relay {relay}"))),
+    let path = match &peer.path {
+        None => "none",
+        Some(Path::Direct { .. }) => "direct",
+        Some(Path::Relayed { .. }) => "relay",
     };
     PeerReport {
         name: peer.name.clone(),
@@ -140,13 +141,34 @@ fn peer(peer: &PeerStatus, now: Instant) -> PeerReport {
         public_key: peer.public_key.to_string(),
         online: peer.online,
         path: path.to_owned(),
-        via,
+        via: peer.path.as_ref().map(via),
         rtt_us: peer.rtt.map(micros),
         rx_bytes: peer.traffic.rx_bytes,
         tx_bytes: peer.traffic.tx_bytes,
         handshake_age_s: peer.last_handshake.map(|at| now.saturating_since(at).as_secs()),
         cipher: peer.cipher.map(|c| c.name().to_owned()),
         lanes: peer.lanes,
+        lane_list: peer.lane_list.iter().map(|l| lane(l, plane)).collect(),
+    }
+}
+
+fn lane(lane: &LaneStatus, plane: &DataPlane) -> LaneReport {
+    LaneReport {
+        lane: lane.lane.0,
+        usable: lane.usable,
+        cipher: lane.cipher.map(|c| c.name().to_owned()),
+        port: plane.socket(lane.lane.port()).and_then(|s| s.port().ok()),
+        via: lane.path.as_ref().map(via),
+        rtt_us: lane.rtt.map(micros),
+        tx: lane.tx,
+        rx: lane.rx,
+    }
+}
+
+fn via(path: &Path) -> String {
+    match path {
+        Path::Direct { remote } => remote.to_string(),
+        Path::Relayed { relay, .. } => format!("relay {relay}"),
     }
 }
 

@@ -74,18 +74,18 @@ impl TunDevice {
 
     /// Creates the device `name` with the given MTU in bytes, administratively down and without addresses. With
     /// `offload` the kernel hands over super-packets and partial checksums (`TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`,
-    /// and since Linux 6.2 `TUN_F_USO4`, `TUN_F_USO6`).
+    /// and since Linux 6.2 `TUN_F_USO4`, `TUN_F_USO6`). With `queues` it can have more than one (`IFF_MULTI_QUEUE`).
     ///
     /// # Errors
     /// See [`TunError`].
-    pub fn create(name: &str, mtu: u16, offload: bool) -> Result<Self, TunError> {
+    pub fn create(name: &str, mtu: u16, offload: bool, queues: bool) -> Result<Self, TunError> {
         Self::check(name)?;
         let built = DeviceBuilder::new()
             .name(name)
             .mtu(mtu)
             .enable(false)
             .with(|b| {
-                b.offload(offload).packet_information(false);
+                b.offload(offload).packet_information(false).multi_queue(queues);
             })
             .build_sync();
         let device = built.map_err(|e| creation_error(name, e))?;
@@ -94,6 +94,17 @@ impl TunDevice {
         let udp = offload && device.udp_gso();
         let takes = Offloads { tcp4: offload, tcp6: offload, udp4: udp, udp6: udp };
         Ok(Self { device: Arc::new(device), offload, takes })
+    }
+
+    /// Another queue of the same device, which must have been created with `queues`. The kernel spreads flows over all
+    /// queues, and keeps one on the queue that it was last written to. A queue is gone with its last handle.
+    ///
+    /// # Errors
+    /// The device is gone, or has one queue only.
+    pub fn queue(&self) -> io::Result<Self> {
+        let device = self.device.try_clone()?;
+        device.set_nonblocking(true)?;
+        Ok(Self { device: Arc::new(device), offload: self.offload, takes: self.takes })
     }
 
     /// Whether packets come and go with a meaningful virtio header.

@@ -100,7 +100,8 @@ fn keys(lane: u8, aead: fn(&Secret) -> AeadKey) -> (Arc<SealingKey>, Box<Opening
 impl Tunnel {
     fn new(way: Way, relayed: bool) -> Self {
         let drops = Arc::new(DropCounters::new());
-        let (mut inbound, mut queues) = (Inbound::new(PortNo(0), Arc::clone(&drops)), LocalQueues::default());
+        let (mut inbound, mut queues) =
+            (Inbound::new(PortNo(0), Arc::clone(&drops), Arc::default()), LocalQueues::default());
         let mut install = |key: Box<OpeningKey>| {
             let command = InboundCommand::Install { key, slot: PeerSlot(0), generation: Generation(1) };
             inbound.handle_command(command, &mut queues);
@@ -120,9 +121,18 @@ impl Tunnel {
                 },
             );
             install(opening);
-            bulk.push(LaneEntry { lane: LaneNo(1), sealing, path: path.clone(), framing: way.framing });
+            bulk.push(LaneEntry {
+                lane: LaneNo(1),
+                sealing,
+                path: path.clone(),
+                framing: way.framing,
+                load: Arc::default(),
+            });
         }
         let peer = |sealing, path, bulk| PeerEntry {
+            most_lanes: 1,
+            lane_epoch: 0,
+            by_port: Vec::new(),
             slot: PeerSlot(0),
             generation: Generation(1),
             node_no: Some(NodeNo(9)),
@@ -135,7 +145,7 @@ impl Tunnel {
         };
         let tun = ToTun { coalescer: Coalescer::new(way.joins), written: Collect::default() };
         Self {
-            outbound: Outbound::new(Arc::clone(&drops)),
+            outbound: Outbound::new(Arc::clone(&drops), Arc::default()),
             inbound,
             sending: table(1, 2, peer(Some(lane0), Some(path), bulk)),
             receiving: table(2, 1, peer(None, None, Vec::new())),
@@ -336,6 +346,9 @@ fn a_chunk_on_lane_0_or_of_a_stock_peer_is_dropped() {
         if !member {
             let peer = tunnel.receiving.peer(PeerSlot(0)).unwrap();
             let stock = PeerEntry {
+                most_lanes: 0,
+                lane_epoch: 0,
+                by_port: Vec::new(),
                 slot: peer.slot,
                 generation: peer.generation,
                 node_no: None,

@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub max_lanes: u8,
     /// Whether packets may come and go in chunks on lanes 1 and up (PROTOCOL §2.2).
     pub chunks: bool,
+    /// Lanes to have open with every member there is traffic with, as far as it agrees; 1: as many as the load wants.
+    pub min_lanes: u8,
 }
 
 /// How this node comes to be a member.

@@ -33,6 +33,11 @@ pub enum NodeEvent {
         /// The change of keys.
         command: InboundCommand,
     },
+    /// Bind a UDP socket, give it a worker with a TUN queue of its own, and answer with `Node::port_opened` or
+    /// `Node::port_failed`. What is for this port's inbound half follows only after that.
+    OpenPort(PortNo),
+    /// Nobody uses this port any more: its worker may end, its socket be closed.
+    ClosePort(PortNo),
     /// Send these datagrams of `segment` bytes each by one `sendmsg` with `UDP_SEGMENT`, if that is used at all.
     SendTrain {
         /// From which of our ports.

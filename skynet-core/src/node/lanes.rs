@@ -64,7 +64,8 @@ pub(super) struct LaneSet {
     want: u8,
     /// By [`PortNo`].
     ready: [bool; MAX_PORTS],
-    /// Oldest first; only the last one opens lanes.
+    /// Oldest first; only the last one opens lanes, but any answers: after handshakes that crossed, each end has the
+    /// other's last one.
     keypairs: Vec<Keypair>,
     /// The last HELLO of the peer.
     hello: Option<Hello>,
@@ -100,9 +101,25 @@ impl LaneSet {
     }
 
     /// How many lanes the peer and we agreed on under the newest keypair.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the policy that opens further lanes"))]
     pub(super) fn agreed(&self) -> u8 {
         self.keypairs.last().map_or(0, |k| u8::try_from(k.lanes.len()).unwrap_or(u8::MAX))
+    }
+
+    /// Lanes, and with them ports, that either end wants, within what is agreed.
+    pub(super) fn wanted(&self) -> u8 {
+        let asked = |k: &Keypair| k.lanes.iter().filter(|l| l.asked).map(|l| l.keys.lane().0).max();
+        let theirs = self.keypairs.iter().filter_map(asked).max().unwrap_or(0);
+        self.want.min(self.agreed()).max(theirs)
+    }
+
+    /// Whether the peer has asked for this lane.
+    pub(super) fn is_asked(&self, lane: LaneNo) -> bool {
+        self.keypairs.iter().filter_map(|k| k.lane(lane)).any(|l| l.asked)
+    }
+
+    /// Whether something came by this lane before.
+    pub(super) fn was_open(&self, lane: LaneNo) -> bool {
+        self.keypairs.iter().filter_map(|k| k.lane(lane)).any(|l| l.proven)
     }
 
     /// What the peer said of itself last.
@@ -137,7 +154,6 @@ impl LaneSet {
 
     /// How many lanes for bulk are to be open, within what is agreed. Lanes above are no longer used, unless the peer
     /// asked for them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the policy that opens further lanes"))]
     pub(super) fn want(&mut self, count: u8, now: Instant, cx: &mut Context<'_>) {
         if self.want != count {
             self.want = count;
@@ -149,7 +165,6 @@ impl LaneSet {
     /// Whether `port` has a socket and an inbound half; not whether there is a way to the peer, for which see
     /// [`LaneSet::handle_path`]. Lanes on a port that is not ready are neither offered, accepted
     /// nor used; what was installed there is gone with it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for ports above 0"))]
     pub(super) fn set_port_ready(&mut self, port: PortNo, ready: bool, now: Instant, cx: &mut Context<'_>) {
         let Some(before) = self.ready.get_mut(usize::from(port.0)) else { return };
         if core::mem::replace(before, ready) == ready {
@@ -199,6 +214,7 @@ impl LaneSet {
             self.events.push_back(keypair.hello_record());
         }
         self.keypairs.push(keypair);
+        self.events.push_back(LaneEvent::Changed);
     }
 
     /// The session lets the keypair go whose lane 0 has our index `local`.
@@ -242,8 +258,13 @@ impl LaneSet {
                 if first && !self.ready[usize::from(offer.lane.port().0)] {
                     self.events.push_back(LaneEvent::Asked(offer.lane));
                 }
+                self.events.push_back(LaneEvent::Changed);
             }
-            Record::Accept(offer) => keypair.on_accept(offer, &mut self.events)?,
+            Record::Accept(offer) => {
+                keypair.on_accept(offer, &mut self.events)?;
+                // The proof may have come first: it takes another way than records.
+                self.events.push_back(LaneEvent::Changed);
+            }
             Record::Pattern(_) | Record::Report(_) => return Err(DropReason::UnexpectedRecord),
         }
         self.advance(now, cx);
@@ -284,7 +305,6 @@ impl LaneSet {
     }
 
     /// `port` has a way to the peer, perhaps after all repetitions: lanes that wait for a proof ask for it once more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for ports above 0"))]
     pub(super) fn handle_path(&mut self, port: PortNo, now: Instant) {
         let want = self.want;
         let Some(newest) = self.keypairs.last_mut() else { return };
@@ -348,25 +368,28 @@ impl LaneSet {
             .find_map(|(k, keypair)| Some((k, keypair.lanes.iter().position(|l| l.local == Some(index))?)))
     }
 
-    /// Lanes of the newest keypair take the steps that nothing stands in the way of.
+    /// Lanes take the steps that nothing stands in the way of: all that are wanted under the newest keypair, and those
+    /// the peer has asked for under any.
     fn advance(&mut self, now: Instant, cx: &mut Context<'_>) {
-        let Some(newest) = self.keypairs.last_mut() else { return };
-        for at in 0..newest.lanes.len() {
-            let lane = &mut newest.lanes[at];
-            let no = lane.keys.lane();
-            let wanted = no.0 <= self.want;
-            match lane.stage {
-                Stage::Derived if (wanted || lane.asked) && self.ready[usize::from(no.port().0)] => {
-                    let local = cx.indices.allocate(self.peer, cx.rng);
-                    let key = lane.keys.take_opening(local).expect("a derived lane has its keys");
-                    (lane.local, lane.stage) = (Some(local), Stage::Installing);
-                    self.events.push_back(LaneEvent::Install(key));
+        let (want, newest) = (self.want, self.keypairs.len().wrapping_sub(1));
+        for (i, keypair) in self.keypairs.iter_mut().enumerate() {
+            for at in 0..keypair.lanes.len() {
+                let lane = &mut keypair.lanes[at];
+                let no = lane.keys.lane();
+                let wanted = i == newest && no.0 <= want;
+                match lane.stage {
+                    Stage::Derived if (wanted || lane.asked) && self.ready[usize::from(no.port().0)] => {
+                        let local = cx.indices.allocate(self.peer, cx.rng);
+                        let key = lane.keys.take_opening(local).expect("a derived lane has its keys");
+                        (lane.local, lane.stage) = (Some(local), Stage::Installing);
+                        self.events.push_back(LaneEvent::Install(key));
+                    }
+                    Stage::Installed if wanted && !lane.proven && !lane.repeat_open.has_started() => {
+                        lane.repeat_open.start(now);
+                        self.events.extend(keypair.offer(at).map(|o| keypair.record(Record::Open(o))));
+                    }
+                    _ => {}
                 }
-                Stage::Installed if wanted && !lane.proven && !lane.repeat_open.has_started() => {
-                    lane.repeat_open.start(now);
-                    self.events.extend(newest.offer(at).map(|o| newest.record(Record::Open(o))));
-                }
-                _ => {}
             }
         }
     }

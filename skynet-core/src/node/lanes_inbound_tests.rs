@@ -38,6 +38,9 @@ fn table(generation: u32) -> Arc<ForwardingTable> {
         node_no: Some(NodeNo(2)),
         sealing: None,
         path: None,
+        most_lanes: 1,
+        lane_epoch: 0,
+        by_port: Vec::new(),
         bulk: Vec::new(),
         activity: Arc::default(),
         direct: Arc::default(),
@@ -49,7 +52,7 @@ fn table(generation: u32) -> Arc<ForwardingTable> {
 impl Half {
     fn new() -> Self {
         let drops = Arc::new(DropCounters::default());
-        let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops));
+        let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops), Arc::default());
         let mut queues = LocalQueues::default();
         let root = |role| LaneRoot {
             id: KeypairId(1),

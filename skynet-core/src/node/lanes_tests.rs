@@ -34,6 +34,8 @@ struct End {
     drops: Vec<DropReason>,
     out: Vec<Message>,
     accepts: u32,
+    /// The lanes of the last snapshot, with the peer's index.
+    published: Vec<(LaneNo, ReceiverIndex)>,
 }
 
 impl End {
@@ -53,6 +55,7 @@ impl End {
             drops: Vec::new(),
             out: Vec::new(),
             accepts: 0,
+            published: Vec::new(),
         }
     }
 
@@ -82,7 +85,7 @@ impl End {
                 }
                 LaneEvent::Prove(_, key) => self.out.push(Message::Sealed(sealed(&key))),
                 LaneEvent::Asked(lane) => self.asked.push(lane),
-                LaneEvent::Changed => {}
+                LaneEvent::Changed => self.published = self.snapshot(),
                 LaneEvent::Remove(_, index) => removed.push(index),
             }
         }
@@ -92,6 +95,11 @@ impl End {
             assert!(sealing.iter().all(|(_, s)| s.id() != key.id()), "sealing ends before opening");
             assert_eq!(self.indices.peer_of(index), None);
         }
+        assert_eq!(self.published, self.snapshot(), "a change that nobody was told of");
+    }
+
+    fn snapshot(&self) -> Vec<(LaneNo, ReceiverIndex)> {
+        self.lanes.bulk().iter().map(|(lane, key)| (*lane, key.receiver_index())).collect()
     }
 
     /// The inbound half takes the oldest key it was given.
@@ -313,6 +321,20 @@ fn a_peer_that_wants_no_lanes_keeps_everything_on_lane_0() {
     pair.begin(1);
     pair.run(Duration::from_secs(30));
     assert_eq!(pair.bulk(), [[0u8; 0]; 2]);
+}
+
+/// Both ends began a handshake at once: each ends up with the other's keypair as its newest.
+#[test]
+fn handshakes_that_cross_leave_both_ends_with_lane_1() {
+    let mut pair = Pair::alike();
+    let now = pair.now;
+    pair.ends[0].begin(1, Role::Initiator, now);
+    pair.ends[1].begin(2, Role::Initiator, now);
+    pair.ends[0].begin(2, Role::Responder, now);
+    pair.ends[1].begin(1, Role::Responder, now);
+    pair.collect();
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.bulk(), [vec![1], vec![1]]);
 }
 
 #[test]

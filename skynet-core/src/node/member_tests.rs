@@ -20,6 +20,7 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
         chunks: true,
+        min_lanes: 1,
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

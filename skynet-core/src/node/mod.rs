@@ -12,16 +12,19 @@
 mod config;
 pub mod directory;
 mod event;
+mod lane_paths;
 mod lanes;
 #[cfg(test)]
 mod lanes_inbound_tests;
 #[cfg(test)]
 mod lanes_tests;
+mod load;
 #[cfg(test)]
 mod member_tests;
 mod membership;
 mod paths;
 mod peers;
+mod ports;
 mod publish;
 mod sessions;
 pub mod staging;
@@ -37,16 +40,18 @@ use std::sync::Arc;
 
 pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
+pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
-pub use status::{PeerStatus, RelayStatus, Status};
+pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
 use crate::drop::{DropCounters, DropReason};
+use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
 use crate::node::directory::Inserted;
 use crate::node::membership::{MembershipAgent, MembershipEvent, lookup_for};
-use crate::node::paths::RelayBinding;
 use crate::node::peers::{Kind, Peer, Peers};
+use crate::node::ports::Ports;
 use crate::node::sessions::PendingInitiations;
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::{ProbeTags, StockPath};
@@ -78,9 +83,10 @@ pub struct Node {
     tags: ProbeTags,
     probe_start: u32,
     membership: Option<MembershipAgent>,
-    relay: Option<RelayBinding>,
+    ports: Ports,
+    /// Which ports peers want may have changed, or which are ready.
+    lanes_changed: bool,
     control_address: Option<SocketAddr>,
-    local_addresses: Vec<SocketAddr>,
     stock_addresses: Vec<IpAddr>,
     unresolved: Unresolved,
     drops: Arc<DropCounters>,
@@ -93,6 +99,8 @@ pub struct Node {
     suites: u32,
     max_lanes: u8,
     chunks: bool,
+    min_lanes: u8,
+    flows: Arc<FlowTable>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<NodeEvent>,
     last_now: Instant,
@@ -130,9 +138,9 @@ impl Node {
             tags: ProbeTags::new(now.unix),
             probe_start,
             membership,
-            relay: None,
+            ports: Ports::new(),
+            lanes_changed: false,
             control_address: None,
-            local_addresses: Vec::new(),
             stock_addresses: Vec::new(),
             unresolved: Unresolved::default(),
             drops: Arc::default(),
@@ -141,6 +149,8 @@ impl Node {
             dirty: true,
             removals: Vec::new(),
             suites: config.suites,
+            min_lanes: config.min_lanes,
+            flows: Arc::default(),
             max_lanes: config.max_lanes.min(u8::try_from(MAX_PORTS).expect("three bits")),
             chunks: config.chunks,
             transmits: VecDeque::new(),
@@ -167,6 +177,11 @@ impl Node {
         &self.drops
     }
 
+    /// Which lane a flow is on; shared with the workers.
+    pub fn flows(&self) -> &Arc<FlowTable> {
+        &self.flows
+    }
+
     /// Our static public key.
     pub fn public_key(&self) -> PublicKey {
         self.local.public()
@@ -174,9 +189,9 @@ impl Node {
 
     // ── What happened ──────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A datagram that is not bare transport data.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) {
-        if let Err(reason) = self.on_datagram(from, datagram, now) {
+    /// A datagram that came to `port` and is not bare transport data.
+    pub fn handle_datagram(&mut self, port: PortNo, from: SocketAddr, datagram: &mut [u8], now: Now) {
+        if let Err(reason) = self.on_datagram(port, from, datagram, now) {
             self.drops.count(reason);
         }
         self.settle(now);
@@ -185,7 +200,9 @@ impl Node {
     /// A message from a worker.
     pub fn handle_worker(&mut self, message: ToControl, now: Now) {
         let done = match message {
-            ToControl::Datagram { from, mut bytes, .. } => self.on_datagram(from, &mut bytes, now),
+            ToControl::Datagram { port, from, mut bytes, .. } => {
+                self.on_datagram(port, from, &mut bytes, now)
+            }
             ToControl::Stage { packet, .. } | ToControl::Unresolved { packet } => self.on_packet(packet, now),
             ToControl::Awake { slot } => {
                 self.on_awake(slot, now);
@@ -226,9 +243,7 @@ impl Node {
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }
-        if let Some(relay) = &mut self.relay {
-            relay.client.handle_timeout(now.mono);
-        }
+        self.lanes_changed |= self.ports.handle_timeout(now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
             let Some(peer) = self.peers.get_mut(slot) else { continue };
@@ -238,6 +253,9 @@ impl Node {
                     Ok(())
                 });
                 self.drain_session(slot, now);
+            }
+            if due(self.peers.get(slot).and_then(|p| p.load.poll_timeout(self.min_lanes))) {
+                self.give_lanes_back(slot, now);
             }
             if due(self.peers.get(slot).and_then(|p| p.lanes.poll_timeout())) {
                 let _done = self.with_lanes(slot, now, |lanes, _| {
@@ -251,11 +269,10 @@ impl Node {
                 }
                 self.drain_trains(slot, now);
             }
-            let path_due = self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_timeout());
-            if due(path_due.map(|(at, _)| at)) {
+            if due(self.peers.get(slot).and_then(Peer::path_timeout)) {
                 self.tell_traffic(slot, now);
-                if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-                    path.handle_timeout(now);
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.handle_path_timeout(now);
                 }
                 self.drain_path(slot, now);
             }
@@ -265,23 +282,37 @@ impl Node {
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The addresses of this host's interfaces with lane 0's port, at start and after every change.
+    /// The addresses of this host's interfaces with port 0's number, at start and after every change. Further ports
+    /// have the same addresses with their own.
     pub fn set_local_addresses(&mut self, addresses: &[SocketAddr], now: Now) {
-        if self.local_addresses != addresses {
-            self.local_addresses = addresses.to_vec();
-            self.local_addresses.truncate(crate::path::MAX_CANDIDATES);
-            let local = self.local_candidates();
+        if self.ports.set_addresses(addresses, now.mono) {
+            let local = self.local_candidates(PortNo(0));
             for slot in self.peers.slots() {
                 if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
                     path.set_local_candidates(&local, now);
                 }
                 self.drain_path(slot, now);
             }
-            if let Some(relay) = &mut self.relay {
-                relay.client.rebind(now.mono);
+            for port in 1..MAX_PORTS {
+                self.on_port_changed(PortNo(u8::try_from(port).expect("at most MAX_PORTS ports")), now);
             }
             self.publish_record(now);
         }
+        self.settle(now);
+    }
+
+    /// [`NodeEvent::OpenPort`] was done: `port` is bound, and this host's interface addresses with its number are
+    /// `addresses`. Its worker opens and seals from now on.
+    pub fn port_opened(&mut self, port: PortNo, addresses: &[SocketAddr], now: Now) {
+        self.ports.opened(port, addresses, &mut self.rng, now.mono);
+        self.lanes_changed = true;
+        self.settle(now);
+    }
+
+    /// [`NodeEvent::OpenPort`] could not be done. It is asked for again after a minute, if it is still wanted.
+    pub fn port_failed(&mut self, port: PortNo, now: Now) {
+        self.ports.failed(port, now.mono);
+        self.lanes_changed = true;
         self.settle(now);
     }
 
@@ -322,17 +353,14 @@ impl Node {
         if let Some(membership) = &self.membership {
             first = earliest(first, tagged(membership.poll_timeout(), NodeTimer::Control));
         }
-        if let Some(relay) = &self.relay {
-            first = earliest(first, tagged(relay.client.poll_timeout().map(|(at, _)| at), NodeTimer::Relay));
-        }
+        first = earliest(first, tagged(self.ports.poll_timeout(), NodeTimer::Relay));
         for peer in self.peers.iter() {
             first =
                 earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));
             first = earliest(first, tagged(peer.lanes.poll_timeout(), NodeTimer::Lane));
+            first = earliest(first, tagged(peer.load.poll_timeout(self.min_lanes), NodeTimer::Lane));
+            first = earliest(first, tagged(peer.path_timeout(), NodeTimer::Path));
             first = earliest(first, tagged(peer.trains.poll_timeout(), NodeTimer::Train));
-            if let Kind::Member { path, .. } = &peer.kind {
-                first = earliest(first, tagged(path.poll_timeout().map(|(at, _)| at), NodeTimer::Path));
-            }
         }
         first
     }
@@ -344,37 +372,53 @@ impl Node {
         self.last_now = self.last_now.max(now.mono);
         self.drain_relay(now);
         self.drain_membership(now);
+        self.sync_lane_paths(now);
         self.lease_timestamps(now);
         self.publish();
-    }
-
-    fn on_datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Now) -> Result<(), DropReason> {
-        match Wire::of(datagram) {
-            Wire::RelayUpkeep => {
-                let relay =
-                    self.relay.as_mut().filter(|r| r.address == from).ok_or(DropReason::BadRelayHeader)?;
-                relay.client.handle_datagram(datagram, now.mono);
-                Ok(())
-            }
-            Wire::RelayData => {
-                let relay =
-                    self.relay.as_mut().filter(|r| r.address == from).ok_or(DropReason::BadRelayHeader)?;
-                let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
-                // Only our session's number tells that the relay itself is alive; its address can be forged.
-                if relay.client.gen_no() == Some(header.gen_no) {
-                    relay.client.note_data_received(now.mono);
-                }
-                let source = PathSource::Relayed { relay: relay.no.0, sender: header.node_no };
-                self.on_payload(source, &mut datagram[DATA_HEADER_LEN..], now)
-            }
-            _ => self.on_payload(PathSource::Direct(from), datagram, now),
+        while let Some(event) = self.ports.poll_event() {
+            self.events.push_back(event);
         }
     }
 
-    fn on_payload(&mut self, source: PathSource, payload: &mut [u8], now: Now) -> Result<(), DropReason> {
+    fn on_datagram(
+        &mut self,
+        port: PortNo,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
+        match Wire::of(datagram) {
+            Wire::RelayUpkeep => {
+                let (_, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
+                client.handle_datagram(datagram, now.mono);
+                Ok(())
+            }
+            Wire::RelayData => {
+                let (relay, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
+                let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
+                // Only our session's number tells that the relay itself is alive; its address can be forged.
+                if client.gen_no() == Some(header.gen_no) {
+                    client.note_data_received(now.mono);
+                }
+                let source = PathSource::Relayed { relay: relay.0, sender: header.node_no };
+                self.on_payload(port, source, &mut datagram[DATA_HEADER_LEN..], now)
+            }
+            _ => self.on_payload(port, PathSource::Direct(from), datagram, now),
+        }
+    }
+
+    fn on_payload(
+        &mut self,
+        port: PortNo,
+        source: PathSource,
+        payload: &mut [u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
         match Wire::of(payload) {
-            Wire::Handshake => self.on_handshake(source, payload, now),
-            Wire::Probe => self.on_probe(source, payload, now),
+            // One handshake serves all lanes, and takes lane 0's way.
+            Wire::Handshake if port == PortNo(0) => self.on_handshake(source, payload, now),
+            Wire::Handshake => Err(DropReason::UnexpectedHandshake),
+            Wire::Probe => self.on_probe(port, source, payload, now),
             _ => Err(DropReason::UnknownType),
         }
     }
@@ -532,9 +576,10 @@ impl Node {
             Ok(())
         });
         self.drain_session(slot, now);
-        self.tags.remove(slot.0);
+        self.tags.remove_peer(slot);
         self.peers.remove(slot);
         self.dirty = true;
+        self.lanes_changed = true;
     }
 
     fn add_stock(&mut self, configured: StockPeer) {

@@ -1,12 +1,11 @@
 //! Paths and the relay session: probes in and out, and which way data goes.
 
-use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::control::message::Welcome;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
-use crate::id::{PeerSlot, PortNo, RelayNo};
+use crate::id::{PeerSlot, PortNo};
 use crate::member::{Endpoint, Member, RelayRtt};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
@@ -14,18 +13,10 @@ use crate::path::{
     Candidate, CandidateKind, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
     ProbeTo, RelayPath, Traffic,
 };
-use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
 use crate::session::{PathSource, PeerPsk, Session, SessionConfig, Tai64n};
 use crate::time::Now;
 use crate::wire::probe::Head;
 use crate::wire::relay::Class;
-
-/// Our session at a relay.
-pub(super) struct RelayBinding {
-    pub(super) client: RelayClient,
-    pub(super) address: SocketAddr,
-    pub(super) no: RelayNo,
-}
 
 impl Node {
     /// A member becomes a peer: a session and a path agent of its own.
@@ -37,7 +28,7 @@ impl Node {
         let membership = self.membership.as_ref()?;
         let (me, credentials) = (membership.me()?, membership.credentials()?);
         let root_pin = credentials.trust().root_pin().0;
-        let keys = PairKeys::new(&root_pin, &credentials.node().static_secret, &key)?;
+        let keys = PairKeys::new(&root_pin, &credentials.node().static_secret, &key, PortNo(0))?;
         let psk = PeerPsk::bound(&root_pin, &me.identity(), &member.identity(), None);
         let config = SessionConfig {
             peer: key,
@@ -48,14 +39,20 @@ impl Node {
         };
         let path_config = PathConfig { overlay: self.overlay() };
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
-        path.set_local_candidates(&self.local_candidates(), now);
+        path.set_local_candidates(&self.local_candidates(PortNo(0)), now);
         path.set_peer_endpoints(&candidates_of(member), &[], now);
         path.set_relay(self.relay_path(member), now);
         let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
         let slot = self.peers.insert(kind, Session::new(config))?;
+        self.lanes_changed = true;
+        let least = self.min_lanes;
+        let _wanted = self.with_lanes(slot, now, |lanes, cx| {
+            lanes.want(least.max(1), now.mono, cx);
+            Ok(())
+        });
         // There is room for a tag where there was room for a peer: both caps are the same.
         if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-            let _room = self.tags.add(slot.0, path.keys());
+            let _room = self.tags.add(slot, PortNo(0), path.keys());
         }
         self.dirty = true;
         self.drain_path(slot, now);
@@ -79,19 +76,28 @@ impl Node {
         self.drain_path(slot, now);
     }
 
-    /// A probe, out of its relay frame if it was in one.
+    /// A probe, out of its relay frame if it was in one. Its tag names the peer and the port whose path it is about;
+    /// one of a further port that did not come to that port came by the pair's carrier.
     pub(super) fn on_probe(
         &mut self,
+        port: PortNo,
         source: PathSource,
         datagram: &mut [u8],
         now: Now,
     ) -> Result<(), DropReason> {
         let head = Head::parse(datagram).map_err(|_| DropReason::Malformed)?;
-        let slot = match self.tags.lookup(&head.tag) {
-            Some(slot) => PeerSlot(slot),
-            None => self.peer_named_by_relay(source, now).ok_or(DropReason::UnknownProbeTag)?,
+        let (slot, about) = match self.tags.lookup(&head.tag) {
+            Some(owner) => owner,
+            None => {
+                let slot = self.peer_named_by_relay(source, now).ok_or(DropReason::UnknownProbeTag)?;
+                (slot, PortNo(0))
+            }
         };
-        let path = self.peers.get_mut(slot).and_then(Peer::path_mut).ok_or(DropReason::UnknownProbeTag)?;
+        if port != about && port != PortNo(0) {
+            return Err(DropReason::UnknownProbeTag);
+        }
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownProbeTag)?;
+        let path = peer.agent_mut(about).ok_or(DropReason::UnknownProbeTag)?;
         let opened = path.open(datagram).map_err(|e| match e {
             crate::wire::probe::ProbeError::Replayed | crate::wire::probe::ProbeError::OldStart => {
                 DropReason::Replayed
@@ -99,11 +105,14 @@ impl Node {
             _ => DropReason::BadTag,
         })?;
         let from = match source {
-            PathSource::Direct(address) => ProbeFrom::Direct(address),
-            PathSource::Relayed { relay, sender } => ProbeFrom::Relayed { relay, node_no: sender },
+            PathSource::Direct(address) if port == about => ProbeFrom::Direct(address),
+            PathSource::Relayed { relay, sender } if about == PortNo(0) => {
+                ProbeFrom::Relayed { relay, node_no: sender }
+            }
+            _ => peer.carrier_end(),
         };
         self.tell_traffic(slot, now);
-        if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+        if let Some(path) = self.peers.get_mut(slot).and_then(|p| p.agent_mut(about)) {
             let before = path.carries_chunks();
             path.handle_probe(from, opened, now);
             self.dirty |= path.carries_chunks() != before;
@@ -127,7 +136,7 @@ impl Node {
         }
     }
 
-    /// Sends a peer's probes and takes its choice of path.
+    /// Sends a peer's probes and takes its choice of path, of every port.
     pub(super) fn drain_path(&mut self, slot: PeerSlot, now: Now) {
         while let Some(probe) =
             self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_transmit())
@@ -146,17 +155,15 @@ impl Node {
             match event {
                 PathEvent::Selected { path, reason } => self.on_selected(slot, path, reason, now),
                 PathEvent::PeerRestarted => self.begin_anew(slot, now),
-                PathEvent::RefreshCandidates => {
-                    if let Some(relay) = &mut self.relay {
-                        relay.client.rebind(now.mono);
-                    }
-                }
+                PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
             }
         }
+        self.drain_lane_paths(slot, now);
     }
 
     fn on_selected(&mut self, slot: PeerSlot, path: Option<Path>, reason: crate::path::Reason, now: Now) {
         self.dirty = true;
+        self.tell_carrier(slot, now);
         let Some(peer) = self.peers.get(slot) else { return };
         let path = path.map_or_else(|| "none".into(), |p| describe(&p));
         let path = format!("{path} ({reason:?})");
@@ -193,20 +200,18 @@ impl Node {
     /// Fresh counters for the path agent, which judges by them.
     pub(super) fn tell_traffic(&mut self, slot: PeerSlot, now: Now) {
         let Some(peer) = self.peers.get_mut(slot) else { return };
-        let read = |a: &crate::forwarding::PathActivity| PathCounters {
-            tx: a.tx(),
-            rx: a.rx(),
-            last_rx: a.last_rx(),
-        };
         let traffic = Traffic {
             // A packet that waits for its key is traffic, of when it came: it is what a path is wanted for.
             last_tx: peer.session.activity().last_data_tx().max(peer.staged.newest()),
-            direct: read(&peer.direct),
-            relayed: read(&peer.relayed),
+            direct: PathCounters::read(&peer.direct),
+            relayed: PathCounters::read(&peer.relayed),
         };
+        let attention = peer.attention();
         if let Some(path) = peer.path_mut() {
+            path.set_attention(attention);
             path.handle_traffic(traffic, now);
         }
+        peer.tell_lane_traffic(traffic.last_tx, attention, now);
     }
 
     /// The way to a peer now, as the workers need it.
@@ -222,18 +227,11 @@ impl Node {
             Kind::Member { path, .. } => match path.selected()? {
                 Path::Direct { remote } => Some(direct(remote)),
                 Path::Relayed { node_no, .. } => {
-                    let relay = self.relay.as_ref()?;
-                    let relay_header = relay.client.data_header(node_no, Class::Normal, 0)?;
+                    let (to, header) = self.ports.relay_header(node_no, Class::Normal)?;
                     let activity = Arc::clone(&peer.relayed);
-                    let relay_header = Some(relay_header);
+                    let relay_header = Some(header);
                     // Trains are checked on the way to the peer, which this is not.
-                    Some(DataPath {
-                        port: PortNo(0),
-                        to: relay.address,
-                        relay_header,
-                        trains: true,
-                        activity,
-                    })
+                    Some(DataPath { port: PortNo(0), to, relay_header, trains: true, activity })
                 }
             },
         }
@@ -243,67 +241,44 @@ impl Node {
         self.send_by_relay_as(Class::Control, node_no, message);
     }
 
-    fn send_by_relay_as(&mut self, class: Class, node_no: u32, message: &[u8]) {
-        let Some(relay) = &self.relay else { return };
-        let Some(header) = relay.client.data_header(node_no, class, 0) else { return };
+    pub(super) fn send_by_relay_as(&mut self, class: Class, node_no: u32, message: &[u8]) {
+        let Some((to, header)) = self.ports.relay_header(node_no, class) else { return };
         let bytes = header.iter().chain(message).copied().collect();
-        self.transmits.push_back(Transmit { port: PortNo(0), to: relay.address, ttl: None, bytes });
+        self.transmits.push_back(Transmit { port: PortNo(0), to, ttl: None, bytes });
     }
 
     // ── The relay session ──────────────────────────────────────────────────────────────────────────────────────
 
     /// WELCOME brought a ticket: bind, or go on with the new one.
     pub(super) fn on_ticket(&mut self, welcome: &Welcome, now: Now) {
-        let no = RelayNo(welcome.relay_no);
         let manifest_address = self
             .membership
             .as_ref()
             .and_then(|m| m.credentials())
-            .and_then(|c| c.trust().manifest().relay(no.0)?.addresses.first().copied());
+            .and_then(|c| c.trust().manifest().relay(welcome.relay_no)?.addresses.first().copied());
         let Some(address) = manifest_address.or(self.control_address) else { return };
-        let clock = RelayClock::new(welcome.relay_unix_ms, now.mono);
-        match &mut self.relay {
-            Some(relay) if relay.no == no && relay.address == address => {
-                relay.client.set_ticket(welcome.ticket, welcome.bind_key.clone(), clock);
-                if !relay.client.is_up() {
-                    relay.client.rebind(now.mono);
-                }
-            }
-            _ => {
-                let config = RelayClientConfig {
-                    relay_no: no.0,
-                    lane: 0,
-                    ticket: welcome.ticket,
-                    bind_key: welcome.bind_key.clone(),
-                    clock,
-                };
-                let client = RelayClient::new(config, self.rng.fork(), now.mono);
-                self.relay = Some(RelayBinding { client, address, no });
-                self.dirty = true;
-            }
-        }
+        self.dirty |= self.ports.set_ticket(welcome, address, &mut self.rng, now.mono);
         self.drain_relay(now);
     }
 
+    /// Sends what the ports have for the relay, and takes what they learned of it.
     pub(super) fn drain_relay(&mut self, now: Now) {
-        let Some(relay) = &mut self.relay else { return };
-        while let Some(bytes) = relay.client.poll_transmit() {
-            self.transmits.push_back(Transmit { port: PortNo(0), to: relay.address, ttl: None, bytes });
+        while let Some(transmit) = self.ports.poll_transmit() {
+            self.transmits.push_back(transmit);
         }
-        let mut changed = false;
-        while let Some(event) = relay.client.poll_event() {
-            changed |=
-                matches!(event, RelayEvent::Up { .. } | RelayEvent::Down | RelayEvent::ObservedChanged(_));
-        }
-        if changed {
-            self.dirty = true;
-            self.on_relay_changed(now);
+        while let Some(port) = self.ports.poll_changed() {
+            if port == PortNo(0) {
+                self.dirty = true;
+                self.on_relay_changed(now);
+            } else {
+                self.on_port_changed(port, now);
+            }
         }
     }
 
-    /// Up, down, or our address as the relay sees it changed: every path agent has to know.
+    /// Up, down, or our address as the relay sees it changed: every path agent of port 0 has to know.
     fn on_relay_changed(&mut self, now: Now) {
-        let local = self.local_candidates();
+        let local = self.local_candidates(PortNo(0));
         for slot in self.peers.slots() {
             let Some(member) = self.peers.get(slot).and_then(Peer::member).cloned() else { continue };
             let relay = self.relay_path(&member);
@@ -318,12 +293,12 @@ impl Node {
 
     /// The relay both ends use, if ours is up.
     fn relay_path(&self, member: &Member) -> Option<RelayPath> {
-        let relay = self.relay.as_ref().filter(|r| r.client.is_up())?;
+        let (relay, client) = self.ports.main_client().filter(|(_, client)| client.is_up())?;
         let theirs = member.relays().iter().find(|r| r.relay_no == relay.no.0);
         Some(RelayPath {
             relay_no: relay.no.0,
             node_no: member.node_no(),
-            rtt: relay.client.rtt().unwrap_or_default(),
+            rtt: client.rtt().unwrap_or_default(),
             peer_rtt: theirs.map(|r| core::time::Duration::from_millis(r.rtt_ms.into())),
         })
     }
@@ -331,39 +306,22 @@ impl Node {
     /// Tells the directory where we can be reached.
     pub(super) fn publish_record(&mut self, now: Now) {
         let endpoints = self
-            .local_candidates()
+            .local_candidates(PortNo(0))
             .iter()
             .map(|c| Endpoint { kind: c.kind as u8, address: c.addr })
             .collect();
-        let relays = self
-            .relay
-            .iter()
-            .filter_map(|r| {
-                let rtt_ms = u16::try_from(r.client.rtt()?.as_millis()).unwrap_or(u16::MAX);
-                Some(RelayRtt { relay_no: r.no.0, rtt_ms })
-            })
-            .collect();
+        let told = self.ports.main_client().and_then(|(relay, client)| {
+            let rtt_ms = u16::try_from(client.rtt()?.as_millis()).unwrap_or(u16::MAX);
+            Some(RelayRtt { relay_no: relay.no.0, rtt_ms })
+        });
         if let Some(membership) = &mut self.membership {
-            membership.publish(endpoints, relays, now);
+            membership.publish(endpoints, told.into_iter().collect(), now);
         }
     }
 
-    /// Our own candidates: interface addresses, and the one the relay sees.
-    pub(super) fn local_candidates(&self) -> Vec<Candidate> {
-        let host = |a: &SocketAddr| {
-            let kind = match a.ip() {
-                IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => CandidateKind::GlobalV6,
-                _ => CandidateKind::Host,
-            };
-            Candidate::new(kind, *a)
-        };
-        let mut candidates: Vec<Candidate> = self.local_addresses.iter().map(host).collect();
-        if let Some(observed) = self.relay.as_ref().and_then(|r| r.client.observed())
-            && !self.local_addresses.contains(&observed)
-        {
-            candidates.push(Candidate::new(CandidateKind::ServerReflexive, observed));
-        }
-        crate::path::select_candidates(&candidates, &self.overlay())
+    /// Where a port of ours can be reached, as a peer is told.
+    pub(super) fn local_candidates(&self, port: PortNo) -> Vec<Candidate> {
+        crate::path::select_candidates(&self.ports.candidates(port), &self.overlay())
     }
 }
 

@@ -9,7 +9,9 @@ use crate::forwarding::PathActivity;
 use crate::id::{Generation, NodeNo, PeerSlot};
 use crate::key::PublicKey;
 use crate::member::Member;
+use crate::node::lane_paths::LanePaths;
 use crate::node::lanes::LaneSet;
+use crate::node::load::Load;
 use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
 use crate::path::{PathAgent, StockPath};
@@ -31,6 +33,10 @@ pub(super) struct Peer {
     pub(super) heard_from: Option<PathSource>,
     pub(super) relayed: Arc<PathActivity>,
     pub(super) direct: Arc<PathActivity>,
+    /// Its paths of ports 1, 2, …
+    pub(super) lane_paths: LanePaths,
+    /// What its lanes carry, and how many there should be.
+    pub(super) load: Load,
     /// Without keys for a stock peer.
     pub(super) lanes: LaneSet,
     /// Idle for a stock peer.
@@ -119,6 +125,8 @@ impl Peers {
             heard_from: None,
             relayed: Arc::default(),
             direct: Arc::default(),
+            lane_paths: LanePaths::default(),
+            load: Load::default(),
         };
         self.by_key.insert(peer.key, slot);
         for prefix in peer.prefixes() {

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
 use crate::constants::INNER_MTU;
-use crate::forwarding::{DataPath, ForwardingTable, Framing, LaneEntry, PeerEntry};
-use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::forwarding::{ForwardingTable, Framing, PeerEntry};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent};
 use crate::wire::record::FEATURE_CHUNKS;
@@ -17,6 +16,7 @@ impl Node {
     pub(super) fn publish(&mut self) {
         if self.dirty {
             self.dirty = false;
+            self.note_usable_lanes();
             self.table_version += 1;
             let table = Arc::new(self.build_table());
             self.events.push_back(NodeEvent::Publish(table));
@@ -35,10 +35,13 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
-                bulk: self.bulk(peer),
+                bulk: self.usable_lanes(peer),
+                most_lanes: peer.lanes.agreed(),
+                lane_epoch: peer.load.epoch(),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),
+                by_port: peer.activity_by_port(),
             }));
         }
         let me = self.membership.as_ref().and_then(|m| m.me());
@@ -50,17 +53,8 @@ impl Node {
             own: self.stock_addresses.iter().copied().chain(member_addresses).collect(),
             overlay: self.overlay(),
             mac1: Some(self.mac1.clone()),
-            relays: self.relay.iter().map(|r| (r.address, r.no)).collect(),
+            relays: self.ports.relay().map(|r| (r.address, r.no)).into_iter().collect(),
         }
-    }
-
-    /// The lanes of a peer that are open and have a way.
-    fn bulk(&self, peer: &Peer) -> Vec<LaneEntry> {
-        let framing = self.framing(peer);
-        let entry = |(lane, sealing)| {
-            Some(LaneEntry { lane, sealing, path: self.lane_path(peer.slot, lane)?, framing })
-        };
-        peer.lanes.bulk().into_iter().filter_map(entry).collect()
     }
 
     /// In chunks if both ends can, as long as hardly anything is lost.
@@ -68,11 +62,6 @@ impl Node {
         let theirs = peer.lanes.hello().is_some_and(|hello| hello.features & FEATURE_CHUNKS != 0);
         let carried = matches!(&peer.kind, Kind::Member { path, .. } if path.carries_chunks());
         if self.chunks && theirs && carried { Framing::Chunks { limit: INNER_MTU } } else { Framing::Plain }
-    }
-
-    /// How what is sealed on this lane leaves: lane 1 goes where lane 0 goes.
-    pub(super) fn lane_path(&self, slot: PeerSlot, lane: LaneNo) -> Option<DataPath> {
-        if lane.port() == PortNo(0) { self.data_path(slot) } else { None }
     }
 
     /// The network's own prefixes, once we are a member.

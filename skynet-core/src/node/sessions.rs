@@ -172,9 +172,7 @@ impl Node {
                 }
                 SessionEvent::UseSealing(key) => {
                     peer.sealing = Some(Arc::clone(&key));
-                    if let Some(path) = peer.path_mut() {
-                        path.handle_new_session();
-                    }
+                    peer.tell_new_session();
                     self.dirty = true;
                     self.begin_lanes(slot, key, now);
                     self.flush_staged(slot, now);
@@ -303,8 +301,14 @@ impl Node {
                     self.seal_with(slot, &key, &record.encode(), is_data, now);
                 }
                 LaneEvent::Prove(lane, key) => self.prove_lane(slot, lane, &key, now),
-                LaneEvent::Asked(lane) => tracing::debug!(?slot, ?lane, "no port for a lane the peer wants"),
-                LaneEvent::Changed => self.dirty = true,
+                LaneEvent::Asked(lane) => {
+                    tracing::debug!(?slot, ?lane, "the peer asks for a lane");
+                    self.lanes_changed = true;
+                }
+                LaneEvent::Changed => {
+                    self.dirty = true;
+                    self.lanes_changed = true;
+                }
                 LaneEvent::Remove(port, index) => self.removals.push((port, index)),
             }
         }

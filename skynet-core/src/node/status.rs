@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::forwarding::Framing;
+use crate::id::LaneNo;
 use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
@@ -43,6 +44,25 @@ pub struct RelayStatus {
     pub observed: Option<SocketAddr>,
 }
 
+/// One lane to a peer.
+#[derive(Clone, Debug)]
+pub struct LaneStatus {
+    /// Which.
+    pub lane: LaneNo,
+    /// Its cipher, once it is agreed and open.
+    pub cipher: Option<Suite>,
+    /// Where its data goes; `None` while it has no way, or none of its own.
+    pub path: Option<Path>,
+    /// Round trip on that path.
+    pub rtt: Option<Duration>,
+    /// Messages sent by its port to the peer, lane 0's among lane 1's, modulo 2^32,
+    pub tx: u32,
+    /// and received.
+    pub rx: u32,
+    /// Whether it carries data now.
+    pub usable: bool,
+}
+
 /// One peer or known member.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
@@ -72,6 +92,8 @@ pub struct PeerStatus {
     pub lanes: u8,
     /// How its bulk becomes messages while a lane is open.
     pub framing: Framing,
+    /// Every lane that is wanted or open, ascending; empty: everything goes on lane 0.
+    pub lane_list: Vec<LaneStatus>,
     /// Whether trains of datagrams arrive there; if not, each is sent by itself.
     pub trains_arrive: bool,
     /// How often they were found not to.
@@ -101,6 +123,7 @@ impl Node {
                     cipher: None,
                     lanes: 0,
                     framing: Framing::Plain,
+                    lane_list: Vec::new(),
                     trains_arrive: true,
                     train_failures: 0,
                     history: Vec::new(),
@@ -116,12 +139,12 @@ impl Node {
                 (c.trust().genesis().name.clone(), id)
             }),
             control_connected: membership.is_some_and(|m| m.is_connected()),
-            relay: self.relay.as_ref().map(|r| RelayStatus {
-                relay_no: r.no.0,
-                address: r.address,
-                up: r.client.is_up(),
-                rtt: r.client.rtt(),
-                observed: r.client.observed(),
+            relay: self.ports.main_client().map(|(relay, client)| RelayStatus {
+                relay_no: relay.no.0,
+                address: relay.address,
+                up: client.is_up(),
+                rtt: client.rtt(),
+                observed: client.observed(),
             }),
             peers,
         }
@@ -141,6 +164,7 @@ impl Node {
         };
         let directory = self.membership.as_ref().map(|m| &m.directory);
         let online = peer.member().and_then(|m| Some(directory?.get(&m.identity())?.online));
+        let usable: Vec<LaneNo> = self.usable_lanes(peer).iter().map(|l| l.lane).collect();
         let lane0 = peer.session.is_established().then_some(Suite::ChaCha20Poly1305);
         PeerStatus {
             name: peer.name(),
@@ -154,11 +178,34 @@ impl Node {
             established: peer.session.is_established(),
             suites: peer.lanes.hello().map(|h| h.suites),
             cipher: peer.lanes.suite().or(lane0),
-            lanes: u8::try_from(peer.lanes.bulk().len()).unwrap_or(u8::MAX),
+            lanes: u8::try_from(usable.len()).unwrap_or(u8::MAX),
+            lane_list: self.lane_list(peer, &usable),
             framing: self.framing(peer),
             trains_arrive: peer.trains.trains_arrive(),
             train_failures: peer.trains.failures(),
             history,
         }
+    }
+
+    fn lane_list(&self, peer: &Peer, usable: &[LaneNo]) -> Vec<LaneStatus> {
+        let most = peer.lanes.wanted().max(usable.last().map_or(0, |l| l.0));
+        (1..=most)
+            .map(LaneNo)
+            .map(|lane| {
+                let (tx, rx) = peer.messages_by(lane);
+                let agent = peer.agent(lane.port());
+                LaneStatus {
+                    lane,
+                    cipher: peer.lanes.suite().filter(|_| usable.contains(&lane)),
+                    path: agent
+                        .and_then(|a| a.selected())
+                        .filter(|p| lane == LaneNo(1) || matches!(p, Path::Direct { .. })),
+                    rtt: agent.and_then(|a| a.rtt()),
+                    tx,
+                    rx,
+                    usable: usable.contains(&lane),
+                }
+            })
+            .collect()
     }
 }

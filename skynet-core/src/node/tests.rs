@@ -69,15 +69,16 @@ impl Host {
             suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
             max_lanes: 4,
             chunks: true,
+            min_lanes: 1,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
-        let drops = Arc::clone(node.drops());
+        let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
         Self {
             address,
             inner,
             node,
-            outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(PortNo(0), drops),
+            outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
+            inbound: Inbound::new(PortNo(0), drops, flows),
             table: Arc::default(),
             queues: LocalQueues::default(),
             delivered: Delivered::default(),

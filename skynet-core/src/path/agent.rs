@@ -21,8 +21,8 @@ mod rounds;
 mod select;
 
 pub use face::{
-    Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeFrom, ProbeTo,
-    ProbeTransmit, RelayPath, Traffic,
+    Attention, CARRIER, Counted, Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer,
+    ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 use liveness::{Suspect, Watch};
 use rounds::{Caller, Round};
@@ -65,6 +65,8 @@ pub struct PathAgent {
     /// Of data on the selected path.
     loss: LossGuard,
     watch: Option<Watch>,
+    attention: Attention,
+    counted: Option<Counted>,
     suspect: Option<Suspect>,
     confirm_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -106,6 +108,8 @@ impl PathAgent {
             resting: false,
             awaits_session: false,
             watch: None,
+            attention: Attention::Calm,
+            counted: None,
             suspect: None,
             confirm_at: None,
             retry_at: None,
@@ -125,6 +129,14 @@ impl PathAgent {
     /// Where data goes.
     pub fn selected(&self) -> Option<Path> {
         self.selected
+    }
+
+    /// The selected path, if it is direct and not in doubt.
+    pub fn live_direct(&self) -> Option<SocketAddr> {
+        match self.selected {
+            Some(Path::Direct { remote }) if self.is_direct() => Some(remote),
+            _ => None,
+        }
     }
 
     /// The state, derived from what is known.
@@ -147,6 +159,16 @@ impl PathAgent {
     /// Smoothed round-trip time of the selected path to the peer.
     pub fn rtt(&self) -> Option<Duration> {
         self.link(self.selected?).and_then(|l| l.rtt.smoothed())
+    }
+
+    /// Least of the last round-trip times of the selected path: what it can do when nothing queues.
+    pub fn least_rtt(&self) -> Option<Duration> {
+        self.link(self.selected?).and_then(|l| l.rtt.least())
+    }
+
+    /// What both ends have counted on the selected direct path.
+    pub fn counted(&self) -> Option<Counted> {
+        self.counted
     }
 
     /// Changes of the selected path, oldest first, at most [`super::HISTORY_CAP`].
@@ -181,6 +203,11 @@ impl PathAgent {
             self.peer_restarted();
         }
         Ok(Opened { head, body })
+    }
+
+    /// How closely to watch from now on.
+    pub fn set_attention(&mut self, attention: Attention) {
+        self.attention = attention;
     }
 
     /// My own candidates, as gathered. A change while traffic flows begins a round.
@@ -246,6 +273,7 @@ impl PathAgent {
         if edge && self.is_active() {
             self.wake();
         }
+        self.hasten_watch();
     }
 
     /// There are new keys for data to the peer.

@@ -1,6 +1,7 @@
 //! The keys of a pair, the sender's nonces and the receiver's memory of them (`docs/PROTOCOL.md` §5).
 
 use crate::crypto::{hkdf, mac16};
+use crate::id::PortNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::rng::{Rng, RngCore as _};
 use crate::time::UnixTime;
@@ -8,7 +9,7 @@ use crate::wire::probe::{self, Body, Head, Nonce, ProbeError, ProbeKey, Tag};
 
 const DAY: u64 = 86_400;
 
-/// Both directions' keys of one pair of nodes. Derived once (one X25519) and kept while the peer is cached.
+/// Both directions' keys of one pair of nodes on one port. Derived once (one X25519) and kept while the peer is cached.
 #[derive(Debug)]
 pub struct PairKeys {
     send: ProbeKey,
@@ -19,18 +20,21 @@ pub struct PairKeys {
 }
 
 impl PairKeys {
-    /// `K = HKDF(root_pin, X25519(mine, peer), "skynet path 1" | lower key | higher key | direction)`; `None` if
-    /// the peer's key is a point of small order.
-    pub fn new(root_pin: &[u8; 32], mine: &StaticSecret, peer: &PublicKey) -> Option<Self> {
+    /// `K = HKDF(root_pin, X25519(mine, peer), "skynet path 1" | lower key | higher key | direction [| port])`, the
+    /// port only if it is not 0, so a probe of one port is nothing on another; `None` if the peer's key is a point of
+    /// small order.
+    pub fn new(root_pin: &[u8; 32], mine: &StaticSecret, peer: &PublicKey, port: PortNo) -> Option<Self> {
         let shared = mine.diffie_hellman(peer)?;
         let my_public = mine.public();
         let lower = my_public < *peer;
         let (low, high) = if lower { (&my_public, peer) } else { (peer, &my_public) };
+        let number = [port.0];
+        let port = if port == PortNo(0) { &[][..] } else { &number[..] };
         let derive = |direction: u8| {
             hkdf(
                 root_pin,
                 shared.expose(),
-                &[b"skynet path 1", low.as_bytes(), high.as_bytes(), &[direction]],
+                &[b"skynet path 1", low.as_bytes(), high.as_bytes(), &[direction], port],
             )
         };
         let (from_lower, from_higher) = (derive(0), derive(1));
@@ -170,7 +174,11 @@ mod tests {
 
     fn pair() -> (PairKeys, PairKeys) {
         let (a, b) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
-        (PairKeys::new(&[3; 32], &a, &b.public()).unwrap(), PairKeys::new(&[3; 32], &b, &a.public()).unwrap())
+        (keys_of(&a, &b, 0), keys_of(&b, &a, 0))
+    }
+
+    fn keys_of(mine: &StaticSecret, peer: &StaticSecret, port: u8) -> PairKeys {
+        PairKeys::new(&[3; 32], mine, &peer.public(), PortNo(port)).unwrap()
     }
 
     fn nonce(start: u32, random: u32, counter: u32) -> Nonce {
@@ -195,10 +203,32 @@ mod tests {
             &[4; 32],
             &StaticSecret::from_bytes([1; 32]),
             &StaticSecret::from_bytes([2; 32]).public(),
+            PortNo(0),
         )
         .unwrap();
         assert!(!a.send_secret.ct_eq(&other.send_secret));
-        assert!(PairKeys::new(&[4; 32], &StaticSecret::from_bytes([1; 32]), &PublicKey([0; 32])).is_none());
+        let small_order = PublicKey([0; 32]);
+        let mine = StaticSecret::from_bytes([1; 32]);
+        assert!(PairKeys::new(&[4; 32], &mine, &small_order, PortNo(0)).is_none());
+    }
+
+    #[test]
+    fn another_port_has_other_keys_and_a_probe_of_one_does_not_open_on_another() {
+        let (a, b) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
+        let now = UnixTime(1_700_000_000);
+        let body =
+            Body::Ping(probe::Ping { txid: 1, t_us: 2, path_id: 3, wire_size: 0, tx_data: 4, rx_data: 5 });
+        let mut tags = std::collections::BTreeSet::new();
+        for port in 0..8 {
+            let mine = keys_of(&a, &b, port);
+            tags.extend([mine.send_tag(now), mine.receive_tags(now)[1]]);
+            let sealed = mine.seal(0, now, nonce(1, 2, 3), &body);
+            for other in 0..8 {
+                let opened = keys_of(&b, &a, other).open(&mut sealed.clone());
+                assert_eq!(opened.is_ok(), port == other, "{port} on {other}");
+            }
+        }
+        assert_eq!(tags.len(), 16);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) const DATA_LOST_CONFIRM: Duration = Duration::from_millis(250);
 pub(super) struct Outstanding {
     txid: u64,
     pub sent: Instant,
-    pub(super) tx_data: u32,
+    pub tx_data: u32,
 }
 
 /// A point of comparison for the data counters.

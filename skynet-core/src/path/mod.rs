@@ -37,8 +37,8 @@ mod stock;
 mod tags;
 
 pub use agent::{
-    Counters, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState, PathTimer, ProbeFrom,
-    ProbeTo, ProbeTransmit, RelayPath, Traffic,
+    Attention, CARRIER, Counted, Counters, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState,
+    PathTimer, ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 pub use candidate::{
     Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_probe_target, select_candidates,

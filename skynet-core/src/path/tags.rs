@@ -1,8 +1,9 @@
-//! From the tag on a probe to the peer whose key opens it.
+//! From the tag on a probe to the peer, and the port, whose key opens it.
 
 use std::collections::BTreeMap;
 
 use super::keys::{PairKeys, day_of, tags_around};
+use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::Secret;
 use crate::time::UnixTime;
 use crate::wire::probe::Tag;
@@ -15,13 +16,20 @@ pub const MAX_PEERS: usize = 4096;
 #[error("the tags of {MAX_PEERS} peers are known already")]
 pub struct TagsFull;
 
-/// Tag → slot of the peer, for yesterday, today and tomorrow of every cached peer: at most 3 × [`MAX_PEERS`] tags.
+/// Keys whose tags are known at most: of every peer all ports.
+const MAX_KEYS: usize = MAX_PEERS * MAX_PORTS;
+
+/// Whose a tag is.
+type Owner = (PeerSlot, PortNo);
+
+/// Tag → the peer's slot and the port, for yesterday, today and tomorrow of every cached peer: at most
+/// 3 × [`MAX_PEERS`] tags, and as many again for every further port in use with all of them.
 /// A probe with another tag is dropped without reply, so a scanner learns nothing.
 #[derive(Debug, Default)]
 pub struct ProbeTags {
     day: u64,
-    slots: BTreeMap<Tag, u32>,
-    secrets: BTreeMap<u32, Secret>,
+    owners: BTreeMap<Tag, Owner>,
+    secrets: BTreeMap<Owner, Secret>,
 }
 
 impl ProbeTags {
@@ -30,32 +38,40 @@ impl ProbeTags {
         Self { day: day_of(now), ..Self::default() }
     }
 
-    /// Makes the probes of a peer known under `slot`, replacing what `slot` meant before.
-    pub fn add(&mut self, slot: u32, keys: &PairKeys) -> Result<(), TagsFull> {
-        self.remove(slot);
-        if self.secrets.len() >= MAX_PEERS {
+    /// Makes the probes of a peer on `port` known under `slot`, replacing what these two meant before.
+    pub fn add(&mut self, slot: PeerSlot, port: PortNo, keys: &PairKeys) -> Result<(), TagsFull> {
+        self.remove(slot, port);
+        if self.secrets.len() >= MAX_KEYS {
             return Err(TagsFull);
         }
         let secret = keys.receive_secret().clone();
         for tag in tags_around(&secret, self.day) {
-            self.slots.insert(tag, slot);
+            self.owners.insert(tag, (slot, port));
         }
-        self.secrets.insert(slot, secret);
+        self.secrets.insert((slot, port), secret);
         Ok(())
     }
 
-    /// Forgets a peer.
-    pub fn remove(&mut self, slot: u32) {
-        if let Some(secret) = self.secrets.remove(&slot) {
+    /// Forgets one port of a peer.
+    pub fn remove(&mut self, slot: PeerSlot, port: PortNo) {
+        if let Some(secret) = self.secrets.remove(&(slot, port)) {
             for tag in tags_around(&secret, self.day) {
-                self.slots.remove(&tag);
+                self.owners.remove(&tag);
             }
         }
     }
 
-    /// The peer's slot, if the tag is known.
-    pub fn lookup(&self, tag: &Tag) -> Option<u32> {
-        self.slots.get(tag).copied()
+    /// Forgets a peer.
+    pub fn remove_peer(&mut self, slot: PeerSlot) {
+        let last = PortNo(u8::MAX);
+        let ports: Vec<PortNo> =
+            self.secrets.range((slot, PortNo(0))..=(slot, last)).map(|((_, port), _)| *port).collect();
+        ports.into_iter().for_each(|port| self.remove(slot, port));
+    }
+
+    /// The peer's slot and the port, if the tag is known.
+    pub fn lookup(&self, tag: &Tag) -> Option<(PeerSlot, PortNo)> {
+        self.owners.get(tag).copied()
     }
 
     /// Moves to the day of `now`. Costs a comparison unless the day changed; then three MACs per peer.
@@ -65,10 +81,10 @@ impl ProbeTags {
             return;
         }
         self.day = day;
-        self.slots.clear();
-        for (slot, secret) in &self.secrets {
+        self.owners.clear();
+        for (owner, secret) in &self.secrets {
             for tag in tags_around(secret, day) {
-                self.slots.insert(tag, *slot);
+                self.owners.insert(tag, *owner);
             }
         }
     }
@@ -78,7 +94,7 @@ impl ProbeTags {
         UnixTime((self.day + 1) * 86_400)
     }
 
-    /// Peers known.
+    /// Keys known: one of each peer and port.
     pub fn len(&self) -> usize {
         self.secrets.len()
     }
@@ -94,23 +110,49 @@ mod tests {
     use super::*;
     use crate::key::StaticSecret;
 
-    fn keys(mine: u8, peer: u8) -> PairKeys {
+    const P0: PortNo = PortNo(0);
+
+    fn keys_on(mine: u8, peer: u8, port: PortNo) -> PairKeys {
         PairKeys::new(
             &[3; 32],
             &StaticSecret::from_bytes([mine; 32]),
             &StaticSecret::from_bytes([peer; 32]).public(),
+            port,
         )
         .unwrap()
+    }
+
+    fn keys(mine: u8, peer: u8) -> PairKeys {
+        keys_on(mine, peer, P0)
+    }
+
+    #[test]
+    fn a_tag_names_the_port_too_and_a_peer_goes_with_all_of_them() {
+        let now = UnixTime(1_700_000_000);
+        let mut tags = ProbeTags::new(now);
+        for port in [0, 3, 7].map(PortNo) {
+            tags.add(PeerSlot(7), port, &keys_on(1, 2, port)).unwrap();
+            tags.add(PeerSlot(8), port, &keys_on(1, 3, port)).unwrap();
+        }
+        let tag = |peer, port| keys_on(peer, 1, PortNo(port)).send_tag(now);
+        assert_eq!(tags.lookup(&tag(2, 3)), Some((PeerSlot(7), PortNo(3))));
+        assert_eq!(tags.lookup(&tag(2, 4)), None);
+        tags.remove(PeerSlot(7), PortNo(3));
+        assert_eq!(tags.lookup(&tag(2, 3)), None);
+        tags.remove_peer(PeerSlot(7));
+        assert_eq!((tags.lookup(&tag(2, 0)), tags.lookup(&tag(2, 7))), (None, None));
+        assert_eq!(tags.lookup(&tag(3, 7)), Some((PeerSlot(8), PortNo(7))));
+        assert_eq!((tags.len(), tags.owners.len()), (3, 9));
     }
 
     #[test]
     fn a_peer_is_found_by_its_tag_of_three_days() {
         let now = UnixTime(1_700_000_000);
         let mut tags = ProbeTags::new(now);
-        tags.add(7, &keys(1, 2)).unwrap();
+        tags.add(PeerSlot(7), P0, &keys(1, 2)).unwrap();
         let peer = keys(2, 1);
         for at in [now.0 - 86_400, now.0, now.0 + 86_400] {
-            assert_eq!(tags.lookup(&peer.send_tag(UnixTime(at))), Some(7));
+            assert_eq!(tags.lookup(&peer.send_tag(UnixTime(at))), Some((PeerSlot(7), P0)));
         }
         assert_eq!(tags.lookup(&peer.send_tag(UnixTime(now.0 + 2 * 86_400))), None);
         assert_eq!(tags.lookup(&keys(1, 2).send_tag(now)), None, "my own direction is not the peer's");
@@ -120,24 +162,24 @@ mod tests {
     fn midnight_moves_the_three_days() {
         let now = UnixTime(1_700_000_000);
         let mut tags = ProbeTags::new(now);
-        tags.add(7, &keys(1, 2)).unwrap();
+        tags.add(PeerSlot(7), P0, &keys(1, 2)).unwrap();
         let tomorrow = tags.next_roll_over();
         tags.roll_over(tomorrow);
         let peer = keys(2, 1);
-        assert_eq!(tags.lookup(&peer.send_tag(now.plus_secs(2 * 86_400))), Some(7));
+        assert_eq!(tags.lookup(&peer.send_tag(now.plus_secs(2 * 86_400))), Some((PeerSlot(7), P0)));
         assert_eq!(tags.lookup(&peer.send_tag(UnixTime(now.0 - 86_400))), None);
-        tags.remove(7);
-        assert!(tags.is_empty() && tags.slots.is_empty());
+        tags.remove(PeerSlot(7), P0);
+        assert!(tags.is_empty() && tags.owners.is_empty());
     }
 
     #[test]
     fn the_table_is_bounded() {
         let mut tags = ProbeTags::new(UnixTime(0));
         let k = keys(1, 2);
-        for slot in 0..MAX_PEERS as u32 {
-            tags.secrets.insert(slot, k.receive_secret().clone());
+        for slot in 0..MAX_KEYS as u32 {
+            tags.secrets.insert((PeerSlot(slot), P0), k.receive_secret().clone());
         }
-        assert_eq!(tags.add(99_999, &k), Err(TagsFull));
-        assert_eq!(tags.add(5, &k), Ok(()), "a slot may be replaced when full");
+        assert_eq!(tags.add(PeerSlot(99_999), P0, &k), Err(TagsFull));
+        assert_eq!(tags.add(PeerSlot(5), P0, &k), Ok(()), "a slot may be replaced when full");
     }
 }

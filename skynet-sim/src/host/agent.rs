@@ -15,10 +15,10 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::PortNo;
+use skynet_core::id::{MAX_PORTS, PortNo};
 use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
-    Addresses, ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, Status,
+    Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
 };
 use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
@@ -69,17 +69,20 @@ pub struct AgentConfig {
     pub engine: Engine,
     /// Ciphers it offers for lanes.
     pub suites: u32,
-    /// Lanes for bulk it offers.
+    /// Lanes for bulk it offers,
     pub max_lanes: u8,
     /// Whether it offers chunks.
     pub chunks: bool,
+    /// and those it opens with every peer at once.
+    pub min_lanes: u8,
     /// What a start before left.
     pub persisted: Persisted,
 }
 
 struct Running {
     node: Node,
-    inbound: Inbound,
+    /// By port; those that are open.
+    inbound: [Option<Inbound>; MAX_PORTS],
     outbound: Outbound,
     queues: LocalQueues,
     table: Arc<ForwardingTable>,
@@ -172,6 +175,25 @@ impl AgentHost {
         &self.notes
     }
 
+    /// The local endpoint of a port: one number after another.
+    fn local(&self, port: PortNo) -> SocketAddr {
+        let local = self.config.local;
+        SocketAddr::new(local.ip(), local.port() + u16::from(port.0))
+    }
+
+    /// Ports that are open.
+    pub fn open_ports(&self) -> usize {
+        self.running.as_ref().map_or(0, |r| r.inbound.iter().flatten().count())
+    }
+
+    /// What the shell would measure: given to `Node` as it is.
+    pub fn handle_load(&mut self, sample: &LoadSample, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.handle_load(sample, now);
+        }
+        self.settle(now);
+    }
+
     fn note(&mut self, now: Now, text: String) {
         if self.notes.len() < MAX_NOTES {
             self.notes.push((now.mono, text));
@@ -197,6 +219,7 @@ impl AgentHost {
             suites: self.config.suites,
             max_lanes: self.config.max_lanes,
             chunks: self.config.chunks,
+            min_lanes: self.config.min_lanes,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&[self.config.local], now);
@@ -211,7 +234,7 @@ impl AgentHost {
             if let Some(message) = running.queues.pop() {
                 running.node.handle_worker(message, now);
             } else if let Some(t) = running.node.poll_transmit() {
-                let from = self.config.local;
+                let from = self.local(t.port);
                 self.out.push_back(Transmit { from, to: t.to, ttl: t.ttl, bytes: t.bytes });
             } else if let Some(event) = running.node.poll_event() {
                 self.on_event(event, &mut running, now);
@@ -225,10 +248,21 @@ impl AgentHost {
     fn on_event(&mut self, event: NodeEvent, running: &mut Running, now: Now) {
         match event {
             NodeEvent::Publish(table) => running.table = table,
-            NodeEvent::Inbound { command, .. } => {
-                running.inbound.handle_command(command, &mut running.queues)
+            NodeEvent::Inbound { port, command } => {
+                if let Some(inbound) = &mut running.inbound[usize::from(port.0)] {
+                    inbound.handle_command(command, &mut running.queues);
+                }
             }
-            NodeEvent::SendTrain { to, bytes, segment, .. } => self.send_train(to, &bytes, segment),
+            NodeEvent::OpenPort(port) => {
+                let node = &mut running.node;
+                let inbound = Inbound::new(port, Arc::clone(node.drops()), Arc::clone(node.flows()));
+                running.inbound[usize::from(port.0)] = Some(inbound);
+                node.port_opened(port, &[self.local(port)], now);
+            }
+            NodeEvent::ClosePort(port) => running.inbound[usize::from(port.0)] = None,
+            NodeEvent::SendTrain { port, to, bytes, segment } => {
+                self.send_train(self.local(port), to, &bytes, segment);
+            }
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
                 let id = StreamId(self.next_stream);
@@ -282,17 +316,17 @@ impl AgentHost {
 
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
-            self.send_train(train.outer.to, train.bytes, train.segment);
+            self.send_train(self.local(train.outer.port), train.outer.to, train.bytes, train.segment);
         }
         batch.clear();
     }
 
-    fn send_train(&mut self, to: SocketAddr, bytes: &[u8], segment: usize) {
+    fn send_train(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], segment: usize) {
         if self.eats_trains && bytes.len() > segment {
             return;
         }
         for bytes in bytes.chunks(segment) {
-            self.out.push_back(Transmit { from: self.config.local, to, ttl: None, bytes: bytes.to_vec() });
+            self.out.push_back(Transmit { from, to, ttl: None, bytes: bytes.to_vec() });
         }
     }
 }
@@ -309,10 +343,12 @@ impl Host for AgentHost {
     fn on_start(&mut self, now: Now) {
         match self.start(now) {
             Ok(node) => {
-                let drops = Arc::clone(node.drops());
+                let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
+                let mut inbound = [const { None }; MAX_PORTS];
+                inbound[0] = Some(Inbound::new(PortNo(0), Arc::clone(&drops), Arc::clone(&flows)));
                 self.running = Some(Running {
-                    inbound: Inbound::new(PortNo(0), Arc::clone(&drops)),
-                    outbound: Outbound::new(drops),
+                    inbound,
+                    outbound: Outbound::new(drops, flows),
                     queues: LocalQueues::default(),
                     table: Arc::default(),
                     node,
@@ -324,12 +360,14 @@ impl Host for AgentHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
-        let Some(running) = self.running.as_mut().filter(|_| local == self.config.local) else { return };
+        let port = (0..MAX_PORTS as u8).map(PortNo).find(|p| self.local(*p) == local);
+        let Some((running, port)) = self.running.as_mut().zip(port) else { return };
+        let Some(inbound) = &mut running.inbound[usize::from(port.0)] else { return };
         self.rx_bytes += bytes.len() as u64;
-        running.inbound.begin(now.mono, &running.table);
+        inbound.begin(now.mono, &running.table);
         let mut deliver = ToApplication(&mut self.application, now);
-        running.inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
-        running.inbound.finish(&mut deliver, &mut running.queues);
+        inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
+        inbound.finish(&mut deliver, &mut running.queues);
         self.settle(now);
     }
 

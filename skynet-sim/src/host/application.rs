@@ -27,6 +27,8 @@ pub struct Flow {
     pub size: usize,
     /// Packets still to send.
     pub left: u64,
+    /// UDP port at both ends: packets of one are one flow.
+    pub port: u16,
     next: Instant,
     sequence: u64,
 }
@@ -34,7 +36,12 @@ pub struct Flow {
 impl Flow {
     /// `count` packets of `size` bytes, one `every` so often, from `start` of the sender's clock on.
     pub const fn new(to: Ipv4Addr, start: Instant, every: Duration, count: u64, size: usize) -> Self {
-        Self { to, every, size, left: count, next: start, sequence: 0 }
+        Self { to, every, size, left: count, port: 9_000, next: start, sequence: 0 }
+    }
+
+    /// The same between these UDP ports.
+    pub const fn with_port(self, port: u16) -> Self {
+        Self { port, ..self }
     }
 }
 
@@ -173,8 +180,8 @@ fn packet(from: Ipv4Addr, flow: &Flow, sent: u64) -> Vec<u8> {
     let sum = checksum(&packet[..IPV4_HEADER]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     let udp = &mut packet[IPV4_HEADER..];
-    udp[..2].copy_from_slice(&9_000u16.to_be_bytes());
-    udp[2..4].copy_from_slice(&9_000u16.to_be_bytes());
+    udp[..2].copy_from_slice(&flow.port.to_be_bytes());
+    udp[2..4].copy_from_slice(&flow.port.to_be_bytes());
     udp[4..6].copy_from_slice(&(total - IPV4_HEADER as u16).to_be_bytes());
     let body = &mut udp[UDP_HEADER..];
     body[..16].copy_from_slice(&MARKER);

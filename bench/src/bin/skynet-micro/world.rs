@@ -78,15 +78,16 @@ impl Host {
             suites: 0,
             max_lanes: 0,
             chunks: false,
+            min_lanes: 0,
         };
         let node = Node::new(config, [id; 32], now()).expect("the configuration is valid");
-        let drops = Arc::clone(node.drops());
+        let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
         Self {
             address: socket(id),
             inner: inner(id),
             node,
-            outbound: Outbound::new(Arc::clone(&drops)),
-            inbound: Inbound::new(PortNo::default(), drops),
+            outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
+            inbound: Inbound::new(PortNo::default(), drops, flows),
             table: Arc::default(),
             queues: LocalQueues::default(),
             kept: None,

@@ -191,7 +191,7 @@ fn with_device(test: impl FnOnce(TunDevice) + Send + 'static) {
             eprintln!("skipped: no new network namespace ({e})");
             return;
         }
-        let tun = TunDevice::create("skcheck0", 1360, true).unwrap();
+        let tun = TunDevice::create("skcheck0", 1360, true, false).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let net = crate::netcfg::Netlink::open().unwrap();

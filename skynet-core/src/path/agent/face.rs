@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::allowed_ips::Prefix;
+use crate::forwarding::PathActivity;
 use crate::path::history::{Path, Reason};
 use crate::time::{Duration, Instant};
 use crate::wire::probe::{Body, Head};
@@ -13,6 +14,10 @@ pub struct PathConfig {
     /// The overlay's own prefixes: never probed.
     pub overlay: Vec<Prefix>,
 }
+
+/// In place of a relay's number: the pair's *carrier*, which is the way port 0's data takes, whatever it is. An agent of
+/// a further port calls by it, and never says its number to the peer.
+pub const CARRIER: u16 = u16::MAX;
 
 /// The pair's relay: a session of ours is up, and the peer is, or may be, on the same relay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +41,37 @@ pub struct PathCounters {
     pub rx: u32,
     /// When the last of these came.
     pub last_rx: Option<Instant>,
+}
+
+impl PathCounters {
+    /// What the workers have counted until now.
+    pub fn read(activity: &PathActivity) -> Self {
+        Self { tx: activity.tx(), rx: activity.rx(), last_rx: activity.last_rx() }
+    }
+}
+
+/// The data on the selected direct path as both ends have counted it, by its last PONG. Both count modulo 2^32 and from
+/// anywhere: only differences of two such pairs mean something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// When the PING left.
+    pub at: Instant,
+    /// Messages sent until then.
+    pub sent: u32,
+    /// Messages the peer had received when it answered.
+    pub arrived: u32,
+}
+
+/// How closely the selected direct path is watched while bulk data flows on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Attention {
+    /// Every two seconds, as ever.
+    #[default]
+    Calm,
+    /// Seven times a second, for the counts in the PONGs; it fails as calmly as ever.
+    Counting,
+    /// Seven times a second, and it has failed within half a second: another lane stands by.
+    Brisk,
 }
 
 /// What the owner knows of the traffic to and from the peer. Keepalives do not count as sent.

@@ -1,13 +1,43 @@
 //! Is the selected path alive, in both directions, for probes and for data.
 
-use super::{PathAgent, PathEvent};
+use super::{Attention, PathAgent, PathEvent};
 use crate::path::agent::probes::Purpose;
 use crate::path::agent::rounds::Role;
 use crate::path::history::{Path, Reason};
 use crate::time::{Duration, Instant};
 
-/// Between checks of a path that carries data.
-const WATCH: Duration = Duration::from_secs(2);
+/// How the selected path is checked.
+struct Pace {
+    /// Between checks that are answered.
+    every: Duration,
+    /// Shortest and longest wait for the first answer.
+    first_wait: (Duration, Duration),
+    /// Between the second check and the later ones.
+    gap: Duration,
+    /// An interval does not fail earlier: outages of less are common and heal.
+    least: Duration,
+}
+
+/// A path that carries data. The longest whole must end before [`SILENCE`] and half a second.
+const CALM: Pace = Pace {
+    every: Duration::from_secs(2),
+    first_wait: (Duration::from_millis(150), Duration::from_millis(400)),
+    gap: Duration::from_millis(120),
+    least: Duration::from_secs(1),
+};
+/// A path that carries bulk while other lanes stand by. A TCP sender on it repeats after 200 ms, 600 ms and 1.4 s: the
+/// second of these must find another lane, so all that may pass until then is 150 + 80 + 4 × 30 + 80 = 430 ms, and more
+/// only where the round-trip time is above 80 ms. What heals later costs nothing but a change of lane.
+const BRISK: Pace = Pace {
+    every: Duration::from_millis(150),
+    first_wait: (Duration::from_millis(80), Duration::from_millis(400)),
+    gap: Duration::from_millis(30),
+    least: Duration::ZERO,
+};
+/// A path that carries bulk and is counted on: often asked, as patient as ever.
+const COUNTING: Pace = Pace { every: BRISK.every, ..CALM };
+/// Data messages in one interval from which on it is bulk.
+const BULK: u32 = 10;
 /// Between checks of a direct path whose traffic paused: below the 30 s at which common NATs forget a mapping.
 const COOLING: Duration = Duration::from_secs(15);
 /// After this long without traffic nothing is sent and the direct path is no longer believed in.
@@ -16,12 +46,6 @@ const IDLE: Duration = Duration::from_secs(45);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Checks of one watch interval. At 20 % loss each way six fail together once in 460 intervals, two once in 8.
 const TRIES: u32 = 6;
-/// Between the second check and the later ones.
-const TRY_GAP: Duration = Duration::from_millis(120);
-/// Shortest and longest wait for the first answer: the whole must end before [`SILENCE`] and half a second.
-const FIRST_WAIT: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(400));
-/// A watch interval does not fail earlier: outages of less are common and heal.
-const LEAST_WATCH: Duration = Duration::from_secs(1);
 /// Checks of a suspect path,
 const SUSPECT_MS: [u64; 4] = [0, 200, 500, 1000];
 /// and its end.
@@ -40,6 +64,23 @@ pub(super) struct Watch {
     pub(super) next: Instant,
     tries: u32,
     intervals: u32,
+    /// Data sent until the first check of this interval.
+    tx: u32,
+    attention: Attention,
+}
+
+impl Watch {
+    fn at(at: Instant, tx: u32) -> Self {
+        Self { first: at, next: at, tries: 0, intervals: 0, tx, attention: Attention::Calm }
+    }
+
+    fn pace(&self) -> Pace {
+        match self.attention {
+            Attention::Calm => CALM,
+            Attention::Counting => COUNTING,
+            Attention::Brisk => BRISK,
+        }
+    }
 }
 
 /// A direct path in doubt.
@@ -68,7 +109,7 @@ impl PathAgent {
     /// The next check of the selected path is at `at`.
     pub(super) fn watch_from(&mut self, at: Instant) {
         let wanted = self.selected.is_some() && self.suspect.is_none() && self.is_active();
-        self.watch = wanted.then_some(Watch { first: at, next: at, tries: 0, intervals: 0 });
+        self.watch = wanted.then(|| Watch::at(at, self.traffic.direct.tx));
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -76,7 +117,7 @@ impl PathAgent {
     }
 
     pub(super) fn watch_after_selection(&mut self) {
-        self.watch_from(self.now.mono + WATCH);
+        self.watch_from(self.now.mono + CALM.every);
     }
 
     pub(super) fn run_watch(&mut self) {
@@ -87,7 +128,7 @@ impl PathAgent {
         let Path::Direct { remote } = path else {
             if since_tx < Self::EDGE {
                 self.ping_relay();
-                self.watch = Some(Watch { next: now + WATCH, ..w });
+                self.watch = Some(Watch { next: now + CALM.every, ..w });
             }
             return;
         };
@@ -95,7 +136,7 @@ impl PathAgent {
         if since_tx >= Self::EDGE {
             if since_tx < IDLE {
                 self.ping_pair(i, Purpose::Watch);
-                self.watch = Some(Watch { first: now, next: now + COOLING, tries: 0, intervals: 0 });
+                self.watch = Some(Watch { next: now + COOLING, ..Watch::at(now, self.traffic.direct.tx) });
             }
             return;
         }
@@ -106,17 +147,22 @@ impl PathAgent {
         if w.tries == 0 {
             w.first = now;
             w.intervals += 1;
-            if w.intervals.is_multiple_of(OTHERS_EVERY) {
+            let bulk = self.traffic.direct.tx.wrapping_sub(w.tx) >= BULK;
+            w.attention = if bulk { self.attention } else { Attention::Calm };
+            w.tx = self.traffic.direct.tx;
+            if w.attention == Attention::Calm && w.intervals.is_multiple_of(OTHERS_EVERY) {
                 self.check_others(i);
             }
         }
-        self.ping_pair(i, Purpose::Watch);
+        let calm = w.attention == Attention::Calm;
+        self.ping_pair(i, if calm { Purpose::Watch } else { Purpose::Bulk });
         w.tries += 1;
-        let wait = self.pairs[i].link.rtt.timeout().clamp(FIRST_WAIT.0, FIRST_WAIT.1);
+        let pace = w.pace();
+        let wait = self.pairs[i].link.rtt.timeout().clamp(pace.first_wait.0, pace.first_wait.1);
         w.next = match w.tries {
             1 => now + wait,
-            TRIES => (now + wait).max(w.first + LEAST_WATCH),
-            _ => now + TRY_GAP,
+            TRIES => (now + wait).max(w.first + pace.least),
+            _ => now + pace.gap,
         };
         self.watch = Some(w);
     }
@@ -128,7 +174,21 @@ impl PathAgent {
             && w.tries > 0
         {
             w.tries = 0;
-            w.next = (w.first + WATCH).max(now + FIRST_WAIT.0);
+            let pace = w.pace();
+            w.next = (w.first + pace.every).max(now + pace.first_wait.0);
+        }
+    }
+
+    /// Bulk has begun between two calm checks: the next one is earlier.
+    pub(super) fn hasten_watch(&mut self) {
+        let (now, tx) = (self.now.mono, self.traffic.direct.tx);
+        if let Some(w) = &mut self.watch
+            && self.attention != Attention::Calm
+            && w.tries == 0
+            && w.attention == Attention::Calm
+            && tx.wrapping_sub(w.tx) >= BULK
+        {
+            w.next = w.next.min(now + BRISK.every);
         }
     }
 

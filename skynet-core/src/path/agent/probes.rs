@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::rounds::Role;
-use super::{PathAgent, ProbeFrom, ProbeTo};
+use super::{Counted, PathAgent, ProbeFrom, ProbeTo};
 use crate::path::candidate::{Candidate, CandidateKind, is_probe_target};
 use crate::path::check::{Check, OPENER_TTL, PINGS_PER_MINUTE, ROUND_PINGS_PER_MINUTE};
 use crate::path::history::Path;
@@ -20,13 +20,15 @@ pub(super) enum Purpose {
     Opener,
     Round,
     Watch,
+    /// Beside bulk data on a path that answers: of no account beside it, so outside the budget.
+    Bulk,
 }
 
 impl PathAgent {
     /// Sends a PING on a pair. False if the budget or the queue refused.
     pub(super) fn ping_pair(&mut self, i: usize, purpose: Purpose) -> bool {
         let limit = if purpose == Purpose::Watch { PINGS_PER_MINUTE } else { ROUND_PINGS_PER_MINUTE };
-        if !self.budget.take(self.now.mono, limit) {
+        if purpose != Purpose::Bulk && !self.budget.take(self.now.mono, limit) {
             self.counters.over_budget += 1;
             return false;
         }
@@ -168,6 +170,7 @@ impl PathAgent {
         pair.opener_at = None;
         if self.selected == (Some(Path::Direct { remote: addr })) && !self.awaits_session {
             self.loss.note(ping.tx_data, pong.rx_data, now);
+            self.counted = Some(Counted { at: ping.sent, sent: ping.tx_data, arrived: pong.rx_data });
             let verdict = self.pairs[i].link.judge_data(&ping, pong.rx_data, now);
             match verdict {
                 DataVerdict::Fine => {}
@@ -194,7 +197,9 @@ impl PathAgent {
         let repeated = self.caller.heard(call.txid);
         if call.flags & probe::CALL_ANSWER_WANTED != 0 {
             self.caller.answer(call.txid, call.round, self.now.mono);
-            if !repeated && !self.round_is_mine() {
+            if self.calls_by_carrier() && call.flags & probe::CALL_OPENER_SENT == 0 {
+                self.start_round(Role::Careful);
+            } else if !repeated && !self.round_is_mine() {
                 self.start_round(Role::Responder);
             } else {
                 self.peer_is_sending();

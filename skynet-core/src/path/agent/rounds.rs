@@ -1,6 +1,6 @@
 //! Punch rounds: openers, checks and CALLs, and when the next round begins.
 
-use super::{PathAgent, ProbeTo};
+use super::{CARRIER, PathAgent, ProbeTo};
 use crate::path::agent::probes::Purpose;
 use crate::path::check::{Check, ROUNDS_S, SCHEDULE_WHEN_DIRECT};
 use crate::path::history::Path;
@@ -27,6 +27,8 @@ pub(super) enum Role {
     Initiator,
     /// The peer did, and has sent openers: fire at once.
     Responder,
+    /// The peer did without knowing where to: I send openers, and it fires when it has my answer.
+    Careful,
 }
 
 #[derive(Clone, Debug)]
@@ -111,7 +113,7 @@ impl PathAgent {
         let can_call = self.call_target().is_some();
         let open_at = match role {
             Role::Initiator if can_call && self.failed_rounds > 0 => now + PATIENCE,
-            Role::Initiator if can_call => now + self.call_travel(),
+            Role::Initiator | Role::Careful if can_call => now + self.call_travel(),
             _ => now,
         };
         let number = self.round.as_ref().map_or(1, |r| r.number.wrapping_add(1));
@@ -185,6 +187,12 @@ impl PathAgent {
         (mine + relay.peer_rtt.or(told).unwrap_or(mine)) / 2
     }
 
+    /// This agent is a further port's: the peer's candidates are in its CALL and nowhere else, so my first one is sent
+    /// before I could open anything.
+    pub(super) fn calls_by_carrier(&self) -> bool {
+        self.relay.is_some_and(|r| r.relay_no == CARRIER)
+    }
+
     /// A CALL goes by the relay, else by a live direct path.
     fn call_target(&self) -> Option<ProbeTo> {
         if let Some(relay) = self.relay {
@@ -245,10 +253,13 @@ impl PathAgent {
         let number = self.round.as_ref().map_or(0, |r| r.number);
         let reply = self.caller.reply.take();
         // An answer carries all a CALL carries, so one datagram serves both.
-        let (txid, round, flags) = match reply {
-            Some((txid, round)) => (txid, round, probe::CALL_OPENER_SENT),
-            None => (self.caller.txid, number, probe::CALL_OPENER_SENT | probe::CALL_ANSWER_WANTED),
+        let (txid, round, wanted) = match reply {
+            Some((txid, round)) => (txid, round, 0),
+            None => (self.caller.txid, number, probe::CALL_ANSWER_WANTED),
         };
+        let blind = self.calls_by_carrier() && self.pairs.is_empty();
+        let opened = if blind { 0 } else { probe::CALL_OPENER_SENT };
+        let flags = opened | wanted;
         let call = self.call_body(txid, round, flags);
         if self.queue(to, 0, &Body::Call(call)) {
             self.counters.calls_sent += 1;
@@ -264,7 +275,7 @@ impl PathAgent {
     }
 
     fn call_body(&self, txid: u64, round: u32, flags: u16) -> Call {
-        let relays = self.relay.map(|r| RelayRtt {
+        let relays = self.relay.filter(|r| r.relay_no != CARRIER).map(|r| RelayRtt {
             relay_no: r.relay_no,
             rtt_ms: r.rtt.as_millis().min(u128::from(u16::MAX)) as u16,
         });

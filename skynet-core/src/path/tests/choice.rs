@@ -20,7 +20,9 @@ fn run(
     delay: impl Fn(SocketAddr, u64) -> Option<u64>,
 ) -> (PathAgent, Vec<(u64, Option<Path>, Reason)>) {
     let secrets = [1, 2].map(|i| StaticSecret::from_bytes([i; 32]));
-    let keys = |i: usize| PairKeys::new(&[1; 32], &secrets[i], &secrets[1 - i].public()).unwrap();
+    let keys = |i: usize| {
+        PairKeys::new(&[1; 32], &secrets[i], &secrets[1 - i].public(), crate::id::PortNo(0)).unwrap()
+    };
     let mut rng = Rng::from_seed([1; 32]);
     let mut nonces = NonceSource::new(1, &mut rng);
     let peer = keys(1);

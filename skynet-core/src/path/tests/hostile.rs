@@ -74,7 +74,7 @@ impl Member {
 fn agent_and_member() -> (PathAgent, Member) {
     use crate::key::StaticSecret;
     let (a, b) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
-    let keys = PairKeys::new(&[1; 32], &a, &b.public()).unwrap();
+    let keys = PairKeys::new(&[1; 32], &a, &b.public(), crate::id::PortNo(0)).unwrap();
     let member = Member {
         key: ProbeKey::new(keys.receive_secret()),
         tag: keys.receive_tags(wall(Instant::ZERO).unix)[1],

@@ -188,7 +188,8 @@ pub(super) const RELAY: u16 = 1;
 
 /// An agent of a process that starts now.
 fn agent(secrets: &[StaticSecret; 2], side: usize, rng: &mut Rng, now: Instant) -> PathAgent {
-    let keys = PairKeys::new(&[1; 32], &secrets[side], &secrets[1 - side].public()).unwrap();
+    let keys =
+        PairKeys::new(&[1; 32], &secrets[side], &secrets[1 - side].public(), crate::id::PortNo(0)).unwrap();
     let start = wall(now).unix.0 as u32;
     PathAgent::new(PathConfig::default(), keys, start, rng.fork(), wall(now))
 }

@@ -1,0 +1,224 @@
+//! When a pair opens another lane, and when lanes are given back: pure decisions from what was measured.
+//!
+//! Two things are a reason for another lane, and each has a sign of its own:
+//!
+//! - **A core is full.** One of the two threads behind a lane is busy ≥ 85 % of the time, twice in a row, and there is
+//!   more than one flow: a flow keeps its lane, so one alone gains nothing.
+//! - **The rate of the 5-tuple is limited**, by a policer or by a cloud's cap per flow: ≥ 20 Mbit/s flow, between 0.05 %
+//!   and 50 % of it is lost over the last second, and the round-trip time is not above what the path can do. A queue
+//!   that is full loses too, but it is slow first; more lanes would only take from others there.
+//!
+//! Lanes double, 1 → 2 → 4 → … up to what both ends agreed on, and the result is looked at before the next step. Lanes
+//! opened because of loss that brought less than a tenth more are no reason to open more: it is left alone for 30 s,
+//! then for twice as long each time. Thirty seconds without work, and all but the first are given back.
+
+use std::collections::VecDeque;
+
+use crate::id::MAX_PORTS;
+use crate::path::Counted;
+use crate::time::{Duration, Instant};
+
+/// A thread this busy is full: what is left is wake-ups between batches.
+pub const FULL_PERMILLE: u16 = 850;
+/// For so many samples in a row, 100 ms each.
+const FULL_SAMPLES: u32 = 2;
+/// Below this rate a lane is never limited: bits per second.
+pub const LIMITED_BITS: u64 = 20_000_000;
+/// Loss of a limited lane in parts per million. Below, it is noise; above, the path is broken, not limited. Eight TCP
+/// streams that share a policer at half a millisecond of round-trip time lose 35 %: each has its least window.
+const LIMITED_PPM: core::ops::RangeInclusive<u64> = 500..=500_000;
+/// Loss is looked at over so long.
+const LOSS_WINDOW: Duration = Duration::from_secs(1);
+/// A pair that moves less than this is idle: bits per second.
+const IDLE_BITS: u64 = 1_000_000;
+/// After so long idle, lanes are given back.
+pub const IDLE_AFTER: Duration = Duration::from_secs(30);
+/// After a step its effect is waited for: punching, and most of a second of traffic.
+const SETTLE: Duration = Duration::from_millis(1200);
+/// How long a step that was of no use keeps further ones away, doubled each time,
+const BACK_OFF: Duration = Duration::from_secs(30);
+/// up to this.
+const MAX_BACK_OFF: Duration = Duration::from_secs(600);
+/// Points of comparison kept per lane: two and a half seconds of PONGs 150 ms apart.
+const SAMPLES: usize = 16;
+
+/// One lane in one interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneLoad {
+    /// Bytes sent in this interval.
+    pub bytes: u64,
+    /// The busier of the two threads behind its port, in thousandths.
+    pub busy_permille: u16,
+    /// What both ends have counted last.
+    pub counted: Option<Counted>,
+    /// Smoothed round-trip time,
+    pub rtt: Duration,
+    /// and the least of the last ones.
+    pub least_rtt: Duration,
+}
+
+/// One peer in one interval.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerLoad<'a> {
+    /// Lane 1, 2, … as far as they are usable.
+    pub lanes: &'a [LaneLoad],
+    /// Flows that sent something lately.
+    pub flows: u32,
+    /// Lanes both ends agreed on.
+    pub most: u8,
+    /// Lanes the operator wants at least.
+    pub least: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    Core,
+    Loss,
+}
+
+/// A step up, until its effect is known.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    cause: Cause,
+    at: Instant,
+    /// Bits per second before.
+    before: u64,
+}
+
+/// The decision for one peer. Feed it every 100 ms while the pair is busy.
+#[derive(Debug, Default)]
+pub struct LanePolicy {
+    wanted: u8,
+    last: Option<Instant>,
+    full: u32,
+    losses: [LossMeter; MAX_PORTS],
+    /// Bits per second, smoothed over about half a second.
+    rate: u64,
+    step: Option<Step>,
+    back_off: Option<Duration>,
+    not_for_loss_until: Instant,
+    last_busy: Instant,
+}
+
+impl LanePolicy {
+    /// One interval has passed: how many lanes there should be.
+    pub fn handle_load(&mut self, load: &PeerLoad<'_>, now: Instant) -> u8 {
+        let since = self.last.replace(now).map_or(Duration::ZERO, |at| now.saturating_since(at));
+        let least = load.least.clamp(1, load.most.max(1));
+        self.wanted = self.wanted.max(least).min(load.most.max(1));
+        if since.is_zero() {
+            return self.wanted;
+        }
+        let bits: u64 = load.lanes.iter().map(|l| rate(l.bytes, since)).sum();
+        self.rate = if self.rate == 0 { bits } else { (self.rate * 3 + bits) / 4 };
+        if bits >= IDLE_BITS {
+            self.last_busy = now;
+        }
+        for (meter, lane) in self.losses.iter_mut().zip(load.lanes) {
+            meter.add(lane.counted);
+        }
+        let full = load.lanes.iter().any(|l| l.busy_permille >= FULL_PERMILLE);
+        self.full = if full { self.full + 1 } else { 0 };
+        self.judge_step(now);
+        if self.step.is_none()
+            && self.wanted < load.most
+            && let Some(cause) = self.cause(load, since, now)
+        {
+            self.wanted = (self.wanted * 2).min(load.most);
+            self.step = Some(Step { cause, at: now, before: self.rate });
+            self.losses = Default::default();
+            self.full = 0;
+        }
+        self.wanted
+    }
+
+    /// When to call [`LanePolicy::handle_timeout`]: lanes are open that nobody may need.
+    pub fn poll_timeout(&self, least: u8) -> Option<Instant> {
+        (self.wanted > least.max(1)).then(|| self.last_busy + IDLE_AFTER)
+    }
+
+    /// Time has passed: how many lanes there should be.
+    pub fn handle_timeout(&mut self, least: u8, now: Instant) -> u8 {
+        if now >= self.last_busy + IDLE_AFTER && self.wanted > least.max(1) {
+            *self = Self { wanted: least.max(1), last_busy: now, ..Self::default() };
+        }
+        self.wanted
+    }
+
+    /// What speaks for another lane.
+    fn cause(&self, load: &PeerLoad<'_>, since: Duration, now: Instant) -> Option<Cause> {
+        if self.full >= FULL_SAMPLES && load.flows > 1 {
+            return Some(Cause::Core);
+        }
+        let limited = |(lane, meter): (&LaneLoad, &LossMeter)| {
+            let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + Duration::from_millis(5);
+            rate(lane.bytes, since) >= LIMITED_BITS
+                && !queued
+                && meter.loss_ppm().is_some_and(|ppm| LIMITED_PPM.contains(&ppm))
+        };
+        let loss = now >= self.not_for_loss_until && load.lanes.iter().zip(&self.losses).any(limited);
+        loss.then_some(Cause::Loss)
+    }
+
+    /// Whether the last step was of use.
+    fn judge_step(&mut self, now: Instant) {
+        let Some(step) = self.step.take_if(|s| now >= s.at + SETTLE) else { return };
+        if step.cause == Cause::Core || self.rate > step.before + step.before / 10 {
+            self.back_off = None;
+            return;
+        }
+        let wait = self.back_off.map_or(BACK_OFF, |before| (before * 2).min(MAX_BACK_OFF));
+        self.back_off = Some(wait);
+        self.not_for_loss_until = now + wait;
+    }
+}
+
+fn rate(bytes: u64, over: Duration) -> u64 {
+    u64::try_from(u128::from(bytes) * 8_000_000_000 / over.as_nanos().max(1)).unwrap_or(u64::MAX)
+}
+
+/// Loss of one lane over the last seconds, from the two ends' counts.
+///
+/// What is on its way when a PING leaves looks like loss, so single differences mean little. But it does not add up:
+/// loss is believed when every difference of the later half is above every one of the earlier half.
+#[derive(Clone, Debug, Default)]
+struct LossMeter {
+    /// When, sent, and sent minus arrived; oldest first.
+    samples: VecDeque<(Instant, u32, i32)>,
+}
+
+impl LossMeter {
+    fn add(&mut self, counted: Option<Counted>) {
+        let Some(Counted { at, sent, arrived }) = counted else { return };
+        if self.samples.back().is_some_and(|(last, ..)| *last >= at) {
+            return;
+        }
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((at, sent, sent.wrapping_sub(arrived).cast_signed()));
+    }
+
+    /// Parts per million lost; `None` before there is a second to look at.
+    fn loss_ppm(&self) -> Option<u64> {
+        let (&(oldest, _, first), &(newest, ..)) = (self.samples.front()?, self.samples.back()?);
+        if newest.saturating_since(oldest) < LOSS_WINDOW {
+            return None;
+        }
+        let missing = |s: &&(Instant, u32, i32)| s.2.wrapping_sub(first);
+        let half = self.samples.len() / 2;
+        let (early, late) = (self.samples.range(..half), self.samples.range(half..));
+        let worst = early.clone().max_by_key(missing)?;
+        let (early, late) = (early.min_by_key(missing)?, late.min_by_key(missing)?);
+        if missing(&late) <= missing(&worst) {
+            return Some(0);
+        }
+        let sent = u64::from(late.1.wrapping_sub(early.1));
+        let lost = u64::try_from(late.2.wrapping_sub(early.2)).unwrap_or(0);
+        (sent > 0).then(|| lost * 1_000_000 / sent)
+    }
+}
+
+#[cfg(test)]
+#[path = "lane_policy_tests.rs"]
+mod tests;
