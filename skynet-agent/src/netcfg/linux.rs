@@ -97,6 +97,12 @@ impl NetConfig for Netlink {
         self.handle.link().set(up).execute().await.map_err(failed("setting the interface up"))
     }
 
+    async fn limit_super_packets(&self, index: u32, bytes: u32) -> Result<(), NetError> {
+        let mut limit = LinkUnspec::new_with_index(index).build();
+        limit.attributes.push(LinkAttribute::GsoMaxSize(bytes));
+        self.handle.link().set(limit).execute().await.map_err(failed("limiting super-packets"))
+    }
+
     async fn add_route(&self, prefix: Prefix, index: u32) -> Result<(), NetError> {
         let message = with_destination(prefix, |b| b.output_interface(index), |b| b.output_interface(index));
         self.add(message, prefix).await

@@ -95,6 +95,8 @@ pub trait NetConfig {
     /// Gives interface `index` the addresses, each with its prefix on-link, and sets it up. Duplicate address
     /// detection is off: an overlay address is unique by its owner's certificate.
     async fn bring_up(&self, index: u32, addresses: &[(IpAddr, u8)]) -> Result<(), NetError>;
+    /// Lets the kernel hand interface `index` super-packets of at most so many bytes.
+    async fn limit_super_packets(&self, index: u32, bytes: u32) -> Result<(), NetError>;
     /// Routes `prefix` to interface `index`.
     async fn add_route(&self, prefix: Prefix, index: u32) -> Result<(), NetError>;
     /// Makes `prefix` unreachable unless a better route exists; no error if it is already.

@@ -11,6 +11,11 @@ use crate::tun::TunDevice;
 /// overhead (48 + 8 + 32 + 16 bytes of padding) and room for a cloud's own encapsulation.
 pub(super) const MTU: u16 = 1_360;
 
+/// Super-packets at most, in bytes: 47 segments of a TCP over IPv4 with timestamps (the kernel sets 321 bytes aside for
+/// headers), which sealed are one train on the socket. With the kernel's own 65,536 each would be one and a bit, and the
+/// bit costs a system call and a wake-up of its own.
+const SUPER_PACKET: u32 = 61_900;
+
 /// What the interface is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
@@ -55,6 +60,9 @@ pub(super) async fn bring_up(
     }
     let tun = TunDevice::create(&plan.name, MTU, offload, queues)?;
     let index = tun.index().context("the TUN device just made")?;
+    if let Err(e) = net.limit_super_packets(index, SUPER_PACKET).await {
+        tracing::debug!(%e, "super-packets stay as large as the kernel makes them");
+    }
     net.bring_up(index, &plan.addresses).await?;
     for &prefix in &on_link {
         if let Err(e) = net.add_unreachable(prefix).await {
