@@ -170,14 +170,12 @@ impl ForwardingTable {
 }
 
 impl PeerEntry {
-    /// The counters of the tier, and of the port, a datagram came by.
-    pub fn path_activity(&self, port: PortNo, source: PathSource) -> &PathActivity {
-        match source {
-            PathSource::Direct(_) => {
-                let further = usize::from(port.0).checked_sub(1).and_then(|i| self.by_port.get(i));
-                further.unwrap_or(&self.direct)
-            }
-            PathSource::Relayed { .. } => &self.relayed,
+    /// The counters of the tier, and of the port, a datagram came by; none of a port whose path is not watched any more.
+    pub fn path_activity(&self, port: PortNo, source: PathSource) -> Option<&PathActivity> {
+        match (source, usize::from(port.0).checked_sub(1)) {
+            (PathSource::Relayed { .. }, _) => Some(&self.relayed),
+            (PathSource::Direct(_), None) => Some(&self.direct),
+            (PathSource::Direct(_), Some(further)) => self.by_port.get(further).map(|a| &**a),
         }
     }
 

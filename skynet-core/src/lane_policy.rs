@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use crate::id::MAX_PORTS;
+use crate::id::{LaneNo, MAX_PORTS};
 use crate::path::Counted;
 use crate::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ const SAMPLES: usize = 16;
 /// One lane in one interval.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneLoad {
+    /// Which.
+    pub lane: LaneNo,
     /// Bytes sent in this interval.
     pub bytes: u64,
     /// The busier of the two threads behind its port, in thousandths.
@@ -60,8 +62,10 @@ pub struct LaneLoad {
 /// One peer in one interval.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerLoad<'a> {
-    /// Lane 1, 2, … as far as they are usable.
+    /// Those that are usable.
     pub lanes: &'a [LaneLoad],
+    /// Bytes received in this interval, by whatever lane.
+    pub received: u64,
     /// Flows that sent something lately.
     pub flows: u32,
     /// Lanes both ends agreed on.
@@ -111,11 +115,12 @@ impl LanePolicy {
         }
         let bits: u64 = load.lanes.iter().map(|l| rate(l.bytes, since)).sum();
         self.rate = if self.rate == 0 { bits } else { (self.rate * 3 + bits) / 4 };
-        if bits >= IDLE_BITS {
+        // Whoever only receives may be the one whose core is full.
+        if bits.max(rate(load.received, since)) >= IDLE_BITS {
             self.last_busy = now;
         }
-        for (meter, lane) in self.losses.iter_mut().zip(load.lanes) {
-            meter.add(lane.counted);
+        for lane in load.lanes {
+            self.losses[usize::from(lane.lane.port().0)].add(lane.counted);
         }
         let full = load.lanes.iter().any(|l| l.busy_permille >= FULL_PERMILLE);
         self.full = if full { self.full + 1 } else { 0 };
@@ -128,6 +133,7 @@ impl LanePolicy {
             self.step = Some(Step { cause, at: now, before: self.rate });
             self.losses = Default::default();
             self.full = 0;
+            self.last_busy = now;
         }
         self.wanted
     }
@@ -150,13 +156,14 @@ impl LanePolicy {
         if self.full >= FULL_SAMPLES && load.flows > 1 {
             return Some(Cause::Core);
         }
-        let limited = |(lane, meter): (&LaneLoad, &LossMeter)| {
+        let limited = |lane: &LaneLoad| {
+            let meter = &self.losses[usize::from(lane.lane.port().0)];
             let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + Duration::from_millis(5);
             rate(lane.bytes, since) >= LIMITED_BITS
                 && !queued
                 && meter.loss_ppm().is_some_and(|ppm| LIMITED_PPM.contains(&ppm))
         };
-        let loss = now >= self.not_for_loss_until && load.lanes.iter().zip(&self.losses).any(limited);
+        let loss = now >= self.not_for_loss_until && load.lanes.iter().any(limited);
         loss.then_some(Cause::Loss)
     }
 
@@ -192,6 +199,10 @@ impl LossMeter {
         let Some(Counted { at, sent, arrived }) = counted else { return };
         if self.samples.back().is_some_and(|(last, ..)| *last >= at) {
             return;
+        }
+        // Counters that go back are those of another path: what was counted before says nothing of it.
+        if self.samples.back().is_some_and(|(_, before, _)| sent.wrapping_sub(*before).cast_signed() < 0) {
+            self.samples.clear();
         }
         if self.samples.len() == SAMPLES {
             self.samples.pop_front();

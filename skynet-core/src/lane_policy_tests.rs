@@ -47,6 +47,7 @@ impl Pair {
                 // Up to 40 messages are on their way, more or less at every look.
                 let on_the_way = (self.now.as_nanos() / 100_000_000 * 17) % 40;
                 loads.push(LaneLoad {
+                    lane: LaneNo(i as u8 + 1),
                     bytes,
                     busy_permille: lane.busy,
                     counted: Some(Counted {
@@ -58,7 +59,7 @@ impl Pair {
                     least_rtt: Duration::from_millis(20),
                 });
             }
-            let load = PeerLoad { lanes: &loads, flows: self.flows, most: self.most, least: 1 };
+            let load = PeerLoad { lanes: &loads, received: 0, flows: self.flows, most: self.most, least: 1 };
             self.wanted = self.policy.handle_load(&load, self.now);
             most = most.max(self.wanted);
         }
@@ -154,7 +155,7 @@ fn thirty_idle_seconds_give_all_but_one_back_and_a_pause_does_not() {
 
 #[test]
 fn the_operators_least_number_is_kept_within_what_is_agreed() {
-    let load = |most| PeerLoad { lanes: &[], flows: 0, most, least: 4 };
+    let load = |most| PeerLoad { lanes: &[], received: 0, flows: 0, most, least: 4 };
     let mut policy = LanePolicy::default();
     assert_eq!(policy.handle_load(&load(8), Instant::ZERO), 4);
     assert_eq!(LanePolicy::default().handle_load(&load(2), Instant::ZERO), 2);
@@ -170,4 +171,21 @@ fn counters_that_wrap_are_no_loss() {
         meter.add(Some(Counted { at, sent: n, arrived: n.wrapping_sub(7) }));
     }
     assert_eq!(meter.loss_ppm(), Some(0));
+}
+
+#[test]
+fn whoever_only_receives_keeps_the_lanes_its_full_core_has_opened() {
+    let mut policy = LanePolicy::default();
+    let mut now = Instant::ZERO + TICK;
+    let lanes = [LaneLoad { lane: LaneNo(1), busy_permille: 900, ..LaneLoad::default() }];
+    let load = PeerLoad { lanes: &lanes, received: 12_500_000, flows: 4, most: 4, least: 1 };
+    for _ in 0..600 {
+        now = now + TICK;
+        policy.handle_load(&load, now);
+        if policy.poll_timeout(1).is_some_and(|at| at <= now) {
+            policy.handle_timeout(1, now);
+        }
+    }
+    assert_eq!(policy.handle_timeout(1, now), 4);
+    assert_eq!(policy.handle_timeout(1, now + IDLE_AFTER), 1);
 }

@@ -26,7 +26,7 @@ use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
-use crate::wire::ip::IpPacket;
+use crate::wire::ip::{self, IpPacket};
 use crate::wire::record::CONTROL_RECORD;
 use crate::wire::relay::{DATA_HEADER_LEN, DataHeader};
 use crate::wire::wireguard::{ReceiverIndex, TYPE_COOKIE_REPLY, TransportHeader};
@@ -61,7 +61,7 @@ struct Session {
     generation: Generation,
 }
 
-/// The inbound half of a worker. One per lane, one thread each; the only holder of its opening keys and windows.
+/// The inbound half of a worker. One per port, one thread each; the only holder of its opening keys and windows.
 #[derive(Debug)]
 pub struct Inbound {
     port: PortNo,
@@ -219,7 +219,8 @@ impl Inbound {
             }
             Some(&CHUNK) if peer.node_no.is_some() && session.key.lane() != LaneNo(0) => {
                 let chunk = Chunk::parse(plaintext)?;
-                if chunk.i == 0 && peer.most_lanes > 1 {
+                let source = || ip::source_of(chunk.payload).and_then(|s| self.table.allowed_ips.lookup(s));
+                if chunk.i == 0 && peer.most_lanes > 1 && source() == Some(peer.slot) {
                     self.flows.learn(flow_hash(chunk.payload), peer, session.key.lane(), self.now);
                 }
                 let from = chunk::From { index, slot: peer.slot, counter, ecn };
@@ -339,7 +340,9 @@ fn tell(
 ) {
     let Some(heard) = heard else { return };
     let Some(peer) = table.peer(heard.slot) else { return };
-    peer.path_activity(port, heard.source).note_rx(now, heard.messages);
+    if let Some(path) = peer.path_activity(port, heard.source) {
+        path.note_rx(now, heard.messages);
+    }
     if peer.activity.note_rx(now, heard.messages.into(), heard.bytes, heard.keepalives_only) {
         control.offer(ToControl::Awake { slot: peer.slot });
     }

@@ -51,8 +51,6 @@ struct Sealer {
     /// Packets the shell still holds of this drain: how many counters are worth reserving at once.
     expected: usize,
     reserved: Option<Reserved>,
-    /// Whose key was last told to be worn under this snapshot: a new key brings a new one.
-    worn: Option<PeerSlot>,
 }
 
 /// Counters reserved beyond those of one packet, at most.
@@ -68,7 +66,7 @@ struct Reserved {
 impl Outbound {
     /// A half that counts its drops in `drops` and asks `flows` for a flow's lane; both are `Node`'s.
     pub fn new(drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
-        let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None, worn: None };
+        let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None };
         Self { drops, flows, table: Arc::default(), sealer }
     }
 
@@ -76,9 +74,8 @@ impl Outbound {
     pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>, expected: usize) {
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
-            self.sealer.worn = None;
         }
-        self.sealer = Sealer { now, expected, reserved: None, worn: self.sealer.worn };
+        self.sealer = Sealer { now, expected, reserved: None };
     }
 
     /// One packet from the TUN device, as its header says.
@@ -208,10 +205,10 @@ impl Sealer {
         }
     }
 
-    /// A key that wants a successor is told once per snapshot.
-    fn tell_worn(&mut self, key: &SealingKey, slot: PeerSlot, control: &mut dyn ControlSink) {
-        if self.worn != Some(slot) && key.needs_rekey(self.now) && control.offer(ToControl::Worn { slot }) {
-            self.worn = Some(slot);
+    /// A key that wants a successor is told once; what comes of it is the session's affair.
+    fn tell_worn(&self, key: &SealingKey, slot: PeerSlot, control: &mut dyn ControlSink) {
+        if key.needs_rekey(self.now) && key.note_told() && !control.offer(ToControl::Worn { slot }) {
+            key.forget_told();
         }
     }
 
@@ -258,7 +255,9 @@ impl Sealer {
             reserved.counters.start += n;
             return Some(first..first + n);
         }
-        let wanted = n + self.expected.min(AHEAD) as u64;
+        // Ahead only for packets in a row: where keys take turns, what is left of each would be thrown away each time.
+        let in_a_row = self.reserved.as_ref().is_none_or(|r| Arc::ptr_eq(&r.key, key));
+        let wanted = n + if in_a_row { self.expected.min(AHEAD) as u64 } else { 0 };
         let all = key.reserve(u32::try_from(wanted).ok()?, self.now)?;
         self.reserved = Some(Reserved { key: Arc::clone(key), counters: all.start + n..all.end });
         Some(all.start..all.start + n)

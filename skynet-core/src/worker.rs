@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            ── ForwardingTable (snapshot) ──▶
-//!    Node    ── InboundCommand ─────────────▶   Inbound half (all lanes)
+//!    Node    ── InboundCommand ─────────────▶   Inbound half of a port  
 //!            ◀── ToControl, six classes ─────   both halves
 //! ```
 
@@ -12,7 +12,7 @@ use crate::id::{Generation, PeerSlot, PortNo};
 use crate::session::OpeningKey;
 use crate::wire::wireguard::ReceiverIndex;
 
-/// From `Node` to every inbound half. Answered by [`ToControl::Installed`] where the order of change needs it.
+/// From `Node` to the inbound half of a port. Answered by [`ToControl::Installed`] where the order of change needs it.
 #[derive(Debug)]
 pub enum InboundCommand {
     /// Start opening with this key.

@@ -134,6 +134,9 @@ pub struct LaneReport {
     pub usable: bool,
     /// Its cipher, once it is open.
     pub cipher: Option<String>,
+    /// `chunks` or `plain`: whether super-packets cross it as one unit.
+    #[serde(default)]
+    pub framing: String,
     /// Our UDP port.
     pub port: Option<u16>,
     /// Where its packets go: `ip:port` or `relay N`; `null` while it has no way.

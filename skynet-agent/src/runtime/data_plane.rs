@@ -132,8 +132,13 @@ impl DataPlane {
     pub(super) fn attach(&mut self, tun: TunDevice) -> io::Result<()> {
         self.detach();
         self.tun = Some(tun);
-        for port in (0..MAX_PORTS as u8).map(PortNo) {
-            self.attach_worker(port)?;
+        self.attach_worker(PortNo(0))?;
+        for port in (1..MAX_PORTS as u8).map(PortNo) {
+            // Its lanes then have no way, and their flows go by others.
+            if let Err(e) = self.attach_worker(port) {
+                tracing::warn!(port = port.0, %e, "no further queue of the TUN device");
+                self.close(port);
+            }
         }
         Ok(())
     }
@@ -144,7 +149,7 @@ impl DataPlane {
             return Ok(());
         };
         let tun = if port == PortNo(0) { tun.clone() } else { tun.queue()? };
-        worker.tell_inbound(ToInbound::Tun(Some(tun.clone())));
+        let queue = tun.clone();
         let half = OutboundThread {
             shared: Arc::clone(&self.shared),
             half: Outbound::new(Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows)),
@@ -153,7 +158,9 @@ impl DataPlane {
             tun,
             batch: SendBatch::default(),
         };
+        // First the thread that reads the queue: one that nobody reads swallows the flows the kernel puts there.
         worker.outbound = Some(Thread::spawn(name("out", port), &self.shared, move |bell| half.run(bell))?);
+        worker.tell_inbound(ToInbound::Tun(Some(queue)));
         Ok(())
     }
 

@@ -187,8 +187,12 @@ impl Agent {
                 return Err(e);
             }
         };
-        if let Some(engine) = &mut self.engine {
-            engine.plane.attach(made.tun.clone()).context("starting the outbound thread")?;
+        if let Some(engine) = &mut self.engine
+            && let Err(e) = engine.plane.attach(made.tun.clone())
+        {
+            engine.plane.detach();
+            interface::clean_up(&self.net).await;
+            return Err(e).context("starting the outbound thread");
         }
         self.interface = Some(made);
         self.tell_addresses().await;

@@ -57,6 +57,14 @@ impl OffloadFaults {
     }
 
     /// Super-packets that may be written of those the device `takes`.
+    pub(super) fn limit_udp(&self, wanted: UdpOffloads) -> UdpOffloads {
+        UdpOffloads {
+            gso: wanted.gso && !self.has(Offload::UdpGso),
+            gro: wanted.gro && !self.has(Offload::UdpGro),
+        }
+    }
+
+    /// What the TUN device takes, less what has failed.
     pub(super) fn limit(&self, takes: Offloads) -> Offloads {
         let (tcp, udp) = (!self.has(Offload::CoalesceTcp), !self.has(Offload::CoalesceUdp));
         Offloads {
@@ -141,6 +149,7 @@ mod tests {
         faults.note_tun(Verdict { reading: true, tcp: true, udp: false });
         let failed: Vec<_> = Offload::ALL.into_iter().filter(|o| faults.has(*o)).collect();
         assert_eq!(failed, [Offload::UdpGso, Offload::CoalesceUdp]);
+        assert_eq!(faults.limit_udp(UdpOffloads::ALL), works);
         let limited = faults.limit(Offloads::ALL);
         assert_eq!(limited, Offloads { udp4: false, udp6: false, ..Offloads::ALL });
         let disabled: DisabledOffloads = [Offload::UdpGro].into_iter().collect();

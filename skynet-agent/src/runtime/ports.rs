@@ -26,7 +26,7 @@ impl Agent {
     }
 
     fn start_port(&mut self, port: PortNo) -> anyhow::Result<Vec<SocketAddr>> {
-        let socket = Arc::new(UdpSocket::bind(0, self.config.udp_offloads())?);
+        let socket = Arc::new(UdpSocket::bind(0, self.offload_faults.limit_udp(self.config.udp_offloads()))?);
         let number = socket.port()?;
         if let Some(engine) = &mut self.engine {
             engine.plane.open(port, socket)?;

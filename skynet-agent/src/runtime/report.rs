@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use skynet_core::forwarding::Framing;
 use skynet_core::node::{LaneStatus, PeerStatus, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
@@ -157,6 +158,7 @@ fn lane(lane: &LaneStatus, plane: &DataPlane) -> LaneReport {
         lane: lane.lane.0,
         usable: lane.usable,
         cipher: lane.cipher.map(|c| c.name().to_owned()),
+        framing: if lane.framing == Framing::Plain { "plain" } else { "chunks" }.to_owned(),
         port: plane.socket(lane.lane.port()).and_then(|s| s.port().ok()),
         via: lane.path.as_ref().map(via),
         rtt_us: lane.rtt.map(micros),

@@ -112,7 +112,7 @@ impl Trains {
         }
     }
 
-    /// Each datagram by a call of its own. What is refused is counted; the others go on.
+    /// Each datagram by a call of its own. What is refused is counted; the others go on, unless the buffer stays full.
     pub(super) fn send_plain(
         &self,
         leaf: &impl SendMessage,
@@ -122,10 +122,16 @@ impl Trains {
         options: SendOptions,
     ) -> io::Result<()> {
         let mut result = Ok(());
-        for datagram in bytes.chunks(segment) {
+        for (i, datagram) in bytes.chunks(segment).enumerate() {
             let sent = leaf.send_message(to, datagram, options);
-            if sent.is_err() {
-                self.dropped.fetch_add(1, Relaxed);
+            if let Err(e) = &sent {
+                // A buffer that stays full is waited for once per train, not once per datagram.
+                let stuck = e.kind() == io::ErrorKind::WouldBlock;
+                let lost = if stuck { bytes.len().div_ceil(segment) - i } else { 1 };
+                self.dropped.fetch_add(lost as u64, Relaxed);
+                if stuck {
+                    return result.and(sent);
+                }
             }
             result = result.and(sent);
         }

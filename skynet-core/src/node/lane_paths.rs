@@ -330,8 +330,8 @@ impl Node {
 
     /// The lanes of a peer that are open and have a way.
     pub(super) fn usable_lanes(&self, peer: &Peer) -> Vec<LaneEntry> {
-        let framing = self.framing(peer);
-        let entry = |(lane, sealing)| {
+        let entry = |(lane, sealing): (LaneNo, _)| {
+            let framing = self.framing(peer, lane.port());
             let path = self.lane_path(peer.slot, lane)?;
             Some(LaneEntry { lane, sealing, path, framing, load: peer.load.of(lane)? })
         };

@@ -100,9 +100,13 @@ impl LaneSet {
             .next()
     }
 
-    /// How many lanes the peer and we agreed on under the newest keypair.
+    /// How many lanes the peer and we agreed on. Until the newest keypair's HELLOs are known, or it is too late for
+    /// them, the agreement before holds: its lanes are still in use.
     pub(super) fn agreed(&self) -> u8 {
-        self.keypairs.last().map_or(0, |k| u8::try_from(k.lanes.len()).unwrap_or(u8::MAX))
+        let Some(newest) = self.keypairs.last() else { return 0 };
+        let waits = newest.theirs.is_none() && newest.change_until.is_some();
+        let of = if waits { self.keypairs.iter().rfind(|k| k.theirs.is_some()) } else { Some(newest) };
+        of.map_or(0, |k| u8::try_from(k.lanes.len()).unwrap_or(u8::MAX))
     }
 
     /// Lanes, and with them ports, that either end wants, within what is agreed.
@@ -245,6 +249,7 @@ impl LaneSet {
         let parsed = Record::parse(record).map_err(|_| DropReason::UnknownType)?;
         let keypair =
             self.keypairs.iter_mut().find(|k| k.local == local).ok_or(DropReason::UnexpectedRecord)?;
+        let known = keypair.known();
         match parsed {
             Record::Hello(theirs) => {
                 keypair.on_hello(&theirs, Record::trim(record), cx)?;
@@ -258,12 +263,17 @@ impl LaneSet {
                 if first && !self.ready[usize::from(offer.lane.port().0)] {
                     self.events.push_back(LaneEvent::Asked(offer.lane));
                 }
-                self.events.push_back(LaneEvent::Changed);
+                // A record that says nothing new makes no new snapshot.
+                if first || keypair.known() != known {
+                    self.events.push_back(LaneEvent::Changed);
+                }
             }
             Record::Accept(offer) => {
                 keypair.on_accept(offer, &mut self.events)?;
                 // The proof may have come first: it takes another way than records.
-                self.events.push_back(LaneEvent::Changed);
+                if keypair.known() != known {
+                    self.events.push_back(LaneEvent::Changed);
+                }
             }
             Record::Pattern(_) | Record::Report(_) => return Err(DropReason::UnexpectedRecord),
         }

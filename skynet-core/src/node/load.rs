@@ -122,6 +122,7 @@ impl Peer {
             let agent = self.agent_mut(lane.port());
             let (rtt, least_rtt) = agent.as_ref().map_or((None, None), |a| (a.rtt(), a.least_rtt()));
             loads[usable] = LaneLoad {
+                lane,
                 bytes: u64::from(sent) * each,
                 busy_permille: busy.map_or(0, |b| b.outbound_permille.max(b.inbound_permille)),
                 counted: agent.and_then(|a| a.counted()),
@@ -130,7 +131,8 @@ impl Peer {
             };
             usable += 1;
         }
-        let load = PeerLoad { lanes: &loads[..usable], flows, most: self.lanes.agreed(), least };
+        let received = traffic.rx_bytes.wrapping_sub(before.rx_bytes);
+        let load = PeerLoad { lanes: &loads[..usable], received, flows, most: self.lanes.agreed(), least };
         self.load.policy.handle_load(&load, now.mono)
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use crate::allowed_ips::Prefix;
 use crate::constants::INNER_MTU;
 use crate::forwarding::{ForwardingTable, Framing, PeerEntry};
-use crate::node::peers::{Kind, Peer};
+use crate::id::PortNo;
+use crate::node::peers::Peer;
 use crate::node::{Node, NodeEvent};
+use crate::path::PathAgent;
 use crate::wire::record::FEATURE_CHUNKS;
 use crate::worker::InboundCommand;
 
@@ -57,10 +59,10 @@ impl Node {
         }
     }
 
-    /// In chunks if both ends can, as long as hardly anything is lost.
-    pub(super) fn framing(&self, peer: &Peer) -> Framing {
+    /// In chunks if both ends can, as long as hardly anything is lost on the port's path.
+    pub(super) fn framing(&self, peer: &Peer, port: PortNo) -> Framing {
         let theirs = peer.lanes.hello().is_some_and(|hello| hello.features & FEATURE_CHUNKS != 0);
-        let carried = matches!(&peer.kind, Kind::Member { path, .. } if path.carries_chunks());
+        let carried = peer.agent(port).is_some_and(PathAgent::carries_chunks);
         if self.chunks && theirs && carried { Framing::Chunks { limit: INNER_MTU } } else { Framing::Plain }
     }
 

@@ -61,6 +61,8 @@ pub struct LaneStatus {
     pub rx: u32,
     /// Whether it carries data now.
     pub usable: bool,
+    /// How packets become messages on it.
+    pub framing: Framing,
 }
 
 /// One peer or known member.
@@ -90,8 +92,6 @@ pub struct PeerStatus {
     pub cipher: Option<Suite>,
     /// Lanes for bulk that are open; 0: everything goes on lane 0.
     pub lanes: u8,
-    /// How its bulk becomes messages while a lane is open.
-    pub framing: Framing,
     /// Every lane that is wanted or open, ascending; empty: everything goes on lane 0.
     pub lane_list: Vec<LaneStatus>,
     /// Whether trains of datagrams arrive there; if not, each is sent by itself.
@@ -122,7 +122,6 @@ impl Node {
                     suites: None,
                     cipher: None,
                     lanes: 0,
-                    framing: Framing::Plain,
                     lane_list: Vec::new(),
                     trains_arrive: true,
                     train_failures: 0,
@@ -180,7 +179,6 @@ impl Node {
             cipher: peer.lanes.suite().or(lane0),
             lanes: u8::try_from(usable.len()).unwrap_or(u8::MAX),
             lane_list: self.lane_list(peer, &usable),
-            framing: self.framing(peer),
             trains_arrive: peer.trains.trains_arrive(),
             train_failures: peer.trains.failures(),
             history,
@@ -204,6 +202,7 @@ impl Node {
                     tx,
                     rx,
                     usable: usable.contains(&lane),
+                    framing: self.framing(peer, lane.port()),
                 }
             })
             .collect()

@@ -6,7 +6,7 @@
 
 use core::fmt;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
@@ -128,6 +128,8 @@ pub struct SealingKey {
     initiator: bool,
     /// The next counter nobody reserved. Never decreases, never passes the limit.
     next: AtomicU64,
+    /// Control has heard that it wants a successor.
+    told: AtomicBool,
 }
 
 impl SealingKey {
@@ -138,7 +140,7 @@ impl SealingKey {
         born: Instant,
         initiator: bool,
     ) -> Self {
-        Self { id, receiver, key, born, initiator, next: AtomicU64::new(0) }
+        Self { id, receiver, key, born, initiator, next: AtomicU64::new(0), told: AtomicBool::new(false) }
     }
 
     /// The keypair this is half of.
@@ -193,6 +195,16 @@ impl SealingKey {
     /// we are the initiator and it is 120 s old.
     pub fn needs_rekey(&self, now: Instant) -> bool {
         self.is_worn() || self.initiator && now.saturating_since(self.born) >= REKEY_AFTER_TIME
+    }
+
+    /// Control is about to hear that [`Self::needs_rekey`]: true for the first who says so.
+    pub fn note_told(&self) -> bool {
+        !self.told.load(Ordering::Relaxed) && !self.told.swap(true, Ordering::Relaxed)
+    }
+
+    /// It could not be told.
+    pub fn forget_told(&self) {
+        self.told.store(false, Ordering::Relaxed);
     }
 
     /// Seals one packet in place under a reserved `counter` and returns the datagram's length.

@@ -69,6 +69,15 @@ impl<'a> IpPacket<'a> {
     }
 }
 
+/// The source address of a packet of which only the beginning is here; `None` if not even that is whole.
+pub fn source_of(beginning: &[u8]) -> Option<IpAddr> {
+    match beginning.first()? >> 4 {
+        4 => beginning.get(12..16).and_then(|a| Some(IpAddr::from(*a.first_chunk::<4>()?))),
+        6 => beginning.get(8..24).and_then(|a| Some(IpAddr::from(*a.first_chunk::<16>()?))),
+        _ => None,
+    }
+}
+
 /// An IPv4 UDP packet with a correct header checksum and no UDP checksum; for tests, simulations and benches.
 pub fn udp_v4(source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let total = u16::try_from(28 + payload.len()).expect("a test packet fits 64 KiB");
@@ -104,6 +113,17 @@ mod tests {
         assert_eq!(packet.bytes(), sample());
         assert_eq!(packet.source(), IpAddr::from([10, 1, 0, 1]));
         assert_eq!(packet.destination(), IpAddr::from([10, 1, 0, 2]));
+    }
+
+    #[test]
+    fn the_source_is_read_from_the_beginning_alone() {
+        let packet = sample();
+        assert_eq!(source_of(&packet[..16]), Some(IpAddr::from([10, 1, 0, 1])));
+        assert_eq!((source_of(&packet[..15]), source_of(&[]), source_of(&[0x10; 40])), (None, None, None));
+        let mut v6 = vec![0x60; 8];
+        v6.extend([7; 16]);
+        assert_eq!(source_of(&v6), Some(IpAddr::from([7; 16])));
+        assert_eq!(source_of(&v6[..23]), None);
     }
 
     #[test]

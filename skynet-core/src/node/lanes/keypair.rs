@@ -96,6 +96,11 @@ impl Keypair {
         self.lanes.get(usize::from(lane.0).checked_sub(1)?)
     }
 
+    /// Lanes of which the peer's index is known.
+    pub(super) fn known(&self) -> usize {
+        self.lanes.iter().filter(|l| l.sealing.is_some()).count()
+    }
+
     /// A newer one takes over: nothing is repeated for this one any more.
     pub(super) fn rest(&mut self) {
         self.repeat_hello.stop();
