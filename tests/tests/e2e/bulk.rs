@@ -103,6 +103,10 @@ const ALLOWED: [&str; 15] = [
     "restart_syscall",
 ];
 
+/// What the thread's heap grows by, now and then: a probe on its way to control, the first buffer for chunks. A packet
+/// that allocated would be seen thousands of times.
+const GROWS: [&str; 3] = ["brk", "mprotect", "madvise"];
+
 #[test]
 fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
     let story = two_public("no-futex");
@@ -125,7 +129,11 @@ fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
         for (thread, calls) in threads {
             println!("{host} {thread}: {calls:?}");
             assert!(calls.values().sum::<u64>() > 100, "{host} {thread} did next to nothing: {calls:?}");
-            let others: Vec<_> = calls.keys().filter(|call| !ALLOWED.contains(&call.as_str())).collect();
+            let grows = |call: &str, times: u64| GROWS.contains(&call) && times <= 3;
+            let others: Vec<_> = calls
+                .iter()
+                .filter(|(call, times)| !ALLOWED.contains(&call.as_str()) && !grows(call, **times))
+                .collect();
             assert!(others.is_empty(), "{host} {thread} also calls {others:?}: {calls:?}");
         }
     }
