@@ -176,3 +176,18 @@ fn a_full_core_opens_lanes_without_loss() {
     overlay.world_mut().run_for(Duration::from_secs(10)).unwrap();
     assert_eq!(overlay.received(hosts[0], hosts[1]).unwrap().packets, 8 * 2_000, "{}", overlay.report());
 }
+
+/// Only one end asked for the lanes. While the HELLOs of a new keypair are on their way, those of the one before count.
+#[test]
+fn lanes_stay_open_through_the_rekeys_of_traffic_that_goes_on() {
+    let (mut overlay, hosts) = pair([NatKind::PortRestricted; 2], 5);
+    start_flows(&mut overlay, hosts, 8, MS(20), 20_000);
+    assert!(time_to_four(&mut overlay, hosts).is_some(), "{}", overlay.report());
+    let [a, b] = hosts;
+    overlay.world_mut().run_for(Duration::from_secs(2)).unwrap();
+    for step in 0..3_000 {
+        overlay.world_mut().run_for(MS(100)).unwrap();
+        let usable = overlay.lane_paths(a, b).iter().filter(|(_, path)| path.is_some()).count();
+        assert_eq!(usable, 4, "{} ms on\n{}", step * 100, overlay.report());
+    }
+}
