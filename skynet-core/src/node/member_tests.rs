@@ -1,6 +1,7 @@
 //! A node that is a member: what it makes of another member's documents and of packets for it.
 
 use super::*;
+use crate::node::directory::Inserted;
 use crate::session::Engine;
 use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;

@@ -21,6 +21,7 @@ mod lanes_tests;
 mod load;
 #[cfg(test)]
 mod member_tests;
+mod members;
 mod membership;
 mod paths;
 mod peers;
@@ -48,18 +49,14 @@ use crate::drop::{DropCounters, DropReason};
 use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
-use crate::node::directory::Inserted;
-use crate::node::membership::{MembershipAgent, MembershipEvent, lookup_for};
-use crate::node::peers::{Kind, Peer, Peers};
+use crate::node::membership::{MembershipAgent, lookup_for};
+use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::sessions::PendingInitiations;
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
-use crate::path::{ProbeTags, StockPath};
+use crate::path::ProbeTags;
 use crate::rng::Rng;
-use crate::session::{
-    Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, PeerPsk, Session, SessionConfig, Tai64n,
-    TimestampClock,
-};
+use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::Kind as Wire;
 use crate::wire::ip::IpPacket;
@@ -434,7 +431,7 @@ impl Node {
     }
 
     /// A packet for a known peer that has no key or no path.
-    fn on_stage(&mut self, slot: PeerSlot, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
+    pub(super) fn on_stage(&mut self, slot: PeerSlot, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
         if peer.staged.push(packet, MAX_STAGED_PER_PEER, now.mono) {
             self.drops.count(DropReason::NoSession);
@@ -505,103 +502,6 @@ impl Node {
             Ok(())
         });
         self.drain_session(slot, now);
-    }
-
-    fn drain_membership(&mut self, now: Now) {
-        while let Some(event) = self.membership.as_mut().and_then(|m| m.poll_event()) {
-            match event {
-                MembershipEvent::Connect(address) => {
-                    self.control_address = Some(address);
-                    self.events.push_back(NodeEvent::ConnectControl(address));
-                }
-                MembershipEvent::Send(bytes) => self.events.push_back(NodeEvent::SendControl(bytes)),
-                MembershipEvent::Close => self.events.push_back(NodeEvent::CloseControl),
-                MembershipEvent::Persist(blob) => self.events.push_back(NodeEvent::Persist(blob)),
-                MembershipEvent::JoinFailed { reason, fatal } => {
-                    self.events.push_back(NodeEvent::JoinFailed { reason, fatal });
-                }
-                MembershipEvent::Alarm(reason) => self.events.push_back(NodeEvent::Alarm(reason)),
-                MembershipEvent::Joined(welcome) => {
-                    if let Some(addresses) = self.membership.as_ref().and_then(|m| m.addresses()) {
-                        self.events.push_back(NodeEvent::Joined(addresses));
-                    }
-                    self.dirty = true;
-                    self.on_ticket(&welcome, now);
-                    self.publish_record(now);
-                }
-                MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
-                MembershipEvent::Gone(key) => {
-                    if let Some(slot) = self.peers.by_key(&key) {
-                        self.remove_peer(slot, now);
-                    }
-                }
-                // What waits for an answer that did not come is forgotten by its age.
-                MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),
-            }
-        }
-    }
-
-    /// The directory holds something new: peers follow, and what waited goes on.
-    fn on_learned(&mut self, member: crate::member::Member, inserted: Inserted, now: Now) {
-        let member = Arc::new(member);
-        if let Inserted::Newer { old_key: Some(old_key) } = inserted
-            && let Some(slot) = self.peers.by_key(&old_key)
-        {
-            self.remove_peer(slot, now);
-        }
-        if let (Some(slot), Inserted::Newer { old_key: None }) =
-            (self.peers.by_key(&member.x25519()), inserted)
-        {
-            self.refresh_member(slot, &member, now);
-        }
-        if inserted == Inserted::Refused {
-            return;
-        }
-        for address in [IpAddr::V4(member.v4()), IpAddr::V6(member.v6())] {
-            if let Some(mut staged) = self.unresolved.take(address)
-                && let Some(slot) = self.add_member(&member, now)
-            {
-                for packet in staged.drain(now.mono) {
-                    let _counted = self.on_stage(slot, packet, now);
-                }
-            }
-        }
-        self.resume_initiation(&member.x25519(), now);
-    }
-
-    /// Takes a peer away: its keys stop sealing, the snapshot loses it, then its opening keys go.
-    fn remove_peer(&mut self, slot: PeerSlot, now: Now) {
-        let _closed = self.with_session(slot, |peer, cx| {
-            peer.session.close(cx);
-            Ok(())
-        });
-        self.drain_session(slot, now);
-        self.tags.remove_peer(slot);
-        self.peers.remove(slot);
-        self.dirty = true;
-        self.lanes_changed = true;
-    }
-
-    fn add_stock(&mut self, configured: StockPeer) {
-        let config = SessionConfig {
-            peer: configured.public_key,
-            psk: PeerPsk::stock(configured.preshared_key.as_ref()),
-            persistent_keepalive: configured.persistent_keepalive,
-            certified: false,
-            greatest_timestamp: Tai64n::ZERO,
-        };
-        let kind = Kind::Stock {
-            name: configured.public_key.to_string(),
-            path: StockPath::new(configured.endpoint),
-            addresses: configured
-                .allowed_ips
-                .iter()
-                .filter_map(crate::allowed_ips::Prefix::as_host)
-                .collect(),
-            allowed_ips: configured.allowed_ips,
-        };
-        self.peers.insert(kind, Session::new(config));
-        self.dirty = true;
     }
 
     /// Keeps the persisted floor ahead of every timestamp that may go out.
