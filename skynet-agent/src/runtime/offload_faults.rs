@@ -56,7 +56,7 @@ impl OffloadFaults {
         }
     }
 
-    /// Super-packets that may be written of those the device `takes`.
+    /// What further sockets may use of what is `wanted`: the check was made once, for all of them.
     pub(super) fn limit_udp(&self, wanted: UdpOffloads) -> UdpOffloads {
         UdpOffloads {
             gso: wanted.gso && !self.has(Offload::UdpGso),
@@ -64,7 +64,7 @@ impl OffloadFaults {
         }
     }
 
-    /// What the TUN device takes, less what has failed.
+    /// Super-packets that may be written of those the device `takes`.
     pub(super) fn limit(&self, takes: Offloads) -> Offloads {
         let (tcp, udp) = (!self.has(Offload::CoalesceTcp), !self.has(Offload::CoalesceUdp));
         Offloads {

@@ -1,7 +1,7 @@
 //! The order of key changes of one peer: which keypairs exist, which one seals.
 //!
 //! ```text
-//!              all inbound halves             responder: first packet under it
+//!              port 0's inbound half         responder: first packet under it
 //!  handshake ──────── acknowledge ──▶ unconfirmed ──────────────────────▶ confirmed
 //!  Installing │                   initiator: at once ─────────────────────▲   │
 //!             └ only then: message 2 goes out / data is sealed                ▼
@@ -133,7 +133,7 @@ impl Keypairs {
         change
     }
 
-    /// Every inbound half has the opening key. Returns message 2 if it may go out now; a confirmed keypair of the
+    /// The inbound half has the opening key. Returns message 2 if it may go out now; a confirmed keypair of the
     /// initiator becomes current.
     pub(super) fn installed(&mut self, index: ReceiverIndex) -> (Change, Option<SentMessage>) {
         let Some(keypair) = self.by_index(index) else { return Default::default() };

@@ -111,7 +111,7 @@ pub enum SessionEvent {
     UseSealing(Arc<SealingKey>),
     /// Publish that nothing can be sealed.
     StopSealing,
-    /// Take the opening key with this index away from every inbound half, and with it the lanes of its keypair.
+    /// Take the opening key with this index away from port 0's inbound half, and with it the lanes of its keypair.
     RemoveOpening(ReceiverIndex),
     /// Send staged packets, or else an empty one ([`Session::seal_keepalive`]), now.
     SendKeepalive,
@@ -367,7 +367,7 @@ impl Session {
         Ok(())
     }
 
-    /// Every inbound half acknowledged the opening key with this index: message 2 may go out (responder), the
+    /// The inbound half acknowledged the opening key with this index: message 2 may go out (responder), the
     /// sealing key is used (initiator). An index that was removed meanwhile is ignored.
     pub fn opening_installed(&mut self, index: ReceiverIndex, now: Instant, cx: &mut Context<'_>) {
         let (change, response) = self.keys.installed(index);
