@@ -114,27 +114,33 @@ fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
     let ends = Ends::new(a.namespace(), b.namespace(), b.overlay_address().unwrap().into());
     let traced = std::thread::scope(|scope| {
         let bulk = scope.spawn(|| {
-            let plan = TcpPlan::bulk(4, Amount::For(Duration::from_secs(4)));
+            let plan = TcpPlan::bulk(4, Amount::For(Duration::from_secs(8)));
             transfer::tcp(ends, &plan).unwrap()
         });
-        // Steady: after the first second, and over before the last.
+        // Steady: after the first second. To attach takes a while on a busy machine, so both at once, well before the end.
         std::thread::sleep(Duration::from_secs(1));
-        let traced = [a, b].map(|agent| (agent.host().to_owned(), trace(agent)));
+        let tracers = [a, b].map(|agent| (agent.host(), scope.spawn(|| trace(agent))));
+        let traced = tracers.map(|(host, tracer)| (host.to_owned(), tracer.join().unwrap()));
+        assert!(!bulk.is_finished(), "the transfer ended before the tracing");
         let report = bulk.join().unwrap();
         println!("under strace {:.0} Mbit/s", report.bits_per_second() / 1e6);
         traced
     });
     for (host, threads) in traced {
-        assert!(threads.len() >= 2, "{host}: {threads:?}");
-        for (thread, calls) in threads {
+        for (thread, calls) in &threads {
             println!("{host} {thread}: {calls:?}");
-            assert!(calls.values().sum::<u64>() > 100, "{host} {thread} did next to nothing: {calls:?}");
             let grows = |call: &str, times: u64| GROWS.contains(&call) && times <= 3;
             let others: Vec<_> = calls
                 .iter()
                 .filter(|(call, times)| !ALLOWED.contains(&call.as_str()) && !grows(call, **times))
                 .collect();
             assert!(others.is_empty(), "{host} {thread} also calls {others:?}: {calls:?}");
+        }
+        // Which lanes carry the flows is the policy's business, so each half is judged over all its threads.
+        for half in DATA_THREADS {
+            let of_half = threads.iter().filter(|(thread, _)| thread.starts_with(half));
+            let made: u64 = of_half.flat_map(|(_, calls)| calls.values()).sum();
+            assert!(made > 100, "{host} {half} did next to nothing: {threads:?}");
         }
     }
     story.end();
