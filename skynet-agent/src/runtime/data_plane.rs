@@ -25,16 +25,15 @@ use skynet_core::time::Instant;
 use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
+use super::halves::{InboundIo, OutboundIo, run_inbound, run_outbound};
 use super::load::{BusyBell, CpuMeter};
 use super::queues::QueueSink;
 pub(super) use super::threads::Fault;
-use super::threads::{
-    Bell, InboundIo, OutboundIo, Shared, Sockets, Thread, ToInbound, run_inbound, run_outbound,
-};
+use super::threads::{Bell, Shared, Sockets, Thread, ToInbound};
 use super::to_tun::{ToTun, WriteState};
 use crate::config::WorkerThreads;
 use crate::tun::TunDevice;
-use crate::udp::UdpSocket;
+use crate::udp::{UdpFigures, UdpSocket};
 
 /// Changes of keys on their way to the inbound thread. It drains them before every batch, so a sender that finds the
 /// queue full waits for one batch at most.
@@ -59,6 +58,8 @@ pub(super) struct DataPlane {
     /// The TUN device, by its first queue.
     tun: Option<TunDevice>,
     workers: [Option<Worker>; MAX_PORTS],
+    /// What the sockets of closed ports have counted.
+    closed: UdpFigures,
 }
 
 /// One port's threads.
@@ -88,7 +89,8 @@ impl DataPlane {
             faults,
         });
         let workers = [const { None }; MAX_PORTS];
-        let mut plane = Self { shared, counted, sink, coalesce, threads, tun: None, workers };
+        let mut plane =
+            Self { shared, counted, sink, coalesce, threads, tun: None, workers, closed: UdpFigures::NONE };
         plane.open(PortNo(0), socket)?;
         Ok(plane)
     }
@@ -119,6 +121,10 @@ impl DataPlane {
 
     /// Ends the worker of `port`. Its TUN queue and its socket go with it; the kernel spreads its flows anew.
     pub(super) fn close(&mut self, port: PortNo) {
+        if let Some(socket) = self.socket(port) {
+            let UdpFigures { dropped, refused_trains, .. } = self.closed.and(UdpFigures::of(&socket));
+            self.closed = UdpFigures { dropped, refused_trains, ..self.closed };
+        }
         self.set_socket(port, None);
         if let Some(worker) = self.workers[usize::from(port.0)].take() {
             worker.end();
@@ -134,6 +140,11 @@ impl DataPlane {
     /// The socket of a port that is open.
     pub(super) fn socket(&self, port: PortNo) -> Option<Arc<UdpSocket>> {
         self.shared.sockets.load().get(usize::from(port.0))?.clone()
+    }
+
+    /// How the sockets of all ports fare, those closed included.
+    pub(super) fn udp(&self) -> UdpFigures {
+        self.shared.sockets.load().iter().flatten().fold(self.closed, |sum, s| sum.and(UdpFigures::of(s)))
     }
 
     /// Packets flow to and from `tun` from now on.

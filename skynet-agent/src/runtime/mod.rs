@@ -11,6 +11,7 @@
 
 mod agent;
 mod data_plane;
+mod halves;
 mod interface;
 mod load;
 mod membership;

@@ -9,6 +9,6 @@ mod sys;
 mod train;
 
 pub use socket::{
-    ReceiveBatch, Received, Room, SEND_WAIT, UdpOffloads, UdpSocket, segments_mut, wait_for_room,
+    ReceiveBatch, Received, Room, SEND_WAIT, UdpFigures, UdpOffloads, UdpSocket, segments_mut, wait_for_room,
 };
 pub(crate) use sys::set_option;

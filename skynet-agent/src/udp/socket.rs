@@ -38,6 +38,39 @@ impl UdpOffloads {
     pub const ALL: Self = Self { gso: true, gro: true };
 }
 
+/// How one socket fares, or several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UdpFigures {
+    /// What works with every one of them.
+    pub offloads: UdpOffloads,
+    /// See [`UdpSocket::dropped`].
+    pub dropped: u64,
+    /// See [`UdpSocket::refused_trains`].
+    pub refused_trains: u64,
+}
+
+impl UdpFigures {
+    /// Of no socket.
+    pub const NONE: Self = Self { offloads: UdpOffloads::ALL, dropped: 0, refused_trains: 0 };
+
+    /// Of this one.
+    pub fn of(socket: &UdpSocket) -> Self {
+        let (dropped, refused_trains) = (socket.dropped(), socket.refused_trains());
+        Self { offloads: socket.offloads(), dropped, refused_trains }
+    }
+
+    /// Of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (a, b) = (self.offloads, other.offloads);
+        Self {
+            offloads: UdpOffloads { gso: a.gso && b.gso, gro: a.gro && b.gro },
+            dropped: self.dropped + other.dropped,
+            refused_trains: self.refused_trains + other.refused_trains,
+        }
+    }
+}
+
 /// Waits a bounded time for room in the buffer of a socket: whether there is any.
 pub type Room<'a> = dyn FnMut(BorrowedFd<'_>) -> io::Result<bool> + 'a;
 
