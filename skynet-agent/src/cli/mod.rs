@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, parse_max_lanes};
+use crate::config::{Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, parse_max_lanes, parse_mtu};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -93,6 +93,9 @@ struct AgentArgs {
     /// Lanes to open with every member at once, instead of when the load wants them [default: 1].
     #[arg(long, env = "SKYNET_MIN_LANES", value_name = "N", value_parser = parse_max_lanes)]
     min_lanes: Option<u8>,
+    /// Largest packets inside the overlay, in bytes, or auto: found for each path [default: auto].
+    #[arg(long, env = "SKYNET_MTU", value_name = "BYTES", value_parser = parse_mtu)]
+    mtu: Option<MtuChoice>,
 }
 
 impl AgentArgs {
@@ -110,6 +113,7 @@ impl AgentArgs {
             ciphers: self.cipher,
             max_lanes: self.max_lanes,
             min_lanes: self.min_lanes,
+            mtu: self.mtu,
         };
         Ok(Config::load(overrides)?)
     }
@@ -136,6 +140,7 @@ impl AgentArgs {
         push("--cipher", cipher.map(|c| c.get_name().into()));
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
+        push("--mtu", self.mtu.map(|mtu| mtu.to_string().into()));
         flags
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, parse_duration};
+use super::{Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, parse_duration};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -39,6 +39,9 @@ pub(super) struct DataPlane {
     pub(super) ciphers: Option<Ciphers>,
     pub(super) max_lanes: Option<u8>,
     pub(super) min_lanes: Option<u8>,
+    pub(super) mtu: Option<MtuChoice>,
+    pub(super) mtu_min: Option<u16>,
+    pub(super) mtu_max: Option<u16>,
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@
 //! ciphers = "auto"                     # or "chacha20-poly1305"
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
+//! mtu = "auto"                         # or bytes
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -26,6 +27,7 @@
 
 mod dataplane;
 mod file;
+mod mtu;
 mod offload;
 mod units;
 
@@ -43,6 +45,7 @@ use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
 pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
+pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
 
@@ -86,6 +89,8 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Largest inner packets.
+    pub mtu: Option<MtuChoice>,
 }
 
 /// What the agent runs with.
@@ -113,6 +118,8 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// How large inner packets may be.
+    pub mtu: Mtu,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -213,6 +220,9 @@ impl Config {
         let max_lanes = overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes);
         let in_file = lanes("min_lanes", file.dataplane.min_lanes)?;
         let min_lanes = overrides.min_lanes.or(in_file).unwrap_or(1).min(max_lanes);
+        let choice = overrides.mtu.or(file.dataplane.mtu).unwrap_or_default();
+        let mtu = Mtu::new(choice, file.dataplane.mtu_min, file.dataplane.mtu_max)
+            .map_err(|(key, what)| at(&format!("dataplane.{key}"), what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -238,6 +248,7 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            mtu,
             wireguard,
             peers,
         })

@@ -28,7 +28,7 @@ use super::load::{BusyBell, BusyWatch, CpuClock};
 use super::queues::QueueSink;
 use super::to_tun::{ToTun, WriteState};
 use crate::clock;
-use crate::tun::{PacketBatch, TunDevice, TunRead};
+use crate::tun::{PacketBatch, TunDevice, TunRead, TunWrite};
 use crate::udp::{ReceiveBatch, UdpSocket, segments_mut};
 use crate::wake::Waker;
 
@@ -147,6 +147,9 @@ impl OutboundThread {
                 }
             }
             self.flush(sockets);
+            while let Some(answer) = self.half.poll_answer() {
+                self.tun.write(VnetHeader::NONE, answer)?;
+            }
             watch.note(bytes, now, &shared.busy);
         }
         Ok(())

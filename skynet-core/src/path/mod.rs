@@ -31,6 +31,7 @@ pub mod check;
 mod history;
 mod keys;
 mod link;
+mod mtu;
 mod rtt;
 mod score;
 mod stock;
@@ -44,6 +45,7 @@ pub use candidate::{
     Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_probe_target, select_candidates,
 };
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
+pub use mtu::{BASE, Bounds, DATAGRAM, MIN, MtuConfig, PathMtu, Size};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};
