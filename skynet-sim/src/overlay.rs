@@ -253,7 +253,7 @@ impl Overlay {
         let address = std::net::IpAddr::V4(self.address(to));
         let status = self.agent(from).status();
         let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
-        peer.is_some_and(|p| p.lane_list.iter().any(|l| l.usable && l.framing != Framing::Plain))
+        peer.is_some_and(|p| p.lane_list.iter().any(|l| l.usable && l.framing == Framing::Chunks))
     }
 
     /// Whether `from` sends trains of datagrams to `to`, and how often it found that they do not arrive.

@@ -69,7 +69,8 @@ impl PathAgent {
         if !self.is_active() {
             return None;
         }
-        self.link(self.selected?)?.mtu.poll_timeout()
+        // What came due while there was no traffic is due as soon as there is some.
+        self.link(self.selected?)?.mtu.poll_timeout().map(|at| at.max(self.now.mono))
     }
 
     pub(super) fn run_mtu(&mut self) {
