@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use skynet_core::constants::IPV6_MIN_MTU;
 use skynet_core::key::StaticSecret;
 use skynet_core::member::{Credentials, JoinToken, Name};
 use skynet_core::node::{Addresses, Floors, Membership, Node, NodeConfig, StockConfig, StockPeer};
@@ -61,7 +62,8 @@ impl Agent {
         self.is_enrolling = matches!(membership, Membership::Token { .. });
         let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
         let mtu = self.config.mtu.on_links_of(self.link_mtu().await, is_member);
-        self.tun_mtu = mtu.most;
+        // A device of less has no IPv6.
+        self.tun_mtu = mtu.most.max(IPV6_MIN_MTU);
         let config = NodeConfig {
             membership,
             stock: self.stock()?,
