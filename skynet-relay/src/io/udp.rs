@@ -45,6 +45,7 @@ impl UdpSocket {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
+        never_fragment(&socket, addr.is_ipv6())?;
         if addr.ip().is_unspecified() {
             // Before the bind: nothing may arrive that does not tell.
             tell_local(&socket, addr.is_ipv6())?;
@@ -148,14 +149,30 @@ impl UdpSocket {
 fn tell_local(socket: &Socket, v6: bool) -> io::Result<()> {
     let (level, option) =
         if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
-    let on: libc::c_int = 1;
+    set_option(socket, level, option, 1)
+}
+
+/// No datagram is fragmented on its way, by whatever ICMP says: what passes by this relay is for its users to find out.
+fn never_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+}
+
+fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the value is a local int and its size is passed along; the kernel only reads it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
