@@ -16,7 +16,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, parse_max_lanes, parse_mtu};
+use crate::config::{
+    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, WorkerThreads, parse_max_lanes,
+    parse_mtu, parse_worker_threads,
+};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -96,6 +99,9 @@ struct AgentArgs {
     /// Largest packets inside the overlay, in bytes, or auto: found for each path [default: auto].
     #[arg(long, env = "SKYNET_MTU", value_name = "BYTES", value_parser = parse_mtu)]
     mtu: Option<MtuChoice>,
+    /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one or two cores, else 2].
+    #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
+    worker_threads: Option<WorkerThreads>,
 }
 
 impl AgentArgs {
@@ -114,6 +120,7 @@ impl AgentArgs {
             max_lanes: self.max_lanes,
             min_lanes: self.min_lanes,
             mtu: self.mtu,
+            worker_threads: self.worker_threads,
         };
         Ok(Config::load(overrides)?)
     }
@@ -141,6 +148,10 @@ impl AgentArgs {
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
         push("--mtu", self.mtu.map(|mtu| mtu.to_string().into()));
+        push(
+            "--worker-threads",
+            self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),
+        );
         flags
     }
 }

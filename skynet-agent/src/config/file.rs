@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, parse_duration};
+use super::{
+    Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
+};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -42,6 +44,7 @@ pub(super) struct DataPlane {
     pub(super) mtu: Option<MtuChoice>,
     pub(super) mtu_min: Option<u16>,
     pub(super) mtu_max: Option<u16>,
+    pub(super) worker_threads: Option<WorkerThreads>,
 }
 
 #[derive(Deserialize)]

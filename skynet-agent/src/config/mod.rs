@@ -13,6 +13,7 @@
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
 //! mtu = "auto"                         # or bytes
+//! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -44,7 +45,9 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
-pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
+pub use dataplane::{
+    Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
+};
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
@@ -91,6 +94,8 @@ pub struct Overrides {
     pub min_lanes: Option<u8>,
     /// Largest inner packets.
     pub mtu: Option<MtuChoice>,
+    /// Threads of each worker.
+    pub worker_threads: Option<WorkerThreads>,
 }
 
 /// What the agent runs with.
@@ -120,6 +125,8 @@ pub struct Config {
     pub min_lanes: u8,
     /// How large inner packets may be.
     pub mtu: Mtu,
+    /// Threads of each worker.
+    pub worker_threads: WorkerThreads,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -249,6 +256,7 @@ impl Config {
             max_lanes,
             min_lanes,
             mtu,
+            worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             wireguard,
             peers,
         })

@@ -65,7 +65,14 @@ mod tests {
             .iter()
             .map(|a| InterfaceAddress { ip: a.parse().unwrap(), prefix_len: 24, usable: true })
             .collect();
-        Interface { index, name: name.to_owned(), up, loopback: name == "lo", mtu: 1_000 + 100 * index, addresses }
+        Interface {
+            index,
+            name: name.to_owned(),
+            up,
+            loopback: name == "lo",
+            mtu: 1_000 + 100 * index,
+            addresses,
+        }
     }
 
     #[test]

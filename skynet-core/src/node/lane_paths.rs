@@ -15,8 +15,8 @@ use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, Transmit};
 use crate::path::{
-    Attention, CARRIER, MtuConfig, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom, ProbeTo,
-    RelayPath, Traffic,
+    Attention, CARRIER, MtuConfig, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
+    ProbeTo, RelayPath, Traffic,
 };
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::relay::Class;

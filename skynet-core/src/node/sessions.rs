@@ -3,8 +3,8 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::control::message::Lookup;
 use crate::constants::INNER_MTU;
+use crate::control::message::Lookup;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
 use crate::id::{LaneNo, PeerSlot, PortNo};

@@ -85,7 +85,11 @@ mod tests {
     fn a_larger_mss_is_lowered_wherever_its_option_lies_and_the_checksum_stays_right() {
         for v6 in [false, true] {
             let headers = if v6 { 60 } else { 40 };
-            for options in [&[2, 4, 0x23, 0x00][..], &[1, 2, 4, 0x05, 0xb4, 4, 2, 0], &[1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 0xff, 0xff]] {
+            for options in [
+                &[2, 4, 0x23, 0x00][..],
+                &[1, 2, 4, 0x05, 0xb4, 4, 2, 0],
+                &[1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 0xff, 0xff],
+            ] {
                 let mut packet = syn(v6, options);
                 assert!(may_be_syn(&packet) && sum_is_right(&packet));
                 assert!(clamp(&mut packet, 1_360, false));

@@ -45,8 +45,8 @@ pub use candidate::{
     Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_probe_target, select_candidates,
 };
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
-pub use mtu::{BASE, Bounds, DATAGRAM, MIN, MtuConfig, PathMtu, Size};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
+pub use mtu::{BASE, Bounds, DATAGRAM, MIN, MtuConfig, PathMtu, Size};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};
 pub use stock::StockPath;

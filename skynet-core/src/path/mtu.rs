@@ -326,7 +326,11 @@ impl PathMtu {
         self.raise_after = RAISE.0;
         self.round = self.table(first, 0);
         let attempts = MAX_PROBES + 1;
-        self.send_round(Search { passed: 0, ceiling, attempt: 0, attempts, until: now, alive: false }, wait, now);
+        self.send_round(
+            Search { passed: 0, ceiling, attempt: 0, attempts, until: now, alive: false },
+            wait,
+            now,
+        );
     }
 
     /// Sizes beyond what passes, once: most paths stay as they are.
@@ -334,7 +338,11 @@ impl PathMtu {
         let (passed, ceiling) = (self.limit, self.bounds.most + STEP);
         self.raise_after = (self.raise_after * 2).min(RAISE.1);
         self.round = self.table(&COMMON, passed);
-        self.send_round(Search { passed, ceiling, attempt: 0, attempts: 1, until: now, alive: true }, wait, now);
+        self.send_round(
+            Search { passed, ceiling, attempt: 0, attempts: 1, until: now, alive: true },
+            wait,
+            now,
+        );
     }
 
     /// Those of `sizes` that are in question above `passed`, and the largest there can be.

@@ -133,11 +133,25 @@ fn every_mtu_is_found_to_the_last_block() {
 #[test]
 fn the_table_says_what_each_common_path_costs() {
     let mut lines = Vec::new();
-    for (outer, most) in [(1_124, 1_440), (1_280, 1_440), (1_400, 1_440), (1_460, 1_440), (1_500, 1_440), (1_500, 8_928), (9_001, 8_928)] {
+    for (outer, most) in [
+        (1_124, 1_440),
+        (1_280, 1_440),
+        (1_400, 1_440),
+        (1_460, 1_440),
+        (1_500, 1_440),
+        (1_500, 8_928),
+        (9_001, 8_928),
+    ] {
         let mut wire = Wire::new(over_ipv4(outer), bounds(most));
         wire.run(Duration::from_secs(10));
         let took = wire.settled_at().unwrap() - Instant::ZERO;
-        lines.push(format!("{outer} of {}: {} in {} ms, {} probes", most + 60, wire.mtu.size().limit, took.as_millis(), wire.sent.len()));
+        lines.push(format!(
+            "{outer} of {}: {} in {} ms, {} probes",
+            most + 60,
+            wire.mtu.size().limit,
+            took.as_millis(),
+            wire.sent.len()
+        ));
     }
     assert_eq!(
         lines,
@@ -258,7 +272,10 @@ fn a_fixed_size_is_taken_as_it_is() {
     assert_eq!((wire.mtu.size(), wire.sent.len()), (Size { limit: 1_376, settled: true }, 0));
     let config = MtuConfig { link: 1_500, least: 1_400, most: 1_400 };
     assert_eq!(config.bounds(28), Bounds::new(1_400, 1_400));
-    assert_eq!(MtuConfig { link: 9_001, least: MIN, most: 8_928 }.bounds(48), Bounds { least: 512, most: 8_912 });
+    assert_eq!(
+        MtuConfig { link: 9_001, least: MIN, most: 8_928 }.bounds(48),
+        Bounds { least: 512, most: 8_912 }
+    );
 }
 
 #[test]

@@ -32,7 +32,8 @@ fn holes(title: &str) -> Lab {
     }
     let lab = lab.build().unwrap();
     lab.silence_routers().unwrap();
-    for (cloud, uplink, hosts) in HOLES.map(|(c, u, h, _)| (c, u, h)).into_iter().chain([("a", 9_001, 9_001)]) {
+    for (cloud, uplink, hosts) in HOLES.map(|(c, u, h, _)| (c, u, h)).into_iter().chain([("a", 9_001, 9_001)])
+    {
         lab.set_uplink_mtu(cloud, uplink).unwrap();
         lab.set_cloud_mtu(cloud, hosts).unwrap();
     }
@@ -62,8 +63,9 @@ fn addresses(agent: &Agent) -> [IpAddr; 2] {
 
 fn send(from: &Agent, to: &Agent, target: IpAddr, bytes: u64) -> TcpReport {
     let ends = Ends::new(from.namespace(), to.namespace(), target);
-    transfer::tcp(ends, &TcpPlan::bulk(1, Amount::Bytes(bytes)))
-        .unwrap_or_else(|e| panic!("{} to {} {target}: {e:#}\n{}{}", from.host(), to.host(), from.log_end(), to.log_end()))
+    transfer::tcp(ends, &TcpPlan::bulk(1, Amount::Bytes(bytes))).unwrap_or_else(|e| {
+        panic!("{} to {} {target}: {e:#}\n{}{}", from.host(), to.host(), from.log_end(), to.log_end())
+    })
 }
 
 #[test]
@@ -78,7 +80,10 @@ fn every_path_is_used_in_its_own_size_and_no_transfer_hangs() {
         story.fleet.wait_path("a1", b.host(), PathKind::Direct, DIRECT).unwrap();
         let took = wait_mtu(a, b, expected, FOUND);
         wait_mtu(b, a, expected, FOUND);
-        println!("{uplink}: {expected} inside, found in {took:.0?}; first transfer stalled {:.0?}", first.longest_stall());
+        println!(
+            "{uplink}: {expected} inside, found in {took:.0?}; first transfer stalled {:.0?}",
+            first.longest_stall()
+        );
         assert!(first.longest_stall() < Duration::from_secs(2));
         for (from, to) in [(a, b), (b, a)] {
             for target in addresses(to) {
@@ -107,7 +112,8 @@ fn shrinking(story: &Story, target: IpAddr, mtu: u16, time: Duration) -> TcpRepo
 
 #[test]
 fn a_path_that_shrinks_during_a_transfer_stalls_it_two_seconds_at_most() {
-    let lab = Lab::builder("shrinks").relay().cloud("a", NatKind::Public, 1).cloud("b", NatKind::PortRestricted, 1);
+    let lab =
+        Lab::builder("shrinks").relay().cloud("a", NatKind::Public, 1).cloud("b", NatKind::PortRestricted, 1);
     let lab = lab.build().unwrap();
     lab.silence_routers().unwrap();
     let story = Story::unwatched(lab, |_| &[]);
@@ -163,9 +169,14 @@ fn compare(story: &Story, address: usize, bytes: u64) -> (f64, f64, f64) {
 #[ignore = "for ./x soak: wants optimised programs and both cores"]
 fn what_is_found_is_as_fast_as_the_best_that_could_be_configured() {
     let mut failed = Vec::new();
-    for (uplink, hosts, limit) in
-        [(1_124, 1_500, 1_056), (1_280, 1_500, 1_216), (1_400, 1_500, 1_328), (1_460, 1_500, 1_392), (1_500, 1_500, 1_440), (9_001, 9_001, 8_928)]
-    {
+    for (uplink, hosts, limit) in [
+        (1_124, 1_500, 1_056),
+        (1_280, 1_500, 1_216),
+        (1_400, 1_500, 1_328),
+        (1_460, 1_500, 1_392),
+        (1_500, 1_500, 1_440),
+        (9_001, 9_001, 8_928),
+    ] {
         let lab = Lab::builder("ratio").relay().cloud("a", NatKind::Public, 2).cloud("b", NatKind::Public, 2);
         let lab = lab.build().unwrap();
         lab.silence_routers().unwrap();
@@ -189,10 +200,15 @@ fn what_is_found_is_as_fast_as_the_best_that_could_be_configured() {
             }
             wait_mtu(from, to, limit.max(1_280), FOUND);
         }
-        for (address, bytes, least) in [(0, MIB, 0.0), (0, 64 * MIB, 0.95), (1, 64 * MIB, if uplink < 1_280 { 0.6 } else { 0.95 })] {
+        for (address, bytes, least) in
+            [(0, MIB, 0.0), (0, 64 * MIB, 0.95), (1, 64 * MIB, if uplink < 1_280 { 0.6 } else { 0.95 })]
+        {
             let (ratio, found, told) = compare(&story, address, bytes);
             let family = if address == 0 { "IPv4" } else { "IPv6" };
-            println!("{uplink} {family} {} MiB: {ratio:.3} ({found:.0} found, {told:.0} told, Mbit/s)", bytes / MIB);
+            println!(
+                "{uplink} {family} {} MiB: {ratio:.3} ({found:.0} found, {told:.0} told, Mbit/s)",
+                bytes / MIB
+            );
             if ratio < least {
                 failed.push(format!("{uplink} {family}: {ratio:.3}"));
             }

@@ -107,7 +107,9 @@ impl PathAgent {
     /// Not in the budget of checks: searches are rare and end, and what is asked while data flows is little beside it.
     fn send_mtu_probe(&mut self, path: Path, size: u16) {
         let (to, id, counters) = match path {
-            Path::Relayed { relay, node_no } => (ProbeTo::Relayed { relay, node_no }, 0, self.traffic.relayed),
+            Path::Relayed { relay, node_no } => {
+                (ProbeTo::Relayed { relay, node_no }, 0, self.traffic.relayed)
+            }
             Path::Direct { remote } => {
                 let id = self.pair_index(remote).map_or(0, |i| self.pairs[i].id);
                 (ProbeTo::Direct { addr: remote, ttl: None }, id, self.traffic.direct)

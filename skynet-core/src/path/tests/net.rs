@@ -216,8 +216,14 @@ impl Net {
             }
         };
         let sides = [side(0, &mut rng), side(1, &mut rng)];
-        let way =
-            Way { delay: ms(70), jitter: Duration::ZERO, loss_percent: 0, cut: false, drops_data: false, mtu: 1_500 };
+        let way = Way {
+            delay: ms(70),
+            jitter: Duration::ZERO,
+            loss_percent: 0,
+            cut: false,
+            drops_data: false,
+            mtu: 1_500,
+        };
         let mut net = Self {
             now: Instant::ZERO,
             sides,
@@ -361,10 +367,11 @@ impl Net {
         let from = self.sides[side].router.outbound(to, self.now);
         self.direct_datagrams += 1;
         let way = self.ways[side];
-        let bytes = 28 + match &payload {
-            Payload::Probe(bytes) => bytes.len(),
-            Payload::Data => usize::from(self.sides[side].agent.size().limit + DATAGRAM),
-        };
+        let bytes = 28
+            + match &payload {
+                Payload::Probe(bytes) => bytes.len(),
+                Payload::Data => usize::from(self.sides[side].agent.size().limit + DATAGRAM),
+            };
         let lost = way.cut
             || bytes > way.mtu
             || (way.drops_data && matches!(payload, Payload::Data))
