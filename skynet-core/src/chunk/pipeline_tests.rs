@@ -398,3 +398,30 @@ fn a_packet_of_the_same_flow_stays_behind_the_chunks_that_came_before_it() {
         assert_eq!(written.len(), 9 - 3 + 1, "the lost chunk had bytes of three");
     }
 }
+
+#[test]
+fn what_is_larger_than_the_path_is_cut_and_its_sender_told_and_lost_only_where_nobody_joins_fragments() {
+    let large = |kind: usize| Sample { payload_len: 3_000, ..Sample::KINDS[kind] };
+    for (v4, v6) in [(2, 3), (3, 2)] {
+        let (udp, tcp) = (large(v4).packet(), large(v6 - 2).packet());
+        let packets = [(VnetHeader::NONE, udp.clone()), (VnetHeader::NONE, tcp.clone())];
+        for (framing, parts) in [(Framing::Chunks, 1), (Framing::Fragments, 4), (Framing::Plain, 4)] {
+            let way = Way { lane: Some(Suite::Aes256Gcm), framing, limit: 1_040, joins: Offloads::NONE };
+            let mut tunnel = Tunnel::new(way, false);
+            tunnel.carry(&packets, &|_| false);
+            let mut written = tunnel.tun.written.split();
+            let arrived = framing != Framing::Plain;
+            if arrived {
+                assert_eq!(written.remove(0), udp, "{framing:?}");
+            }
+            assert_eq!(tunnel.drops.get(DropReason::TooBig), u64::from(!arrived));
+            assert_eq!(written.len(), parts, "{framing:?}");
+            let headers = tcp.len() - 3_000;
+            let stream: Vec<u8> = written.iter().flat_map(|part| part[headers..].to_vec()).collect();
+            assert_eq!(stream, tcp[headers..]);
+            let told: Vec<_> =
+                core::iter::from_fn(|| tunnel.outbound.poll_answer().map(<[u8]>::len)).collect();
+            assert_eq!(told.len(), 2, "{framing:?}");
+        }
+    }
+}
