@@ -85,6 +85,8 @@ pub const SOURCE_TABLE_WAYS: usize = 8;
 /// Static-static Diffie-Hellman results kept: as many peers as the directory cache holds documents of.
 pub const MAX_CACHED_SHARED_SECRETS: usize = 4_096;
 
-/// Largest inner packet until paths are measured: fits 1,460 B of underlay with IPv6, UDP, WireGuard and a relay
+/// Every link carries packets of so many bytes (RFC 8200 §5): so does the overlay.
+pub const IPV6_MIN_MTU: u16 = 1280;
+/// Largest inner packet to peers whose path cannot be measured, for they answer no probes: fits 1,460 B of underlay with IPv6, UDP, WireGuard and a relay
 /// header around it (1,460 − 88 = 1,372, rounded down to 16).
 pub const INNER_MTU: u16 = 1360;

@@ -31,6 +31,7 @@ fn peer(lanes: &[u8], epoch: u8) -> PeerEntry {
         lane: LaneNo(*lane),
         sealing: Arc::clone(&keys[usize::from(*lane) - 1]),
         path: DataPath {
+            limit: 1_360,
             port: LaneNo(*lane).port(),
             to: ([192, 0, 2, 1], 1).into(),
             relay_header: None,
@@ -41,6 +42,7 @@ fn peer(lanes: &[u8], epoch: u8) -> PeerEntry {
         load: Arc::default(),
     };
     PeerEntry {
+        mtu: 1_360,
         slot: PeerSlot(3),
         generation: Generation(1),
         node_no: None,

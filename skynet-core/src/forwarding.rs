@@ -49,6 +49,9 @@ pub struct PeerEntry {
     pub sealing: Option<Arc<SealingKey>>,
     /// Where to send; none while no path is known.
     pub path: Option<DataPath>,
+    /// The largest inner packet towards it, bytes: whoever sends larger ones is told. [`UNKNOWN_MTU`] while its path is
+    /// being searched: nobody is told anything.
+    pub mtu: u16,
     /// Lanes for bulk that can be used now, ascending. Empty: everything goes on lane 0.
     pub bulk: Vec<LaneEntry>,
     /// Lanes for bulk there may be: below two there is nothing to choose, and flows are not kept.
@@ -64,6 +67,9 @@ pub struct PeerEntry {
     /// Counters of what goes direct by ports 1, 2, … in this order, shared with their path agents.
     pub by_port: Vec<Arc<PathActivity>>,
 }
+
+/// [`PeerEntry::mtu`] before it is known.
+pub const UNKNOWN_MTU: u16 = u16::MAX;
 
 /// A lane that is open: its key, and the way through its own port.
 #[derive(Clone, Debug)]
@@ -86,11 +92,11 @@ pub enum Framing {
     /// Each in one of its own; super-packets are split before.
     #[default]
     Plain,
-    /// Super-packets, and packets that are too large for the path, in chunks (PROTOCOL §2.2).
-    Chunks {
-        /// What the path carries in one message, in bytes; a multiple of 16 wastes nothing on padding.
-        limit: u16,
-    },
+    /// The same, but a packet that is too large for the path, and no stream that could be cut elsewhere, in chunks
+    /// (PROTOCOL §2.2): fragments.
+    Fragments,
+    /// Super-packets, and packets that are too large for the path, in chunks.
+    Chunks,
 }
 
 /// How a sealed message leaves.
@@ -102,6 +108,8 @@ pub struct DataPath {
     pub to: SocketAddr,
     /// Whether trains arrive there: if not, each datagram leaves by itself.
     pub trains: bool,
+    /// What it carries in one message, bytes of plaintext; a multiple of 16 wastes nothing on padding.
+    pub limit: u16,
     /// The DATA header in front, if `to` is a relay.
     pub relay_header: Option<[u8; DATA_HEADER_LEN]>,
     /// What is counted for this path.

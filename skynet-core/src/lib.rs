@@ -30,5 +30,6 @@ pub mod rng;
 pub mod send;
 pub mod session;
 pub mod time;
+mod too_big;
 pub mod wire;
 pub mod worker;

@@ -22,7 +22,7 @@ use crate::flows::FlowTable;
 use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
-use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
+use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash, mss};
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -229,6 +229,9 @@ impl Inbound {
             }
             Some(_) => {
                 ecn::decapsulate(plaintext, ecn)?;
+                if mss::may_be_syn(plaintext) {
+                    clamp(plaintext, peer.mtu);
+                }
                 IpPacket::parse(plaintext).map_err(|_| DropReason::NotIp)?
             }
         };
@@ -284,6 +287,13 @@ impl Inbound {
         let relay = self.table.relay_at(from).ok_or(DropReason::BadRelayHeader)?;
         Ok(PathSource::Relayed { relay: relay.0, sender: header.node_no })
     }
+}
+
+/// What we send back on this connection is no larger than the path carries.
+#[cold]
+fn clamp(plaintext: &mut [u8], mtu: u16) {
+    let len = IpPacket::parse(plaintext).map_or(0, |ip| ip.bytes().len());
+    mss::clamp(&mut plaintext[..len], mtu, false);
 }
 
 /// Step d: the source is the sender's, the filter agrees, the destination is ours.

@@ -14,15 +14,17 @@ use std::sync::Arc;
 
 use crate::batch::{Outer, SendBatch};
 use crate::chunk::{MAX_CHUNKS, Unit};
-use crate::constants::MAX_STAGED_PACKETS;
+use crate::constants::{INNER_MTU, MAX_STAGED_PACKETS};
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::flows::FlowTable;
-use crate::forwarding::{DataPath, ForwardingTable, Framing, PeerEntry};
+use crate::forwarding::{DataPath, ForwardingTable, Framing, PeerEntry, UNKNOWN_MTU};
 use crate::id::PeerSlot;
-use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash};
+use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash, mss};
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
+use crate::too_big::TooBig;
+use crate::wire::ip::IpPacket;
 use crate::wire::wireguard::TRANSPORT_HEADER_LEN;
 use crate::worker::{ControlSink, ToControl};
 
@@ -42,6 +44,7 @@ pub struct Outbound {
     flows: Arc<FlowTable>,
     table: Arc<ForwardingTable>,
     sealer: Sealer,
+    too_big: TooBig,
 }
 
 /// Step e and what it keeps during a batch.
@@ -67,7 +70,7 @@ impl Outbound {
     /// A half that counts its drops in `drops` and asks `flows` for a flow's lane; both are `Node`'s.
     pub fn new(drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         let sealer = Sealer { now: Instant::ZERO, expected: 0, reserved: None };
-        Self { drops, flows, table: Arc::default(), sealer }
+        Self { drops, flows, table: Arc::default(), sealer, too_big: TooBig::default() }
     }
 
     /// Starts a batch of about `expected` packets: one clock reading and one snapshot for all of them.
@@ -95,7 +98,39 @@ impl Outbound {
         }
     }
 
+    /// The next answer to a packet that was too large: it belongs into the TUN device.
+    pub fn poll_answer(&mut self) -> Option<&[u8]> {
+        self.too_big.poll_answer()
+    }
+
     fn try_packet(
+        &mut self,
+        header: VnetHeader,
+        packet: &[u8],
+        batch: &mut SendBatch,
+        control: &mut dyn ControlSink,
+    ) -> Result<Sent, DropReason> {
+        if mss::may_be_syn(packet) {
+            let mut syn = [0; mss::MAX_SYN];
+            let syn = &mut syn[..packet.len()];
+            syn.copy_from_slice(packet);
+            self.clamp(header, syn);
+            return self.send(header, syn, batch, control);
+        }
+        self.send(header, packet, batch, control)
+    }
+
+    /// No connection towards a peer begins with larger segments than its path carries.
+    #[cold]
+    fn clamp(&self, header: VnetHeader, syn: &mut [u8]) {
+        let Ok(ip) = IpPacket::parse(syn) else { return };
+        let slot = self.table.allowed_ips.lookup(ip.destination());
+        if let Some(peer) = slot.and_then(|slot| self.table.peer(slot)) {
+            mss::clamp(syn, peer.mtu, header.needs_csum);
+        }
+    }
+
+    fn send(
         &mut self,
         header: VnetHeader,
         packet: &[u8],
@@ -123,7 +158,13 @@ impl Outbound {
             return hand_over(&packet, control, stage);
         };
         // e: split and seal
-        let messages = Messages::of(&packet, framing);
+        let mut resized = None;
+        let messages = if packet.segment_len_max() <= path.limit.into() {
+            Messages::of(&packet, framing, path.limit)
+        } else {
+            self.too_big.note(&packet, peer.mtu, self.sealer.now);
+            Messages::of_large(&packet, framing, path.limit, peer.mtu, &mut resized)?
+        };
         match self.sealer.seal(&messages, key, path, ecn::encapsulate(packet.ecn()), batch)? {
             Sealed::Bytes(bytes) => {
                 note(peer, path, messages.count(), bytes, self.sealer.now, control);
@@ -143,12 +184,37 @@ enum Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    fn of(packet: &'a SuperPacket<'a>, framing: Framing) -> Self {
-        let unit = match framing {
-            Framing::Plain => None,
-            Framing::Chunks { limit } => Unit::cut(packet, limit),
-        };
+    /// Of a packet, or segments, of at most `limit` bytes.
+    fn of(packet: &'a SuperPacket<'a>, framing: Framing, limit: u16) -> Self {
+        let unit = if framing == Framing::Chunks { Unit::cut(packet, limit) } else { None };
         unit.map_or(Self::Segments(packet), Self::Chunks)
+    }
+
+    /// Of a larger one: a TCP stream is cut smaller, what else is one packet goes in fragments where the peer joins them.
+    /// Where it does not and `mtu` is not known yet, it is sent as ever; it may pass.
+    #[cold]
+    fn of_large(
+        packet: &'a SuperPacket<'a>,
+        framing: Framing,
+        limit: u16,
+        mtu: u16,
+        resized: &'a mut Option<SuperPacket<'a>>,
+    ) -> Result<Self, DropReason> {
+        if framing == Framing::Chunks
+            && let Some(unit) = Unit::cut(packet, limit)
+        {
+            return Ok(Self::Chunks(unit));
+        }
+        if let Some(smaller) = packet.resized(limit) {
+            return Ok(Self::Segments(resized.insert(smaller)));
+        }
+        match Unit::cut(packet, limit) {
+            Some(unit) if framing != Framing::Plain => Ok(Self::Chunks(unit)),
+            _ if mtu == UNKNOWN_MTU && packet.segment_len_max() <= INNER_MTU.into() => {
+                Ok(Self::Segments(packet))
+            }
+            _ => Err(DropReason::TooBig),
+        }
     }
 
     fn count(&self) -> usize {

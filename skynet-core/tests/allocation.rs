@@ -224,6 +224,7 @@ fn table(
 ) -> Arc<ForwardingTable> {
     let activity = Arc::new(PathActivity::default());
     let path = DataPath {
+        limit: 1_360,
         port: PortNo(0),
         to: endpoint(),
         trains: true,
@@ -239,6 +240,7 @@ fn table(
         (_, sealing) => (sealing, Vec::new()),
     };
     let entry = PeerEntry {
+        mtu: 1_360,
         most_lanes: 4,
         lane_epoch: 0,
         by_port: Vec::new(),
@@ -438,8 +440,8 @@ fn a_million_segments_of_super_packets_cost_no_allocation_on_any_lane() {
         (Lane::Zero, PACKETS),
         (Lane::One(Suite::ChaCha20Poly1305, Framing::Plain), PACKETS / 5),
         (Lane::One(Suite::Aes256Gcm, Framing::Plain), PACKETS / 5),
-        (Lane::One(Suite::ChaCha20Poly1305, Framing::Chunks { limit: 1_360 }), PACKETS / 5),
-        (Lane::One(Suite::Aes256Gcm, Framing::Chunks { limit: 1_360 }), PACKETS / 5),
+        (Lane::One(Suite::ChaCha20Poly1305, Framing::Chunks), PACKETS / 5),
+        (Lane::One(Suite::Aes256Gcm, Framing::Chunks), PACKETS / 5),
     ];
     for (lane, segments) in lanes {
         let outcome = both_ways(lane, &drain, segments / SEGMENTS);

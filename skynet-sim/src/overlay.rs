@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use skynet_core::forwarding::Framing;
-use skynet_core::path::Path;
+use skynet_core::path::{MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant};
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
@@ -54,12 +54,14 @@ pub struct Offer {
     pub min_lanes: u8,
     /// Whether packets may come in chunks.
     pub chunks: bool,
+    /// What its links take, and what it may send.
+    pub mtu: MtuConfig,
 }
 
 impl Default for Offer {
     fn default() -> Self {
         let suites = SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM;
-        Self { suites, max_lanes: 4, min_lanes: 1, chunks: true }
+        Self { suites, max_lanes: 4, min_lanes: 1, chunks: true, mtu: MtuConfig::default() }
     }
 }
 
@@ -151,7 +153,7 @@ impl Overlay {
 
     /// [`Overlay::add_agent`], which offers something else.
     pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
-        let Offer { suites, max_lanes, min_lanes, chunks } = offer;
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu } = offer;
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
         let id = self.topology.add_host(cloud, |site| {
@@ -165,6 +167,7 @@ impl Overlay {
                 max_lanes,
                 chunks,
                 min_lanes,
+                mtu,
                 persisted: Persisted::default(),
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
@@ -250,7 +253,7 @@ impl Overlay {
         let address = std::net::IpAddr::V4(self.address(to));
         let status = self.agent(from).status();
         let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
-        peer.is_some_and(|p| p.lane_list.iter().any(|l| l.usable && l.framing != Framing::Plain))
+        peer.is_some_and(|p| p.lane_list.iter().any(|l| l.usable && l.framing == Framing::Chunks))
     }
 
     /// Whether `from` sends trains of datagrams to `to`, and how often it found that they do not arrive.

@@ -75,6 +75,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         max_lanes: 4,
         chunks: true,
         min_lanes: 4,
+        mtu: skynet_core::path::MtuConfig::default(),
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");

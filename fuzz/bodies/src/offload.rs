@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use skynet_core::offload::{
-    Coalescer, Gso, Offloads, SuperPacket, TunSink, VNET_HEADER_LEN, VnetHeader, checksum, flow_hash,
+    Coalescer, Gso, MAX_TOO_BIG, Offloads, SuperPacket, TunSink, VNET_HEADER_LEN, VnetHeader, checksum,
+    flow_hash, mss, write_too_big,
 };
 use skynet_core::wire::ip::IpPacket;
 
@@ -14,8 +15,10 @@ pub fn split(bytes: &[u8]) -> bool {
     flow_hash(bytes);
     let Ok((header, packet)) = VnetHeader::parse(bytes) else { return false };
     assert_eq!(header.encode(), bytes[..VNET_HEADER_LEN]);
+    clamp(packet);
     let Ok(whole) = SuperPacket::parse(header, packet) else { return false };
     let segments = segments(&whole);
+    too_large(&whole);
     if header.gso != Gso::None {
         assert!(segments.iter().all(|s| is_sound(s)));
         let share = usize::from(header.gso_size);
@@ -25,6 +28,31 @@ pub fn split(bytes: &[u8]) -> bool {
         assert_eq!(payload + headers, packet.len());
     }
     true
+}
+
+/// The MSS of whatever this is: what was sound stays sound, and nothing but a SYN changes.
+fn clamp(packet: &[u8]) {
+    let mut clamped = packet.to_vec();
+    if mss::clamp(&mut clamped, 1_280, false) {
+        assert_eq!(clamped.len(), packet.len());
+        assert_eq!(is_sound(packet), is_sound(&clamped));
+        assert!(!mss::clamp(&mut clamped, 1_280, false));
+    } else {
+        assert_eq!(clamped, packet);
+    }
+    let _maybe = mss::may_be_syn(packet);
+}
+
+/// For a path of less: told, and a TCP stream cut smaller.
+fn too_large(whole: &SuperPacket<'_>) {
+    let mut answer = [0; MAX_TOO_BIG];
+    let len = write_too_big(whole.ip().bytes(), 1_280, &mut answer).expect("it is an IP packet");
+    assert_eq!(IpPacket::parse(&answer[..len]).map(|ip| ip.destination()), Ok(whole.ip().source()));
+    for limit in [48, 512, 1_200] {
+        let Some(resized) = whole.resized(limit) else { continue };
+        let parts = segments(&resized);
+        assert!(parts.iter().all(|part| part.len() <= usize::from(limit) && is_sound(part)));
+    }
 }
 
 fn segments(whole: &SuperPacket<'_>) -> Vec<Vec<u8>> {

@@ -108,6 +108,12 @@ pub struct PeerReport {
     pub via: Option<String>,
     /// Round-trip time on the path in use, microseconds.
     pub rtt_us: Option<u64>,
+    /// Largest packet to it that the overlay carries on that path, bytes; `null` while that is being found.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// How often that path turned out to carry less than it had.
+    #[serde(default)]
+    pub mtu_black_holes: u32,
     /// Bytes received from it inside the tunnel.
     pub rx_bytes: u64,
     /// Bytes sent to it inside the tunnel.
@@ -134,7 +140,8 @@ pub struct LaneReport {
     pub usable: bool,
     /// Its cipher, once it is open.
     pub cipher: Option<String>,
-    /// `chunks` or `plain`: whether super-packets cross it as one unit.
+    /// `chunks`, `fragments` or `plain`: whether super-packets cross it as one unit, or only packets that are too large
+    /// for the path, or none.
     #[serde(default)]
     pub framing: String,
     /// Our UDP port.

@@ -81,7 +81,7 @@ fn render(status: &StatusReport) -> String {
 fn table(peers: &[PeerReport]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "RX", "TX", "LAST", "CIPHER", "LANES"]);
+    table.set_header(["NAME", "ADDRESS", "PATH", "RTT", "MTU", "RX", "TX", "LAST", "CIPHER", "LANES"]);
     let dash = || "-".to_owned();
     for peer in peers {
         let path = match (&peer.via, peer.path.as_str()) {
@@ -96,6 +96,7 @@ fn table(peers: &[PeerReport]) -> String {
             peer.ipv4.clone().or_else(|| peer.ipv6.clone()).unwrap_or_else(dash),
             path,
             peer.rtt_us.map_or_else(dash, format::rtt),
+            peer.mtu.map_or_else(dash, |mtu| mtu.to_string()),
             format::bytes(peer.rx_bytes),
             format::bytes(peer.tx_bytes),
             peer.handshake_age_s.map_or_else(dash, format::age),
@@ -103,7 +104,7 @@ fn table(peers: &[PeerReport]) -> String {
             if peer.lanes == 0 { dash() } else { peer.lanes.to_string() },
         ]);
     }
-    for column in [3, 4, 5, 6, 8] {
+    for column in [3, 4, 5, 6, 7, 9] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -127,6 +128,8 @@ mod tests {
             path: path.to_owned(),
             via: via.map(str::to_owned),
             rtt_us: via.map(|_| 12_345),
+            mtu: via.map(|_| 1_440),
+            mtu_black_holes: 0,
             rx_bytes: 1_500_000,
             tx_bytes: 10,
             handshake_age_s: None,
@@ -169,11 +172,11 @@ mod tests {
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
 offloads off: udp-gso (switched off)
- NAME  ADDRESS   PATH                           RTT       RX    TX  LAST  CIPHER       LANES
- b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
- c1    10.7.0.9  relay 1                    12.3 ms  1.50 MB  10 B     -  AES-256-GCM      1
- d1    10.7.0.9  none                             -  1.50 MB  10 B     -  -                -
- e1    10.7.0.9  offline                          -  1.50 MB  10 B     -  -                -
+ NAME  ADDRESS   PATH                           RTT   MTU       RX    TX  LAST  CIPHER       LANES
+ b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1
+ c1    10.7.0.9  relay 1                    12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1
+ d1    10.7.0.9  none                             -     -  1.50 MB  10 B     -  -                -
+ e1    10.7.0.9  offline                          -     -  1.50 MB  10 B     -  -                -
 ";
         assert_eq!(render(&status), expected);
         assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");

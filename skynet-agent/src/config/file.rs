@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration};
+use super::{
+    Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
+};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -39,6 +41,9 @@ pub(super) struct DataPlane {
     pub(super) ciphers: Option<Ciphers>,
     pub(super) max_lanes: Option<u8>,
     pub(super) min_lanes: Option<u8>,
+    pub(super) mtu: Option<MtuChoice>,
+    pub(super) mtu_min: Option<u16>,
+    pub(super) mtu_max: Option<u16>,
     pub(super) worker_threads: Option<WorkerThreads>,
 }
 

@@ -12,6 +12,7 @@
 //! ciphers = "auto"                     # or "chacha20-poly1305"
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
+//! mtu = "auto"                         # or bytes
 //! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
 //! # A stock WireGuard peer beside the members of the network:
@@ -27,6 +28,7 @@
 
 mod dataplane;
 mod file;
+mod mtu;
 mod offload;
 mod units;
 
@@ -46,6 +48,7 @@ use crate::udp::UdpOffloads;
 pub use dataplane::{
     Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
 };
+pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
 
@@ -89,6 +92,8 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Largest inner packets.
+    pub mtu: Option<MtuChoice>,
     /// Threads of each worker.
     pub worker_threads: Option<WorkerThreads>,
 }
@@ -118,6 +123,8 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// How large inner packets may be.
+    pub mtu: Mtu,
     /// Threads of each worker.
     pub worker_threads: WorkerThreads,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
@@ -220,6 +227,9 @@ impl Config {
         let max_lanes = overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes);
         let in_file = lanes("min_lanes", file.dataplane.min_lanes)?;
         let min_lanes = overrides.min_lanes.or(in_file).unwrap_or(1).min(max_lanes);
+        let choice = overrides.mtu.or(file.dataplane.mtu).unwrap_or_default();
+        let mtu = Mtu::new(choice, file.dataplane.mtu_min, file.dataplane.mtu_max)
+            .map_err(|(key, what)| at(&format!("dataplane.{key}"), what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -245,6 +255,7 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            mtu,
             worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             wireguard,
             peers,

@@ -67,6 +67,20 @@ fn ciphers_and_lanes_have_defaults_and_limits() {
 }
 
 #[test]
+fn the_mtu_is_found_unless_it_is_given() {
+    assert_eq!(parse("").unwrap().mtu, Mtu::default());
+    assert_eq!(parse("[dataplane]\nmtu = \"auto\"").unwrap().mtu.fixed, None);
+    assert_eq!(parse("[dataplane]\nmtu = 1380").unwrap().mtu.fixed, Some(1_380));
+    let bounds = parse("[dataplane]\nmtu_min = 1280\nmtu_max = 1440").unwrap().mtu;
+    assert_eq!((bounds.least, bounds.most), (1_280, 1_440));
+    assert!(message("[dataplane]\nmtu = 100").contains("line 2: \"auto\", or 576 to 9200 bytes"));
+    assert!(message("[dataplane]\nmtu_max = 100").contains("dataplane.mtu_max: 576 to 9200 bytes"));
+    let overrides = Overrides { mtu: Some(MtuChoice::Auto), ..Overrides::default() };
+    let config = Config::parse("[dataplane]\nmtu = 1380", Path::new("agent.toml"), overrides).unwrap();
+    assert_eq!(config.mtu.fixed, None);
+}
+
+#[test]
 fn flags_beat_the_file() {
     let overrides = Overrides {
         port: Some(7),

@@ -19,15 +19,25 @@ pub fn host_candidates(
     port: u16,
     ipv6: bool,
 ) -> Vec<SocketAddr> {
-    snapshot
-        .interfaces
-        .iter()
-        .filter(|i| i.up && !i.loopback && Some(i.index) != own_interface && !is_container(i))
+    underlay(snapshot, own_interface)
         .flat_map(|i| &i.addresses)
         .filter(|a| a.usable && (ipv6 || a.ip.is_ipv4()) && is_reachable(a.ip))
         .map(|a| SocketAddr::new(a.ip, port))
         .take(MAX_CANDIDATES)
         .collect()
+}
+
+/// The largest IP packet that any of the interfaces takes that peers may be reached by; 1,500 if there is none.
+pub fn largest_packet(snapshot: &Snapshot, own_interface: Option<u32>) -> u16 {
+    let has_address = |i: &&Interface| i.addresses.iter().any(|a| a.usable && is_reachable(a.ip));
+    let mtus = underlay(snapshot, own_interface).filter(has_address).map(|i| i.mtu);
+    mtus.max().map_or(1_500, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+fn underlay(snapshot: &Snapshot, own_interface: Option<u32>) -> impl Iterator<Item = &Interface> {
+    let is_underlay =
+        move |i: &&Interface| i.up && !i.loopback && Some(i.index) != own_interface && !is_container(i);
+    snapshot.interfaces.iter().filter(is_underlay)
 }
 
 fn is_container(interface: &Interface) -> bool {
@@ -55,7 +65,14 @@ mod tests {
             .iter()
             .map(|a| InterfaceAddress { ip: a.parse().unwrap(), prefix_len: 24, usable: true })
             .collect();
-        Interface { index, name: name.to_owned(), up, loopback: name == "lo", addresses }
+        Interface {
+            index,
+            name: name.to_owned(),
+            up,
+            loopback: name == "lo",
+            mtu: 1_000 + 100 * index,
+            addresses,
+        }
     }
 
     #[test]
@@ -81,6 +98,8 @@ mod tests {
             ["192.168.1.5:51820", "[2001:db8::5]:51820"].map(|a| a.parse::<SocketAddr>().unwrap())
         );
         assert_eq!(host_candidates(&snapshot, Some(8), 1, false).len(), 1);
+        assert_eq!(largest_packet(&snapshot, Some(8)), 1_300, "of eth0");
+        assert_eq!(largest_packet(&Snapshot::default(), None), 1_500);
     }
 
     #[test]

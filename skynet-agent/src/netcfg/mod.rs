@@ -34,6 +34,8 @@ pub struct Interface {
     pub up: bool,
     /// The loopback interface.
     pub loopback: bool,
+    /// Largest IP packet it takes.
+    pub mtu: u32,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }

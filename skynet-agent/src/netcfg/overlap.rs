@@ -72,6 +72,7 @@ mod tests {
             name: name.to_owned(),
             up: true,
             loopback: false,
+            mtu: 1_500,
             addresses,
         };
         Snapshot {

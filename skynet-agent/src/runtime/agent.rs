@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use skynet_core::constants::INNER_MTU;
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
@@ -40,6 +41,8 @@ pub(super) struct Agent {
     pub(super) interface: Option<Interface>,
     pub(super) offload_faults: OffloadFaults,
     pub(super) local_addresses: Vec<SocketAddr>,
+    /// Of the TUN device.
+    pub(super) tun_mtu: u16,
     pub(super) stream: ControlStream,
     pub(super) phase: AgentState,
     /// A token is being used for the first time.
@@ -95,6 +98,7 @@ impl Agent {
             interface: None,
             offload_faults,
             local_addresses: Vec::new(),
+            tun_mtu: INNER_MTU,
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
             is_enrolling: false,
@@ -271,17 +275,27 @@ impl Agent {
         }
     }
 
-    /// Tells the core which addresses a peer may try.
+    /// The largest IP packet this machine's links take.
+    pub(super) async fn link_mtu(&self) -> u16 {
+        let snapshot = self.net.snapshot().await.unwrap_or_default();
+        candidates::largest_packet(&snapshot, self.interface.as_ref().map(|i| i.index))
+    }
+
+    /// Tells the core which addresses a peer may try, and how large packets may be.
     pub(super) async fn tell_addresses(&mut self) {
         let own = self.interface.as_ref().map(|i| i.index);
-        let addresses = match (self.net.snapshot().await, self.socket.port()) {
-            (Ok(snapshot), Ok(port)) => {
-                candidates::host_candidates(&snapshot, own, port, self.socket.is_dual_stack())
-            }
+        let (addresses, link) = match (self.net.snapshot().await, self.socket.port()) {
+            (Ok(snapshot), Ok(port)) => (
+                candidates::host_candidates(&snapshot, own, port, self.socket.is_dual_stack()),
+                candidates::largest_packet(&snapshot, own),
+            ),
             (Err(e), _) => return tracing::warn!(%e, "host candidates stay as they are"),
             (_, Err(e)) => return tracing::warn!(%e, "host candidates stay as they are"),
         };
-        self.feed(|node, now| node.set_local_addresses(&addresses, now));
+        self.feed(|node, now| {
+            node.set_link_mtu(link, now);
+            node.set_local_addresses(&addresses, now);
+        });
         self.local_addresses = addresses;
     }
 

@@ -38,6 +38,7 @@ fn node_with_a_due_timer() -> Node {
         max_lanes: 4,
         chunks: true,
         min_lanes: 1,
+        mtu: skynet_core::path::MtuConfig::default(),
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -58,6 +59,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         ciphers: Default::default(),
         max_lanes: 4,
         min_lanes: 1,
+        mtu: Default::default(),
         worker_threads: Default::default(),
         wireguard: None,
         peers: Vec::new(),
@@ -85,6 +87,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         interface: None,
         offload_faults: OffloadFaults::default(),
         local_addresses: Vec::new(),
+        tun_mtu: 1_360,
         stream: ControlStream::new(),
         phase: AgentState::Up,
         is_enrolling: false,

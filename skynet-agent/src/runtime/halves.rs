@@ -28,7 +28,7 @@ use super::queues::QueueSink;
 use super::threads::{Bell, Shared, Sockets, ToInbound};
 use super::to_tun::ToTun;
 use crate::clock;
-use crate::tun::{PacketBatch, TunDevice, TunRead};
+use crate::tun::{PacketBatch, TunDevice, TunRead, TunWrite};
 use crate::udp::{ReceiveBatch, Room, SEND_WAIT, UdpSocket, segments_mut, wait_for_room};
 use crate::wake::Waker;
 
@@ -87,6 +87,9 @@ impl OutboundIo {
             self.send.packet(read, sockets, room);
         }
         self.send.flush(sockets, room);
+        while let Some(answer) = self.send.half.poll_answer() {
+            self.tun.write(VnetHeader::NONE, answer)?;
+        }
         self.watch.note(bytes, now, &shared.busy);
         Ok(true)
     }

@@ -7,10 +7,6 @@ use anyhow::Context;
 use crate::netcfg::{NetConfig, Prefix, overlap};
 use crate::tun::TunDevice;
 
-/// Inner MTU until paths are measured: fits an underlay of 1,500 with the relay's header, IPv6 and WireGuard's
-/// overhead (48 + 8 + 32 + 16 bytes of padding) and room for a cloud's own encapsulation.
-pub(super) const MTU: u16 = 1_360;
-
 /// Super-packets at most, in bytes: 47 segments of a TCP over IPv4 with timestamps (the kernel sets 321 bytes aside for
 /// headers), which sealed are one train on the socket. With the kernel's own 65,536 each would be one and a bit, and the
 /// bit costs a system call and a wake-up of its own.
@@ -20,6 +16,8 @@ const SUPER_PACKET: u32 = 61_900;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
     pub(super) name: String,
+    /// As large as any peer's path can be; those of less are the core's affair.
+    pub(super) mtu: u16,
     /// Each with its on-link prefix length.
     pub(super) addresses: Vec<(IpAddr, u8)>,
     /// Led to the interface besides the on-link prefixes: allowed IPs of stock peers.
@@ -58,7 +56,7 @@ pub(super) async fn bring_up(
     for covered in overlap::check(&on_link, &net.snapshot().await?, None)? {
         tracing::warn!(route = covered.what, overlay = %covered.overlay, "a wider route holds the overlay's prefix");
     }
-    let tun = TunDevice::create(&plan.name, MTU, offload, queues)?;
+    let tun = TunDevice::create(&plan.name, plan.mtu, offload, queues)?;
     let index = tun.index().context("the TUN device just made")?;
     if let Err(e) = net.limit_super_packets(index, SUPER_PACKET).await {
         tracing::debug!(%e, "super-packets stay as large as the kernel makes them");
@@ -76,7 +74,7 @@ pub(super) async fn bring_up(
             net.add_route(prefix, index).await?;
         }
     }
-    tracing::info!(interface = plan.name, addresses = ?plan.addresses, mtu = MTU, "interface up");
+    tracing::info!(interface = plan.name, addresses = ?plan.addresses, mtu = plan.mtu, "interface up");
     Ok(Interface { plan, tun, index })
 }
 

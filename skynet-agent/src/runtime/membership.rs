@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use skynet_core::constants::IPV6_MIN_MTU;
 use skynet_core::key::StaticSecret;
 use skynet_core::member::{Credentials, JoinToken, Name};
 use skynet_core::node::{Addresses, Floors, Membership, Node, NodeConfig, StockConfig, StockPeer};
@@ -60,6 +61,9 @@ impl Agent {
         let is_member = !matches!(membership, Membership::None);
         self.is_enrolling = matches!(membership, Membership::Token { .. });
         let Floor { handshake_timestamp, probe_start } = self.state.load_floor()?;
+        let mtu = self.config.mtu.on_links_of(self.link_mtu().await, is_member);
+        // A device of less has no IPv6.
+        self.tun_mtu = mtu.most.max(IPV6_MIN_MTU);
         let config = NodeConfig {
             membership,
             stock: self.stock()?,
@@ -69,6 +73,7 @@ impl Agent {
             max_lanes: self.config.max_lanes,
             chunks: self.config.disabled_offloads.allows(Offload::Chunks),
             min_lanes: self.config.min_lanes,
+            mtu,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();
@@ -176,7 +181,7 @@ impl Agent {
         }
         addresses.extend(self.config.wireguard.iter().flat_map(|w| &w.addresses));
         let routes: Vec<Prefix> = self.config.peers.iter().flat_map(|p| p.allowed_ips.clone()).collect();
-        let plan = Plan { name: self.config.interface.clone(), addresses, routes };
+        let plan = Plan { name: self.config.interface.clone(), mtu: self.tun_mtu, addresses, routes };
         if self.interface.as_ref().is_some_and(|i| i.plan == plan) {
             return Ok(());
         }

@@ -153,6 +153,8 @@ fn peer(peer: &PeerStatus, plane: &DataPlane, now: Instant) -> PeerReport {
         path: path.to_owned(),
         via: peer.path.as_ref().map(via),
         rtt_us: peer.rtt.map(micros),
+        mtu: peer.mtu,
+        mtu_black_holes: peer.black_holes,
         rx_bytes: peer.traffic.rx_bytes,
         tx_bytes: peer.traffic.tx_bytes,
         handshake_age_s: peer.last_handshake.map(|at| now.saturating_since(at).as_secs()),
@@ -167,7 +169,12 @@ fn lane(lane: &LaneStatus, plane: &DataPlane) -> LaneReport {
         lane: lane.lane.0,
         usable: lane.usable,
         cipher: lane.cipher.map(|c| c.name().to_owned()),
-        framing: if lane.framing == Framing::Plain { "plain" } else { "chunks" }.to_owned(),
+        framing: match lane.framing {
+            Framing::Plain => "plain",
+            Framing::Fragments => "fragments",
+            Framing::Chunks => "chunks",
+        }
+        .to_owned(),
         port: plane.socket(lane.lane.port()).and_then(|s| s.port().ok()),
         via: lane.path.as_ref().map(via),
         rtt_us: lane.rtt.map(micros),

@@ -29,20 +29,22 @@ struct Way {
     /// The suite of lane 1; without one everything goes on lane 0.
     lane: Option<Suite>,
     framing: Framing,
+    /// Bytes of plaintext per message.
+    limit: u16,
     /// What the receiver's TUN device takes as super-packets.
     joins: Offloads,
 }
 
-const PLAIN: Way = Way { lane: None, framing: Framing::Plain, joins: Offloads::NONE };
+const PLAIN: Way = Way { lane: None, framing: Framing::Plain, limit: u16::MAX, joins: Offloads::NONE };
 
 fn all_ways() -> Vec<Way> {
     let lanes = [None, Some(Suite::ChaCha20Poly1305), Some(Suite::Aes256Gcm)];
-    let framings = [Framing::Plain, Framing::Chunks { limit: 1_360 }, Framing::Chunks { limit: 1_040 }];
+    let framings = [(Framing::Plain, u16::MAX), (Framing::Chunks, 1_360), (Framing::Chunks, 1_040)];
     let mut ways = Vec::new();
     for lane in lanes {
-        for framing in framings {
+        for (framing, limit) in framings {
             for joins in [Offloads::NONE, Offloads::ALL] {
-                ways.push(Way { lane, framing, joins });
+                ways.push(Way { lane, framing, limit, joins });
             }
         }
     }
@@ -110,7 +112,14 @@ impl Tunnel {
         install(opening);
         let to = SocketAddr::from(([192, 0, 2, 1], 7));
         let relay_header = relayed.then_some([0xa1; DATA_HEADER_LEN]);
-        let path = DataPath { port: PortNo(0), to, relay_header, trains: true, activity: Arc::default() };
+        let path = |limit| DataPath {
+            port: PortNo(0),
+            to,
+            relay_header,
+            trains: true,
+            limit,
+            activity: Arc::default(),
+        };
         let mut bulk = Vec::new();
         if let Some(suite) = way.lane {
             let (sealing, opening) = keys(
@@ -124,12 +133,13 @@ impl Tunnel {
             bulk.push(LaneEntry {
                 lane: LaneNo(1),
                 sealing,
-                path: path.clone(),
+                path: path(way.limit),
                 framing: way.framing,
                 load: Arc::default(),
             });
         }
         let peer = |sealing, path, bulk| PeerEntry {
+            mtu: way.limit,
             most_lanes: 1,
             lane_epoch: 0,
             by_port: Vec::new(),
@@ -147,7 +157,7 @@ impl Tunnel {
         Self {
             outbound: Outbound::new(Arc::clone(&drops), Arc::default()),
             inbound,
-            sending: table(1, 2, peer(Some(lane0), Some(path), bulk)),
+            sending: table(1, 2, peer(Some(lane0), Some(path(u16::MAX)), bulk)),
             receiving: table(2, 1, peer(None, None, Vec::new())),
             queues,
             drops,
@@ -320,12 +330,12 @@ proptest! {
 #[test]
 fn chunks_save_messages_and_writes_and_go_to_lane_1_only() {
     let packet = read_from_tun(Sample { payload_len: 1_308, options: 3, ..Sample::KINDS[0] }, 45);
-    let chunks = Framing::Chunks { limit: 1_360 };
+    let chunks = Framing::Chunks;
     let all = Offloads::ALL;
     for (way, messages) in [
-        (Way { lane: Some(Suite::Aes256Gcm), framing: chunks, joins: all }, 44),
-        (Way { lane: Some(Suite::Aes256Gcm), framing: Framing::Plain, joins: all }, 45),
-        (Way { lane: None, framing: chunks, joins: all }, 45),
+        (Way { lane: Some(Suite::Aes256Gcm), framing: chunks, limit: 1_360, joins: all }, 44),
+        (Way { lane: Some(Suite::Aes256Gcm), framing: Framing::Plain, limit: 1_360, joins: all }, 45),
+        (Way { lane: None, framing: chunks, limit: 1_360, joins: all }, 45),
     ] {
         let mut tunnel = Tunnel::new(way, false);
         tunnel.carry(core::slice::from_ref(&packet), &|_| false);
@@ -346,6 +356,7 @@ fn a_chunk_on_lane_0_or_of_a_stock_peer_is_dropped() {
         if !member {
             let peer = tunnel.receiving.peer(PeerSlot(0)).unwrap();
             let stock = PeerEntry {
+                mtu: 1_360,
                 most_lanes: 0,
                 lane_epoch: 0,
                 by_port: Vec::new(),
@@ -378,12 +389,39 @@ fn a_packet_of_the_same_flow_stays_behind_the_chunks_that_came_before_it() {
     let unit = read_from_tun(sample, 9);
     let after = (0..9).fold(sample, |s, _| s.next());
     let next = (VnetHeader::NONE, after.packet());
-    let framing = Framing::Chunks { limit: 1_040 };
+    let (framing, limit) = (Framing::Chunks, 1_040);
     for joins in [Offloads::ALL, Offloads::NONE] {
-        let mut tunnel = Tunnel::new(Way { lane: Some(Suite::Aes256Gcm), framing, joins }, false);
+        let mut tunnel = Tunnel::new(Way { lane: Some(Suite::Aes256Gcm), framing, limit, joins }, false);
         tunnel.carry(&[unit.clone(), next.clone()], &|message| message == 3);
         let written = tunnel.tun.written.split();
         assert_eq!(written.last(), Some(&next.1));
         assert_eq!(written.len(), 9 - 3 + 1, "the lost chunk had bytes of three");
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_path_is_cut_and_its_sender_told_and_lost_only_where_nobody_joins_fragments() {
+    let large = |kind: usize| Sample { payload_len: 3_000, ..Sample::KINDS[kind] };
+    for (v4, v6) in [(2, 3), (3, 2)] {
+        let (udp, tcp) = (large(v4).packet(), large(v6 - 2).packet());
+        let packets = [(VnetHeader::NONE, udp.clone()), (VnetHeader::NONE, tcp.clone())];
+        for (framing, parts) in [(Framing::Chunks, 1), (Framing::Fragments, 4), (Framing::Plain, 4)] {
+            let way = Way { lane: Some(Suite::Aes256Gcm), framing, limit: 1_040, joins: Offloads::NONE };
+            let mut tunnel = Tunnel::new(way, false);
+            tunnel.carry(&packets, &|_| false);
+            let mut written = tunnel.tun.written.split();
+            let arrived = framing != Framing::Plain;
+            if arrived {
+                assert_eq!(written.remove(0), udp, "{framing:?}");
+            }
+            assert_eq!(tunnel.drops.get(DropReason::TooBig), u64::from(!arrived));
+            assert_eq!(written.len(), parts, "{framing:?}");
+            let headers = tcp.len() - 3_000;
+            let stream: Vec<u8> = written.iter().flat_map(|part| part[headers..].to_vec()).collect();
+            assert_eq!(stream, tcp[headers..]);
+            let told: Vec<_> =
+                core::iter::from_fn(|| tunnel.outbound.poll_answer().map(<[u8]>::len)).collect();
+            assert_eq!(told.len(), 2, "{framing:?}");
+        }
     }
 }

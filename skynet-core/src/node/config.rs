@@ -6,6 +6,7 @@ use crate::allowed_ips::Prefix;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
 use crate::node::event::Floors;
+use crate::path::MtuConfig;
 use crate::session::Engine;
 use crate::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct NodeConfig {
     pub chunks: bool,
     /// Lanes to have open with every member there is traffic with, as far as it agrees; 1: as many as the load wants.
     pub min_lanes: u8,
+    /// How large packets may be, outside and inside.
+    pub mtu: MtuConfig,
 }
 
 /// How this node comes to be a member.

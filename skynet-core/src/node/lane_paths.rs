@@ -15,8 +15,8 @@ use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, Transmit};
 use crate::path::{
-    Attention, CARRIER, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom, ProbeTo,
-    RelayPath, Traffic,
+    Attention, CARRIER, MtuConfig, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
+    ProbeTo, RelayPath, Traffic,
 };
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::relay::Class;
@@ -100,6 +100,16 @@ impl Peer {
         }
         for (_, agent) in self.lane_paths.agents_mut() {
             agent.handle_timeout(now);
+        }
+    }
+
+    /// This host's links take packets of another size.
+    pub(super) fn set_mtu(&mut self, config: MtuConfig, now: Now) {
+        if let Some(path) = self.path_mut() {
+            path.set_mtu(config, now);
+        }
+        for (_, agent) in self.lane_paths.agents_mut() {
+            agent.set_mtu(config, now);
         }
     }
 
@@ -216,7 +226,7 @@ impl Node {
     /// An agent for this port, if there is none.
     fn make_lane_path(&mut self, slot: PeerSlot, port: PortNo, now: Now) {
         let local = self.local_candidates(port);
-        let config = PathConfig { overlay: self.overlay() };
+        let config = PathConfig { overlay: self.overlay(), mtu: self.mtu };
         let Some(credentials) = self.membership.as_ref().and_then(|m| m.credentials()) else { return };
         let Some(peer) = self.peers.get_mut(slot) else { return };
         while peer.lane_paths.get(port).is_none() {
@@ -287,6 +297,7 @@ impl Node {
                             found.push(port);
                         }
                     }
+                    PathEvent::SizeChanged => self.dirty = true,
                     // Port 0's agent hears of it as well, and says it.
                     PathEvent::PeerRestarted => {}
                     PathEvent::RefreshCandidates => self.ports.observe_again(port, now.mono),
@@ -323,9 +334,10 @@ impl Node {
         }
         let peer = self.peers.get(slot)?;
         let path = peer.lane_paths.get(port)?;
-        let to = path.agent.as_ref()?.live_direct()?;
+        let agent = path.agent.as_ref()?;
+        let (to, limit) = (agent.live_direct()?, agent.size().limit);
         let (trains, activity) = (peer.trains.trains_arrive(), Arc::clone(&path.activity));
-        Some(DataPath { port, to, relay_header: None, trains, activity })
+        Some(DataPath { port, to, relay_header: None, trains, limit, activity })
     }
 
     /// The lanes of a peer that are open and have a way.

@@ -33,6 +33,7 @@ fn table(generation: u32) -> Arc<ForwardingTable> {
     let mut table = ForwardingTable { own: vec![IpAddr::from(US)], ..ForwardingTable::default() };
     table.allowed_ips.insert(Prefix::host(IpAddr::from(THEM)), PeerSlot(0));
     table.peers.push(Some(Arc::new(PeerEntry {
+        mtu: 1_360,
         slot: PeerSlot(0),
         generation: Generation(generation),
         node_no: Some(NodeNo(2)),

@@ -54,7 +54,7 @@ use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::sessions::PendingInitiations;
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
-use crate::path::ProbeTags;
+use crate::path::{MtuConfig, ProbeTags};
 use crate::rng::Rng;
 use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
 use crate::time::{Duration, Instant, Now, earliest};
@@ -97,6 +97,7 @@ pub struct Node {
     max_lanes: u8,
     chunks: bool,
     min_lanes: u8,
+    mtu: MtuConfig,
     flows: Arc<FlowTable>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<NodeEvent>,
@@ -150,6 +151,7 @@ impl Node {
             flows: Arc::default(),
             max_lanes: config.max_lanes.min(u8::try_from(MAX_PORTS).expect("three bits")),
             chunks: config.chunks,
+            mtu: config.mtu,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             last_now: now.mono,
@@ -294,6 +296,20 @@ impl Node {
                 self.on_port_changed(PortNo(u8::try_from(port).expect("at most MAX_PORTS ports")), now);
             }
             self.publish_record(now);
+        }
+        self.settle(now);
+    }
+
+    /// The largest IP packet this host's links take is another.
+    pub fn set_link_mtu(&mut self, link: u16, now: Now) {
+        if core::mem::replace(&mut self.mtu.link, link) != link {
+            for slot in self.peers.slots() {
+                let config = self.mtu;
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.set_mtu(config, now);
+                }
+                self.drain_path(slot, now);
+            }
         }
         self.settle(now);
     }

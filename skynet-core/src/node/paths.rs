@@ -37,7 +37,7 @@ impl Node {
             certified: true,
             greatest_timestamp: Tai64n::ZERO,
         };
-        let path_config = PathConfig { overlay: self.overlay() };
+        let path_config = PathConfig { overlay: self.overlay(), mtu: self.mtu };
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
         path.set_local_candidates(&self.local_candidates(PortNo(0)), now);
         path.set_peer_endpoints(&candidates_of(member), &[], now);
@@ -154,6 +154,7 @@ impl Node {
         {
             match event {
                 PathEvent::Selected { path, reason } => self.on_selected(slot, path, reason, now),
+                PathEvent::SizeChanged => self.dirty = true,
                 PathEvent::PeerRestarted => self.begin_anew(slot, now),
                 PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
             }
@@ -218,9 +219,10 @@ impl Node {
     pub(super) fn data_path(&self, slot: PeerSlot) -> Option<DataPath> {
         let peer = self.peers.get(slot)?;
         let trains = peer.trains.trains_arrive();
+        let limit = peer.agent(PortNo(0)).map_or(self.stock_mtu(), |path| path.size().limit);
         let direct = |to| {
             let activity = Arc::clone(&peer.direct);
-            DataPath { port: PortNo(0), to, relay_header: None, trains, activity }
+            DataPath { port: PortNo(0), to, relay_header: None, trains, limit, activity }
         };
         match &peer.kind {
             Kind::Stock { path, .. } => path.endpoint().map(direct),
@@ -231,7 +233,7 @@ impl Node {
                     let activity = Arc::clone(&peer.relayed);
                     let relay_header = Some(header);
                     // Trains are checked on the way to the peer, which this is not.
-                    Some(DataPath { port: PortNo(0), to, relay_header, trains: true, activity })
+                    Some(DataPath { port: PortNo(0), to, relay_header, trains: true, limit, activity })
                 }
             },
         }

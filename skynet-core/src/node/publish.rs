@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::allowed_ips::Prefix;
-use crate::constants::INNER_MTU;
-use crate::forwarding::{ForwardingTable, Framing, PeerEntry};
+use crate::constants::{INNER_MTU, IPV6_MIN_MTU};
+use crate::forwarding::{ForwardingTable, Framing, PeerEntry, UNKNOWN_MTU};
 use crate::id::PortNo;
 use crate::node::peers::Peer;
 use crate::node::{Node, NodeEvent};
@@ -37,6 +37,7 @@ impl Node {
                 node_no: peer.node_no(),
                 sealing: peer.sealing.clone(),
                 path: self.data_path(peer.slot),
+                mtu: self.inner_mtu(peer),
                 bulk: self.usable_lanes(peer),
                 most_lanes: peer.lanes.agreed(),
                 lane_epoch: peer.load.epoch(),
@@ -63,7 +64,29 @@ impl Node {
     pub(super) fn framing(&self, peer: &Peer, port: PortNo) -> Framing {
         let theirs = peer.lanes.hello().is_some_and(|hello| hello.features & FEATURE_CHUNKS != 0);
         let carried = peer.agent(port).is_some_and(PathAgent::carries_chunks);
-        if self.chunks && theirs && carried { Framing::Chunks { limit: INNER_MTU } } else { Framing::Plain }
+        match (self.chunks && theirs, carried) {
+            (false, _) => Framing::Plain,
+            (true, false) => Framing::Fragments,
+            (true, true) => Framing::Chunks,
+        }
+    }
+
+    /// The largest inner packet a peer is sent: what its path carries, but never less than IPv6 asks of any link where
+    /// it joins fragments; of a stock peer what is configured.
+    pub(super) fn inner_mtu(&self, peer: &Peer) -> u16 {
+        let Some(path) = peer.agent(PortNo(0)) else { return self.stock_mtu() };
+        let size = path.size();
+        if !size.settled {
+            return UNKNOWN_MTU;
+        }
+        let fragments = self.framing(peer, PortNo(0)) != Framing::Plain;
+        let mtu = if fragments { size.limit.max(IPV6_MIN_MTU) } else { size.limit };
+        mtu.min(peer.lanes.hello().map_or(u16::MAX, |hello| hello.max_packet.max(IPV6_MIN_MTU)))
+    }
+
+    /// To peers without probes.
+    pub(super) fn stock_mtu(&self) -> u16 {
+        INNER_MTU.clamp(self.mtu.least.min(self.mtu.most), self.mtu.most)
     }
 
     /// The network's own prefixes, once we are a member.

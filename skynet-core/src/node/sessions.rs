@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::constants::INNER_MTU;
 use crate::control::message::Lookup;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
@@ -10,6 +11,7 @@ use crate::id::{LaneNo, PeerSlot, PortNo};
 use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
+use crate::offload::{SuperPacket, VnetHeader, mss};
 use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
@@ -236,7 +238,7 @@ impl Node {
         Some(Hello {
             suites: self.suites,
             max_lanes: self.max_lanes,
-            max_packet: crate::constants::INNER_MTU,
+            max_packet: self.mtu.most,
             manifest_epoch: manifest.epoch,
             manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
             features: if self.chunks { FEATURE_CHUNKS } else { 0 },
@@ -339,7 +341,33 @@ impl Node {
         }
         let packets = self.peers.get_mut(slot).map(|p| p.staged.drain(now.mono)).unwrap_or_default();
         for packet in packets {
-            if !self.seal_to(slot, &packet, now) {
+            self.send_staged(slot, packet, now);
+        }
+    }
+
+    /// A packet that waited, in the size that passes: it was read before its path was known.
+    fn send_staged(&mut self, slot: PeerSlot, mut packet: Vec<u8>, now: Now) {
+        let (Some(peer), Some(path)) = (self.peers.get(slot), self.data_path(slot)) else { return };
+        if mss::may_be_syn(&packet) {
+            mss::clamp(&mut packet, self.inner_mtu(peer), false);
+        }
+        let mut parts = vec![packet];
+        if parts[0].len() > path.limit.into()
+            && let Some(smaller) =
+                SuperPacket::parse(VnetHeader::NONE, &parts[0]).ok().and_then(|p| p.resized(path.limit))
+        {
+            parts = (0..smaller.segments())
+                .map(|i| {
+                    let mut part = vec![0; smaller.segment_len(i)];
+                    smaller.write_segment(i, &mut part);
+                    part
+                })
+                .collect();
+        }
+        for part in parts {
+            if part.len() > path.limit.max(INNER_MTU).into() {
+                self.drops.count(DropReason::TooBig);
+            } else if !self.seal_to(slot, &part, now) {
                 self.drops.count(DropReason::NoSession);
             }
         }

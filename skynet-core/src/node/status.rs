@@ -2,8 +2,8 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::forwarding::Framing;
-use crate::id::LaneNo;
+use crate::forwarding::{Framing, UNKNOWN_MTU};
+use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
@@ -80,6 +80,10 @@ pub struct PeerStatus {
     pub path: Option<Path>,
     /// Round trip on that path.
     pub rtt: Option<Duration>,
+    /// Largest inner packet on that path; `None` while it is being found.
+    pub mtu: Option<u16>,
+    /// How often that path turned out to carry less than it had.
+    pub black_holes: u32,
     /// Packets and bytes.
     pub traffic: Traffic,
     /// When the last handshake completed.
@@ -116,6 +120,8 @@ impl Node {
                     online: Some(entry.online),
                     path: None,
                     rtt: None,
+                    mtu: None,
+                    black_holes: 0,
                     traffic: Traffic::default(),
                     last_handshake: None,
                     established: false,
@@ -172,6 +178,8 @@ impl Node {
             online,
             path,
             rtt,
+            mtu: path.and(Some(self.inner_mtu(peer))).filter(|mtu| *mtu != UNKNOWN_MTU),
+            black_holes: peer.agent(PortNo(0)).map_or(0, |path| path.black_holes()),
             traffic: peer.session.activity().traffic(),
             last_handshake: peer.session.last_handshake(),
             established: peer.session.is_established(),

@@ -70,6 +70,7 @@ impl Host {
             max_lanes: 4,
             chunks: true,
             min_lanes: 1,
+            mtu: MtuConfig::default(),
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

@@ -58,6 +58,8 @@ pub(super) struct TrainCheck {
     next_id: u32,
     collecting: Option<Collecting>,
     events: VecDeque<TrainEvent>,
+    /// Bytes of a record: what the path carries for sure.
+    record_len: u16,
 }
 
 /// Records on their way.
@@ -93,6 +95,7 @@ impl TrainCheck {
             next_id: 0,
             collecting: None,
             events: VecDeque::new(),
+            record_len: INNER_MTU,
         }
     }
 
@@ -120,6 +123,11 @@ impl TrainCheck {
         self.path = path;
         self.wanted = path.is_some();
         self.begin_if_due(now);
+    }
+
+    /// Messages of so many bytes pass; records need not be larger than packets ever were.
+    pub(super) fn set_limit(&mut self, limit: u16) {
+        self.record_len = limit.min(INNER_MTU);
     }
 
     /// A record of the peer's check.
@@ -177,7 +185,7 @@ impl TrainCheck {
     fn send(&mut self, round: Round, now: Instant) {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        let fill = INNER_MTU - PATTERN_OVERHEAD;
+        let fill = self.record_len - PATTERN_OVERHEAD;
         let records = (0..PATTERNS).map(|i| Record::Pattern(Pattern { id, i, fill })).collect();
         let event = if round.singles == 0 { TrainEvent::Train(records) } else { TrainEvent::Single(records) };
         self.events.push_back(event);

@@ -37,6 +37,10 @@ impl Node {
             Some(Path::Direct { remote }) if ready => Some(remote),
             _ => None,
         };
+        if let Some(path) = peer.path_mut() {
+            let limit = path.size().limit;
+            peer.trains.set_limit(limit);
+        }
         peer.trains.handle_path(direct, now.mono);
         self.drain_trains(slot, now);
     }

@@ -14,8 +14,11 @@ mod coalesce;
 pub mod ecn;
 mod flow;
 mod layers;
+pub mod mss;
+mod resize;
 mod run;
 mod split;
+mod too_big;
 mod vnet;
 
 #[cfg(test)]
@@ -29,4 +32,5 @@ pub use coalesce::{Coalescer, MAX_RUNS, MAX_UDP_SEGMENTS, Offloads, TunSink};
 pub use flow::flow_hash;
 pub use run::MAX_HEADERS;
 pub use split::{MAX_SEGMENTS, SuperPacket};
+pub use too_big::{MAX_TOO_BIG, write_too_big};
 pub use vnet::{Gso, VNET_HEADER_LEN, VnetHeader};

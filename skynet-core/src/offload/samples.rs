@@ -28,6 +28,26 @@ pub(crate) struct Sample {
     pub(crate) fill: u8,
 }
 
+/// A TCP segment with so many bytes of payload.
+pub(crate) fn tcp(v6: bool, payload_len: usize) -> Vec<u8> {
+    Sample { v6, payload_len, ..Sample::BASE }.packet()
+}
+
+/// A SYN with these options, filled up with "no operation".
+pub(crate) fn syn(v6: bool, options: &[u8]) -> Vec<u8> {
+    let units = u8::try_from(options.len().div_ceil(4)).unwrap();
+    let mut packet = Sample { v6, flags: 0x02, options: units, payload_len: 0, ..Sample::BASE }.packet();
+    let transport = if v6 { 40 } else { 20 };
+    packet[transport + 20..].fill(1);
+    packet[transport + 20..][..options.len()].copy_from_slice(options);
+    put(&mut packet, transport + 16, 0);
+    let addresses = if v6 { 8..40 } else { 12..20 };
+    let pseudo = pseudo_header(&packet[addresses], TCP, packet.len() - transport);
+    let checksum = finish(sum(pseudo, &packet[transport..]));
+    put(&mut packet, transport + 16, checksum);
+    packet
+}
+
 impl Sample {
     const BASE: Self = Self {
         v6: false,

@@ -17,8 +17,8 @@ use crate::wire::ip::IpPacket;
 pub const MAX_SEGMENTS: usize = 2048;
 
 const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
 pub(super) const CWR: u8 = 0x80;
 /// Where TCP has its flags.

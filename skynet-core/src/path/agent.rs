@@ -1,5 +1,5 @@
 //! [`PathAgent`]: its face. What happens on a probe is in `agent/probes.rs`, on a timer in `agent/rounds.rs` and
-//! `agent/liveness.rs`, and which path carries data is decided in `agent/select.rs`.
+//! `agent/liveness.rs`, how large its packets may be in `agent/mtu.rs`, and which path carries data is decided in `agent/select.rs`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use crate::wire::probe::{Body, ProbeError, RelayRtt};
 
 mod face;
 mod liveness;
+mod mtu;
 mod probes;
 mod rounds;
 mod select;
@@ -310,6 +311,7 @@ impl PathAgent {
         self.run_caller();
         self.run_retry();
         self.run_next_round();
+        self.run_mtu();
     }
 
     /// The next datagram to send.
@@ -336,6 +338,7 @@ impl PathAgent {
             (self.caller.due_at(), PathTimer::Call),
             (self.retry_at, PathTimer::Retry),
             (self.next_round, PathTimer::Round),
+            (self.mtu_due(), PathTimer::Mtu),
             (self.idle_due(), PathTimer::Idle),
         ]
         .into_iter()
@@ -419,12 +422,16 @@ impl PathAgent {
     }
 
     fn queue(&mut self, to: ProbeTo, flags: u16, body: &Body) -> bool {
+        self.queue_padded(to, flags, body, 0)
+    }
+
+    fn queue_padded(&mut self, to: ProbeTo, flags: u16, body: &Body, size: u16) -> bool {
         if self.transmits.len() >= TRANSMIT_CAP {
             self.counters.queue_full += 1;
             return false;
         }
         let Some(nonce) = self.nonces.next_nonce() else { return false };
-        let bytes = self.keys.seal(flags, self.now.unix, nonce, body);
+        let bytes = self.keys.seal(flags, self.now.unix, nonce, body, size);
         self.transmits.push_back(ProbeTransmit { to, bytes });
         true
     }

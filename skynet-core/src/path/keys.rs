@@ -68,8 +68,9 @@ impl PairKeys {
         &self.receive_secret
     }
 
-    pub(super) fn seal(&self, flags: u16, now: UnixTime, nonce: Nonce, body: &Body) -> Vec<u8> {
-        probe::seal(&self.send, flags, self.send_tag(now), nonce, body, 0)
+    /// A PING is padded to `size` bytes, if it is shorter.
+    pub(super) fn seal(&self, flags: u16, now: UnixTime, nonce: Nonce, body: &Body, size: u16) -> Vec<u8> {
+        probe::seal(&self.send, flags, self.send_tag(now), nonce, body, size)
     }
 
     pub(super) fn open(&self, datagram: &mut [u8]) -> Result<(Head, Body), ProbeError> {
@@ -222,7 +223,7 @@ mod tests {
         for port in 0..8 {
             let mine = keys_of(&a, &b, port);
             tags.extend([mine.send_tag(now), mine.receive_tags(now)[1]]);
-            let sealed = mine.seal(0, now, nonce(1, 2, 3), &body);
+            let sealed = mine.seal(0, now, nonce(1, 2, 3), &body, 0);
             for other in 0..8 {
                 let opened = keys_of(&b, &a, other).open(&mut sealed.clone());
                 assert_eq!(opened.is_ok(), port == other, "{port} on {other}");

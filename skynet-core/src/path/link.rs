@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::candidate::Candidate;
 use super::check::Check;
+use super::mtu::PathMtu;
 use super::rtt::Rtt;
 use crate::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub(super) struct Link {
     pub unanswered: u32,
     echo: Option<Echo>,
     doubt: Option<Instant>,
+    /// How large its datagrams may be.
+    pub mtu: PathMtu,
 }
 
 impl Link {

@@ -58,12 +58,7 @@ impl UdpSocket {
             };
             set_option(&socket, level, option, 1)?;
         }
-        // What is too large for the way on is dropped, not cut: the members' own probes find the size (RFC 8899).
-        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
-        if addr.is_ipv6() {
-            let probe = libc::IPV6_PMTUDISC_PROBE;
-            set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
-        }
+        never_fragment(&socket, addr.is_ipv6())?;
         if let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
             debug!(%error, "the kernel does not join datagrams on receive");
         }
@@ -252,6 +247,14 @@ impl Vectors {
         self.used += run.pieces.len();
         Some((room.as_mut_ptr(), run.pieces.len()))
     }
+}
+
+/// No datagram is fragmented on its way, by whatever ICMP says: what passes by this relay is for its users to find out.
+fn never_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
 }
 
 fn set_option(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {

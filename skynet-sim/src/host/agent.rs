@@ -21,6 +21,7 @@ use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
 };
 use skynet_core::offload::VnetHeader;
+use skynet_core::path::MtuConfig;
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
@@ -75,6 +76,8 @@ pub struct AgentConfig {
     pub chunks: bool,
     /// and those it opens with every peer at once.
     pub min_lanes: u8,
+    /// What its links take, and what it may send.
+    pub mtu: MtuConfig,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -220,6 +223,7 @@ impl AgentHost {
             max_lanes: self.config.max_lanes,
             chunks: self.config.chunks,
             min_lanes: self.config.min_lanes,
+            mtu: self.config.mtu,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&[self.config.local], now);
@@ -312,6 +316,9 @@ impl AgentHost {
             }
         }
         self.flush(&mut batch);
+        while let Some(answer) = running.outbound.poll_answer() {
+            self.application.deliver(answer, now);
+        }
     }
 
     fn flush(&mut self, batch: &mut SendBatch) {

@@ -89,6 +89,8 @@ pub struct Application {
     flows: Vec<Flow>,
     received: BTreeMap<Ipv4Addr, Received>,
     foreign: u64,
+    /// "Fragmentation needed": to where, and what passes.
+    told: Vec<(Ipv4Addr, u16)>,
 }
 
 impl Application {
@@ -116,6 +118,11 @@ impl Application {
         self.foreign
     }
 
+    /// What it was told about sizes, oldest first: its packets to there are no larger any more.
+    pub fn told(&self) -> &[(Ipv4Addr, u16)] {
+        &self.told
+    }
+
     /// Whether all flows have ended.
     pub fn is_done(&self) -> bool {
         self.flows.is_empty()
@@ -140,6 +147,12 @@ impl Application {
 
     /// A packet from the overlay.
     pub(super) fn deliver(&mut self, packet: &[u8], now: Now) {
+        if let Some((to, mtu)) = too_big(packet) {
+            self.told.push((to, mtu));
+            let flows = self.flows.iter_mut().filter(|flow| flow.to == to);
+            flows.for_each(|flow| flow.size = flow.size.min(mtu.into()));
+            return;
+        }
         let Some((from, to, sequence, sent)) = parse(packet) else {
             self.foreign += 1;
             return;
@@ -199,6 +212,13 @@ fn parse(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, u64, u64)> {
     let sent = rest.first_chunk::<8>()?;
     let sound = header[0] == 0x45 && header[9] == 17 && *marker == MARKER && checksum(header) == 0;
     sound.then_some((address(12)?, address(16)?, u64::from_be_bytes(*sequence), u64::from_be_bytes(*sent)))
+}
+
+/// The destination and the MTU of a "fragmentation needed" (RFC 1191 §4).
+fn too_big(packet: &[u8]) -> Option<(Ipv4Addr, u16)> {
+    let icmp = packet.strip_prefix(&[0x45]).filter(|_| packet.get(9) == Some(&1))?.get(IPV4_HEADER - 1..)?;
+    let to = icmp.strip_prefix(&[3, 4])?.get(6 + 16..)?.first_chunk::<4>()?;
+    Some((Ipv4Addr::from(*to), u16::from_be_bytes(*icmp[6..].first_chunk()?)))
 }
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.

@@ -92,6 +92,12 @@ pub struct PeerStatus {
     /// Where they go.
     pub via: Option<String>,
     rtt_us: Option<u64>,
+    /// Largest packet to it, once that is known.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// How often its path turned out to carry less than before.
+    #[serde(default)]
+    pub mtu_black_holes: u32,
     /// Bytes received from it inside the tunnel.
     pub rx_bytes: u64,
     /// Bytes sent to it inside the tunnel.

@@ -21,6 +21,7 @@
 mod behind;
 mod faults;
 mod flows;
+mod mtu;
 mod nat;
 mod netns;
 mod plan;

@@ -11,6 +11,7 @@ mod bulk;
 mod ecn;
 mod interop;
 mod lanes;
+mod mtu;
 mod offload;
 mod pairs;
 mod paths;

@@ -79,6 +79,7 @@ impl Host {
             max_lanes: 0,
             chunks: false,
             min_lanes: 0,
+            mtu: skynet_core::path::MtuConfig::default(),
         };
         let node = Node::new(config, [id; 32], now()).expect("the configuration is valid");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

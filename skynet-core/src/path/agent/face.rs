@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::allowed_ips::Prefix;
 use crate::forwarding::PathActivity;
 use crate::path::history::{Path, Reason};
+use crate::path::mtu::MtuConfig;
 use crate::time::{Duration, Instant};
 use crate::wire::probe::{Body, Head};
 
@@ -13,6 +14,8 @@ use crate::wire::probe::{Body, Head};
 pub struct PathConfig {
     /// The overlay's own prefixes: never probed.
     pub overlay: Vec<Prefix>,
+    /// How large datagrams may be.
+    pub mtu: MtuConfig,
 }
 
 /// In place of a relay's number: the pair's *carrier*, which is the way port 0's data takes, whatever it is. An agent of
@@ -157,6 +160,8 @@ pub enum PathEvent {
     },
     /// The direct path failed: ask STUN again, the local candidates may have changed.
     RefreshCandidates,
+    /// [`super::PathAgent::size`] says something else now.
+    SizeChanged,
     /// The peer has started anew, and lost every session: what is sealed for it under old keys is lost.
     PeerRestarted,
 }
@@ -199,6 +204,8 @@ pub enum PathTimer {
     Retry,
     /// The next round.
     Round,
+    /// The size of the selected path.
+    Mtu,
     /// Forty-five seconds without traffic.
     Idle,
 }
@@ -208,6 +215,8 @@ pub enum PathTimer {
 pub struct Counters {
     /// PINGs sent.
     pub pings_sent: u64,
+    /// PINGs sent besides, of a path's size or to compare with those.
+    pub mtu_probes: u64,
     /// PONGs sent.
     pub pongs_sent: u64,
     /// CALLs sent.

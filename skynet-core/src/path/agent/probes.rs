@@ -71,7 +71,7 @@ impl PathAgent {
         true
     }
 
-    fn ping_body(&self, txid: u64, path_id: u16, tx_data: u32, rx_data: u32) -> Body {
+    pub(super) fn ping_body(&self, txid: u64, path_id: u16, tx_data: u32, rx_data: u32) -> Body {
         let t_us = (self.now.mono.as_nanos() / 1000) as u32;
         Body::Ping(Ping { txid, t_us, path_id, wire_size: 0, tx_data, rx_data })
     }
@@ -136,6 +136,9 @@ impl PathAgent {
 
     pub(super) fn handle_pong(&mut self, from: ProbeFrom, pong: &Pong) {
         let now = self.now.mono;
+        if self.answers_mtu_probe(from, pong) {
+            return;
+        }
         let addr = match from {
             ProbeFrom::Direct(addr) => addr,
             ProbeFrom::Relayed { relay, node_no } => {
@@ -174,7 +177,11 @@ impl PathAgent {
             let verdict = self.pairs[i].link.judge_data(&ping, pong.rx_data, now);
             match verdict {
                 DataVerdict::Fine => {}
-                DataVerdict::Doubtful => self.confirm_at = Some(now + DATA_LOST_CONFIRM),
+                DataVerdict::Doubtful => {
+                    self.confirm_at = Some(now + DATA_LOST_CONFIRM);
+                    self.doubt_mtu();
+                }
+                DataVerdict::Lost if self.blame_mtu() => {}
                 DataVerdict::Lost if self.demote_for_data() => return,
                 DataVerdict::Lost => {}
             }

@@ -26,6 +26,7 @@ impl PathAgent {
         self.loss = LossGuard::default();
         self.selected_at = when;
         self.resting = false;
+        self.begin_mtu();
         self.emit(PathEvent::Selected { path, reason });
         for pair in &mut self.pairs {
             pair.better = 0;

@@ -52,7 +52,7 @@ fn run(
             let (txid, t_us, path_id) = (p.txid, p.t_us, p.path_id);
             let (tx_data, rx_data) = (0, t as u32);
             let pong = Pong { txid, t_us, path_id, received_size: 100, tx_data, rx_data, seen: addr };
-            let bytes = peer.seal(0, now.unix, nonces.next_nonce().unwrap(), &Body::Pong(pong));
+            let bytes = peer.seal(0, now.unix, nonces.next_nonce().unwrap(), &Body::Pong(pong), 0);
             answers.insert((t + delay, txid), (addr, bytes));
         }
         while let Some(event) = agent.poll_event() {

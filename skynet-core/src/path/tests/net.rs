@@ -131,6 +131,8 @@ pub(super) struct Way {
     pub loss_percent: u64,
     pub cut: bool,
     pub drops_data: bool,
+    /// Larger IP packets vanish.
+    pub mtu: usize,
 }
 
 /// What the third party does with what it sees on the direct path.
@@ -214,8 +216,14 @@ impl Net {
             }
         };
         let sides = [side(0, &mut rng), side(1, &mut rng)];
-        let way =
-            Way { delay: ms(70), jitter: Duration::ZERO, loss_percent: 0, cut: false, drops_data: false };
+        let way = Way {
+            delay: ms(70),
+            jitter: Duration::ZERO,
+            loss_percent: 0,
+            cut: false,
+            drops_data: false,
+            mtu: 1_500,
+        };
         let mut net = Self {
             now: Instant::ZERO,
             sides,
@@ -345,7 +353,7 @@ impl Net {
                     self.sides[side].selections.push((self.now, path, reason));
                 }
                 PathEvent::PeerRestarted => self.sides[side].peer_restarts.push(self.now),
-                PathEvent::RefreshCandidates => {}
+                PathEvent::RefreshCandidates | PathEvent::SizeChanged => {}
             }
         }
     }
@@ -359,7 +367,13 @@ impl Net {
         let from = self.sides[side].router.outbound(to, self.now);
         self.direct_datagrams += 1;
         let way = self.ways[side];
+        let bytes = 28
+            + match &payload {
+                Payload::Probe(bytes) => bytes.len(),
+                Payload::Data => usize::from(self.sides[side].agent.size().limit + DATAGRAM),
+            };
         let lost = way.cut
+            || bytes > way.mtu
             || (way.drops_data && matches!(payload, Payload::Data))
             || self.rng.below(100) < way.loss_percent;
         if low_ttl || lost {
