@@ -128,7 +128,9 @@ impl Peer {
     /// Fresh counters for the agents of further ports. They are to work while the peer has any traffic: a lane is
     /// punched before it carries its first packet.
     pub(super) fn tell_lane_traffic(&mut self, last_tx: Option<Instant>, attention: Attention, now: Now) {
-        for path in &mut self.lane_paths.paths {
+        for port in (1..).map(PortNo).take(self.lane_paths.paths.len()) {
+            let others_rx = self.heard_by_others(port);
+            let Some(path) = self.lane_paths.get_mut(port) else { continue };
             let Some(agent) = &mut path.agent else { continue };
             path.told |= now.mono >= path.active_from;
             let traffic = Traffic {
@@ -136,10 +138,18 @@ impl Peer {
                 last_tx: path.told.then(|| path.active_from.max(last_tx.unwrap_or_default())),
                 direct: PathCounters::read(&path.activity),
                 relayed: PathCounters::default(),
+                others_rx,
             };
             agent.set_attention(attention);
             agent.handle_traffic(traffic, now);
         }
+    }
+
+    /// When data came last from the peer by any port but this one.
+    pub(super) fn heard_by_others(&self, port: PortNo) -> Option<Instant> {
+        let main = if port == PortNo(0) { None } else { self.direct.last_rx().max(self.relayed.last_rx()) };
+        let further = (1..).map(PortNo).zip(&self.lane_paths.paths).filter(|(p, _)| *p != port);
+        further.map(|(_, path)| path.activity.last_rx()).fold(main, Option::max)
     }
 
     /// How closely its paths are watched: where lanes may be opened their loss is counted, and where there are several a

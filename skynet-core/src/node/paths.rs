@@ -205,6 +205,7 @@ impl Node {
             last_tx: peer.session.activity().last_data_tx().max(peer.staged.newest()),
             direct: PathCounters::read(&peer.direct),
             relayed: PathCounters::read(&peer.relayed),
+            others_rx: peer.heard_by_others(PortNo(0)),
         };
         let attention = peer.attention();
         if let Some(path) = peer.path_mut() {

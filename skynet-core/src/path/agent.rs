@@ -59,6 +59,8 @@ pub struct PathAgent {
     sending_since: Instant,
     selected: Option<Path>,
     selected_at: Instant,
+    /// When a better direct path was taken last.
+    bettered_at: Option<Instant>,
     resting: bool,
     /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
     awaits_session: bool,
@@ -105,6 +107,7 @@ impl PathAgent {
             sending_since: now.mono,
             selected: None,
             selected_at: now.mono,
+            bettered_at: None,
             resting: false,
             awaits_session: false,
             watch: None,

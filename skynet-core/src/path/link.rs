@@ -164,8 +164,9 @@ impl Pair {
         self.valid && self.hold_until <= now
     }
 
-    /// Ten seconds, doubled for each failure within two minutes of the last: a path that comes and goes is left
-    /// alone longer each time, so it changes at most about once a minute.
+    /// Nothing the first time, so that what is restored is used at once; twenty seconds, doubled, for each failure within
+    /// two minutes of the last: a path that comes and goes is left alone longer each time, so it changes at most about
+    /// once a minute.
     pub(super) fn fail(&mut self, now: Instant) {
         self.valid = false;
         let again =
@@ -178,7 +179,9 @@ impl Pair {
     }
 
     pub(super) fn hold(&mut self, now: Instant) {
-        self.hold_until = self.hold_until.max(now + Duration::from_secs(10) * (1 << self.relapses));
+        if self.relapses > 0 {
+            self.hold_until = self.hold_until.max(now + Duration::from_secs(10) * (1 << self.relapses));
+        }
     }
 
     /// Probes pass, data does not: one minute, doubled up to ten.

@@ -83,6 +83,8 @@ pub struct Traffic {
     pub direct: PathCounters,
     /// All relayed paths together.
     pub relayed: PathCounters,
+    /// When data came last by another port than this agent's.
+    pub others_rx: Option<Instant>,
 }
 
 /// Where a probe came from.
