@@ -274,6 +274,21 @@ impl Network {
         self.gateways[gateway.0].nat.readdress(Addresses::Shared(ip));
     }
 
+    /// Gives a host's interface another address on its segment.
+    ///
+    /// # Panics
+    /// If the address is given out already.
+    pub fn readdress_host(&mut self, attachment: AttachmentId, ip: IpAddr) {
+        let Attachment { segment, addresses, .. } = &mut self.attachments[attachment.0];
+        let given_out = &mut self.segments[segment.0].addresses;
+        for old in addresses.drain(..) {
+            given_out.remove(&old);
+        }
+        addresses.push(ip);
+        let taken = given_out.insert(ip, attachment);
+        assert!(taken.is_none(), "{ip} is given out twice on one segment");
+    }
+
     /// One direction of an attachment's link.
     pub fn link_mut(&mut self, attachment: AttachmentId, direction: Direction) -> &mut Link {
         let attachment = &mut self.attachments[attachment.0];

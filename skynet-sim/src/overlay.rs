@@ -314,6 +314,15 @@ impl Overlay {
         self.world_mut().start_host(id, host);
     }
 
+    /// An agent's machine gets another interface with another address instead of the one it has, and notices.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn readdress_agent(&mut self, id: HostId, ip: std::net::IpAddr) -> Result<(), RunError> {
+        self.world_mut().readdress_host(id, ip);
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.readdress(ip, now))
+    }
+
     /// Randomness of a later start: never that of the first.
     fn next_seed(&mut self) -> [u8; 32] {
         self.starts += 1;

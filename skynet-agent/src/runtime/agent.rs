@@ -251,6 +251,11 @@ impl Agent {
                     tracing::error!(%e, "not kept; if the clock goes back before the next start, peers refuse us");
                 }
             }
+            NodeEvent::PersistPeers(peers) => {
+                if let Err(e) = self.state.save_peers(&peers) {
+                    tracing::debug!(%e, "not kept; after a restart peers notice by themselves");
+                }
+            }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),

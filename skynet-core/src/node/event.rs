@@ -4,7 +4,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::forwarding::ForwardingTable;
-use crate::id::PortNo;
+use crate::id::{NodeNo, PortNo};
 use crate::session::Tai64n;
 use crate::worker::InboundCommand;
 
@@ -59,6 +59,9 @@ pub enum NodeEvent {
     Persist(Vec<u8>),
     /// Keep these high-water marks, durably.
     PersistFloors(Floors),
+    /// Keep the numbers of these peers in place of the ones kept before: a later start begins with them. Only a hint;
+    /// at most [`MAX_REMEMBERED`](crate::node::MAX_REMEMBERED).
+    PersistPeers(Vec<NodeNo>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),
     /// Joining failed. If `fatal`, trying again will not help.

@@ -27,6 +27,7 @@ mod paths;
 mod peers;
 mod ports;
 mod publish;
+mod remembered;
 mod sessions;
 pub mod staging;
 mod status;
@@ -43,6 +44,7 @@ pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
+pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
 use crate::drop::{DropCounters, DropReason};
@@ -52,6 +54,7 @@ use crate::key::PublicKey;
 use crate::node::membership::{MembershipAgent, lookup_for};
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
+use crate::node::remembered::Remembered;
 use crate::node::sessions::PendingInitiations;
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::ProbeTags;
@@ -86,6 +89,7 @@ pub struct Node {
     control_address: Option<SocketAddr>,
     stock_addresses: Vec<IpAddr>,
     unresolved: Unresolved,
+    remembered: Remembered,
     drops: Arc<DropCounters>,
     leased_timestamp: Tai64n,
     table_version: u64,
@@ -140,6 +144,7 @@ impl Node {
             control_address: None,
             stock_addresses: Vec::new(),
             unresolved: Unresolved::default(),
+            remembered: Remembered::new(config.last_peers),
             drops: Arc::default(),
             leased_timestamp: config.floors.handshake_timestamp,
             table_version: 0,

@@ -176,6 +176,7 @@ impl Node {
                     self.dirty = true;
                     self.begin_lanes(slot, key, now);
                     self.flush_staged(slot, now);
+                    self.remember_peers(now);
                 }
                 SessionEvent::StopSealing => {
                     peer.sealing = None;

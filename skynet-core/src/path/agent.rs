@@ -14,6 +14,7 @@ use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};
 
+mod announce;
 mod face;
 mod liveness;
 mod probes;
@@ -24,6 +25,7 @@ pub use face::{
     Attention, CARRIER, Counted, Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer,
     ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
+use announce::Announce;
 use liveness::{Suspect, Watch};
 use rounds::{Caller, Round};
 
@@ -62,10 +64,15 @@ pub struct PathAgent {
     /// When a better direct path was taken last.
     bettered_at: Option<Instant>,
     resting: bool,
+    /// For so long a path without traffic is believed in.
+    rest_after: Duration,
+    /// The pause that the last traffic ended, until the path has answered.
+    woke_after: Option<Duration>,
     /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
     awaits_session: bool,
     /// Of data on the selected path.
     loss: LossGuard,
+    announce: Option<Announce>,
     watch: Option<Watch>,
     attention: Attention,
     counted: Option<Counted>,
@@ -109,7 +116,10 @@ impl PathAgent {
             selected_at: now.mono,
             bettered_at: None,
             resting: false,
+            rest_after: liveness::IDLE,
+            woke_after: None,
             awaits_session: false,
+            announce: None,
             watch: None,
             attention: Attention::Calm,
             counted: None,
@@ -226,6 +236,7 @@ impl PathAgent {
             return;
         }
         self.local = local;
+        self.rest_after = liveness::IDLE;
         if self.is_active() {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
@@ -256,6 +267,7 @@ impl PathAgent {
         }
         self.relay_link = Link::default();
         self.relay_changed();
+        self.run_announce();
         if relay.is_some() && self.is_active() && !self.is_direct() {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
@@ -274,7 +286,7 @@ impl PathAgent {
         }
         let edge = before.is_none_or(|b| last_tx - b >= Self::EDGE) || !was_active;
         if edge && self.is_active() {
-            self.wake();
+            self.wake(before.map(|before| last_tx - before));
         }
         self.hasten_watch();
     }
@@ -304,6 +316,7 @@ impl PathAgent {
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.rest_if_idle();
+        self.run_announce();
         self.run_suspect();
         self.run_silence();
         self.run_watch();
@@ -330,6 +343,7 @@ impl PathAgent {
         let output = (!self.transmits.is_empty() || !self.events.is_empty()).then_some(self.now.mono);
         [
             (output, PathTimer::Output),
+            (self.announce_due(), PathTimer::Announce),
             (self.suspect_due(), PathTimer::Suspect),
             (self.silence_due(), PathTimer::Silence),
             (self.watch.as_ref().map(|w| w.next), PathTimer::Watch),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::{MAX_PORTS, PortNo};
+use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
 use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
@@ -52,6 +52,8 @@ pub struct Persisted {
     pub credentials: Option<Vec<u8>>,
     /// High-water marks.
     pub floors: Floors,
+    /// Peers it talked to last.
+    pub peers: Vec<NodeNo>,
 }
 
 /// How an agent starts.
@@ -186,6 +188,16 @@ impl AgentHost {
         self.running.as_ref().map_or(0, |r| r.inbound.iter().flatten().count())
     }
 
+    /// The machine has this address instead of the one it had: netlink tells the shell, and that the core.
+    pub fn readdress(&mut self, ip: std::net::IpAddr, now: Now) {
+        self.config.local.set_ip(ip);
+        let local = self.config.local;
+        if let Some(running) = &mut self.running {
+            running.node.set_local_addresses(&[local], now);
+        }
+        self.settle(now);
+    }
+
     /// What the shell would measure: given to `Node` as it is.
     pub fn handle_load(&mut self, sample: &LoadSample, now: Now) {
         if let Some(running) = &mut self.running {
@@ -215,6 +227,7 @@ impl AgentHost {
             membership,
             stock: None,
             floors: self.persisted.floors,
+            last_peers: self.persisted.peers.clone(),
             engine: self.config.engine,
             suites: self.config.suites,
             max_lanes: self.config.max_lanes,
@@ -279,6 +292,7 @@ impl AgentHost {
             NodeEvent::CloseControl => self.close_control(),
             NodeEvent::Persist(credentials) => self.persisted.credentials = Some(credentials),
             NodeEvent::PersistFloors(floors) => self.persisted.floors = floors,
+            NodeEvent::PersistPeers(peers) => self.persisted.peers = peers,
             NodeEvent::Joined(addresses) => {
                 self.application.set_address(addresses.ipv4);
                 self.addresses = Some(addresses);

@@ -183,6 +183,8 @@ pub enum PathState {
 pub enum PathTimer {
     /// Output waits: poll it.
     Output,
+    /// The peer is told that this node has started anew.
+    Announce,
     /// The next check, or the end, of a suspect path.
     Suspect,
     /// Three seconds without a packet on the selected path.
