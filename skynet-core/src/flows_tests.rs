@@ -33,6 +33,7 @@ fn peer(lanes: &[u8], epoch: u8) -> PeerEntry {
         path: DataPath {
             port: LaneNo(*lane).port(),
             to: ([192, 0, 2, 1], 1).into(),
+            from: None,
             relay_header: None,
             trains: true,
             activity: Arc::new(PathActivity::default()),

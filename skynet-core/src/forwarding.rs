@@ -100,6 +100,8 @@ pub struct DataPath {
     pub port: PortNo,
     /// The peer's endpoint, or the relay's.
     pub to: SocketAddr,
+    /// From which address of this host, if it has several and the system might choose another one than the peer expects.
+    pub from: Option<IpAddr>,
     /// Whether trains arrive there: if not, each datagram leaves by itself.
     pub trains: bool,
     /// The DATA header in front, if `to` is a relay.

@@ -226,6 +226,7 @@ fn table(
     let path = DataPath {
         port: PortNo(0),
         to: endpoint(),
+        from: None,
         trains: true,
         relay_header: None,
         activity: Arc::clone(&activity),

@@ -18,6 +18,7 @@ use crate::host::{
     SharedBatch,
 };
 use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
+use crate::link::LinkConfig;
 use crate::oracle::{self, Direct};
 use crate::topology::{CloudId, NatKind, Topology};
 use crate::world::{RunError, Stop, World};
@@ -151,6 +152,12 @@ impl Overlay {
 
     /// [`Overlay::add_agent`], which offers something else.
     pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
+        self.add_agent_at(cloud, offer, Vec::new())
+    }
+
+    /// The same on a machine that has these addresses of the internet too, by interfaces of their own; its kernel sends
+    /// from its cloud's.
+    pub fn add_agent_at(&mut self, cloud: CloudId, offer: Offer, others: Vec<std::net::IpAddr>) -> HostId {
         let Offer { suites, max_lanes, min_lanes, chunks } = offer;
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
@@ -159,6 +166,7 @@ impl Overlay {
                 token,
                 name: format!("n{n}"),
                 local: SocketAddr::new(site.ip, AGENT_PORT),
+                others: others.clone(),
                 seed: site.seed,
                 engine,
                 suites,
@@ -169,6 +177,10 @@ impl Overlay {
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
         });
+        for ip in others {
+            let (internet, link) = (self.topology.internet(), LinkConfig::latency(Duration::from_millis(20)));
+            self.world_mut().add_interface(id, internet, ip, link.clone(), link);
+        }
         self.agents.push(id);
         id
     }

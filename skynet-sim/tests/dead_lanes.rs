@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 
 use skynet_core::path::Path;
 use skynet_core::time::Duration;
+use skynet_sim::HostId;
 use skynet_sim::host::{AgentHost, Flow};
 use skynet_sim::network::Datagram;
 use skynet_sim::overlay::Overlay;
 use skynet_sim::topology::NatKind;
-use skynet_sim::HostId;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -86,7 +86,8 @@ impl Lanes {
         for _ in 0..400 {
             self.o.world_mut().run_for(MS(5)).unwrap();
             for (end, left) in left.iter_mut().enumerate() {
-                let gone = self.usable(end).get(&lane).is_none_or(|p| !matches!(p, Some(Path::Direct { .. })));
+                let gone =
+                    self.usable(end).get(&lane).is_none_or(|p| !matches!(p, Some(Path::Direct { .. })));
                 if gone {
                     left.get_or_insert(self.o.elapsed() - begin);
                 }
@@ -100,7 +101,8 @@ impl Lanes {
 fn noise(seed: u64) -> impl Fn(u64) -> u64 {
     let state = Cell::new(seed);
     move |below| {
-        state.set(state.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        state
+            .set(state.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         (state.get() >> 33) % below
     }
 }
@@ -118,7 +120,10 @@ fn both_ends_leave_a_lane_that_dies_in_the_middle_of_traffic_within_350_ms() {
             }
         }
     }
-    println!("a lane of four cut both ways: left by both ends within {:?}, one way: {:?}", worst[0], worst[1]);
+    println!(
+        "a lane of four cut both ways: left by both ends within {:?}, one way: {:?}",
+        worst[0], worst[1]
+    );
     assert!(worst[0] <= MS(350), "{worst:?}");
     // Of a flow that goes on without answers only the checks tell, and they wait for theirs.
     assert!(worst[1] <= MS(450), "{worst:?}");
@@ -147,7 +152,10 @@ fn a_lane_that_only_loses_is_not_left() {
         let noise = noise(9);
         lanes.drop_on_the_internet(move |_| noise(1_000) < permille);
         let left = times_left(&mut lanes, S(60), |_| {});
-        println!("{} % loss, {latency:?} to the internet: a lane of 8 left {left} times in a minute", permille / 10);
+        println!(
+            "{} % loss, {latency:?} to the internet: a lane of 8 left {left} times in a minute",
+            permille / 10
+        );
         assert!(left <= 1, "{left}\n{}", lanes.o.report());
     }
 }

@@ -212,7 +212,7 @@ impl Agent {
             let Some(engine) = &mut self.engine else { return Ok(()) };
             while let Some(transmit) = engine.node.poll_transmit() {
                 let Some(socket) = engine.plane.socket(transmit.port) else { continue };
-                if let Err(e) = socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
+                if let Err(e) = socket.send_one(transmit.to, transmit.from, &transmit.bytes, transmit.ttl) {
                     tracing::debug!(to = %transmit.to, %e, "control datagram not sent");
                 }
             }
@@ -228,8 +228,8 @@ impl Agent {
             NodeEvent::Inbound { port, command } => engine.plane.command(port, command),
             NodeEvent::OpenPort(port) => self.open_port(port),
             NodeEvent::ClosePort(port) => self.close_port(port),
-            NodeEvent::SendTrain { port, to, bytes, segment } => {
-                let sent = engine.plane.socket(port).map(|s| s.send_train(to, 0, &bytes, segment));
+            NodeEvent::SendTrain { port, to, from, bytes, segment } => {
+                let sent = engine.plane.socket(port).map(|s| s.send_train(to, from, 0, &bytes, segment));
                 if let Some(Err(e)) = sent {
                     tracing::debug!(%to, %e, "train of a check not sent");
                 }

@@ -111,6 +111,7 @@ fn junk_without_end_starves_neither_timers_nor_the_control_socket() {
                     class: ControlClass::Probe,
                     port: PortNo(0),
                     from,
+                    local: None,
                     bytes: vec![0xa0; 64],
                 });
             }

@@ -14,7 +14,7 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use arc_swap::{ArcSwap, Cache};
-use skynet_core::batch::SendBatch;
+use skynet_core::batch::{Outer, SendBatch};
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::{MAX_PORTS, PortNo};
@@ -163,8 +163,9 @@ impl OutboundThread {
             // A port that closed a moment ago: the next snapshot does not name it.
             let Some(socket) = &sockets[usize::from(train.outer.port.0)] else { continue };
             // Counted by the socket; a destination without a route is for the path agent to notice.
-            if let Err(e) = socket.send_train(train.outer.to, train.outer.ecn, train.bytes, train.segment) {
-                tracing::trace!(to = %train.outer.to, %e, "train not sent");
+            let Outer { to, from, ecn, .. } = train.outer;
+            if let Err(e) = socket.send_train(to, from, ecn, train.bytes, train.segment) {
+                tracing::trace!(%to, %e, "train not sent");
             }
         }
         self.batch.clear();
@@ -197,6 +198,7 @@ impl InboundThread {
             let mut bytes = 0;
             for mut received in batch.iter_mut() {
                 let (from, ecn) = (received.from, received.ecn);
+                self.half.set_local(received.local);
                 for datagram in segments_mut(&mut received) {
                     bytes += datagram.len();
                     self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);

@@ -110,7 +110,14 @@ impl Tunnel {
         install(opening);
         let to = SocketAddr::from(([192, 0, 2, 1], 7));
         let relay_header = relayed.then_some([0xa1; DATA_HEADER_LEN]);
-        let path = DataPath { port: PortNo(0), to, relay_header, trains: true, activity: Arc::default() };
+        let path = DataPath {
+            port: PortNo(0),
+            to,
+            from: None,
+            relay_header,
+            trains: true,
+            activity: Arc::default(),
+        };
         let mut bulk = Vec::new();
         if let Some(suite) = way.lane {
             let (sealing, opening) = keys(

@@ -3,8 +3,8 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
-use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::id::NodeNo;
+use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
 use crate::node::event::Floors;
 use crate::session::Engine;

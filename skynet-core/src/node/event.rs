@@ -1,6 +1,6 @@
 //! Everything that enters and leaves `Node`.
 
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::forwarding::ForwardingTable;
@@ -15,6 +15,8 @@ pub struct Transmit {
     pub port: PortNo,
     /// Where to.
     pub to: SocketAddr,
+    /// From which address of this host, if the system is not to choose.
+    pub from: Option<IpAddr>,
     /// Hop limit, if not the socket's own: openers that must die before they reach the peer's NAT.
     pub ttl: Option<u8>,
     /// The datagram.
@@ -44,6 +46,8 @@ pub enum NodeEvent {
         port: PortNo,
         /// Where to.
         to: SocketAddr,
+        /// From which address of this host, if the system is not to choose.
+        from: Option<IpAddr>,
         /// The datagrams, end to end.
         bytes: Vec<u8>,
         /// Bytes of each.

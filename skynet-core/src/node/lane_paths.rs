@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use crate::drop::DropReason;
 use crate::forwarding::{DataPath, LaneEntry, PathActivity};
 use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
 use crate::node::peers::{Kind, Peer};
@@ -281,9 +282,14 @@ impl Node {
         let Some(peer) = self.peers.get_mut(slot) else { return };
         for (port, agent) in peer.lane_paths.agents_mut() {
             while let Some(probe) = agent.poll_transmit() {
+                if probe.punch && !self.punches.take(now.mono) {
+                    self.drops.count(DropReason::PunchLimited);
+                    continue;
+                }
                 match probe.to {
-                    ProbeTo::Direct { addr, ttl } => {
-                        self.transmits.push_back(Transmit { port, to: addr, ttl, bytes: probe.bytes });
+                    ProbeTo::Direct { addr, local, ttl } => {
+                        let bytes = probe.bytes;
+                        self.transmits.push_back(Transmit { port, to: addr, from: local, ttl, bytes });
                     }
                     ProbeTo::Relayed { .. } => by_carrier.push(probe.bytes),
                 }
@@ -316,9 +322,11 @@ impl Node {
 
     /// A probe of a further port, by the way that port 0's data takes.
     fn send_by_carrier(&mut self, slot: PeerSlot, probe: &[u8]) {
-        match self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.selected()) {
+        let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) else { return };
+        match path.selected() {
             Some(Path::Direct { remote: to }) => {
-                self.transmits.push_back(Transmit { port: PortNo(0), to, ttl: None, bytes: probe.to_vec() });
+                let (from, bytes) = (path.local_towards(to), probe.to_vec());
+                self.transmits.push_back(Transmit { port: PortNo(0), to, from, ttl: None, bytes });
             }
             Some(Path::Relayed { node_no, .. }) => self.send_by_relay_as(Class::Control, node_no, probe),
             None => {}
@@ -333,9 +341,11 @@ impl Node {
         }
         let peer = self.peers.get(slot)?;
         let path = peer.lane_paths.get(port)?;
-        let to = path.agent.as_ref()?.live_direct()?;
+        let agent = path.agent.as_ref()?;
+        let to = agent.live_direct()?;
+        let from = agent.local_towards(to);
         let (trains, activity) = (peer.trains.trains_arrive(), Arc::clone(&path.activity));
-        Some(DataPath { port, to, relay_header: None, trains, activity })
+        Some(DataPath { port, to, from, relay_header: None, trains, activity })
     }
 
     /// The lanes of a peer that are open and have a way.

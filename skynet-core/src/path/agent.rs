@@ -2,7 +2,7 @@
 //! `agent/liveness.rs`, and which path carries data is decided in `agent/select.rs`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::candidate::{Candidate, canonical, select_candidates};
 use super::check::PingBudget;
@@ -21,11 +21,11 @@ mod probes;
 mod rounds;
 mod select;
 
+use announce::Announce;
 pub use face::{
     Attention, CARRIER, Counted, Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer,
     ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
-use announce::Announce;
 use liveness::{Suspect, Watch};
 use rounds::{Caller, Round};
 
@@ -64,10 +64,6 @@ pub struct PathAgent {
     /// When a better direct path was taken last.
     bettered_at: Option<Instant>,
     resting: bool,
-    /// For so long a path without traffic is believed in.
-    rest_after: Duration,
-    /// The pause that the last traffic ended, until the path has answered.
-    woke_after: Option<Duration>,
     /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
     awaits_session: bool,
     /// Of data on the selected path.
@@ -116,8 +112,6 @@ impl PathAgent {
             selected_at: now.mono,
             bettered_at: None,
             resting: false,
-            rest_after: liveness::IDLE,
-            woke_after: None,
             awaits_session: false,
             announce: None,
             watch: None,
@@ -150,6 +144,11 @@ impl PathAgent {
             Some(Path::Direct { remote }) if self.is_direct() => Some(remote),
             _ => None,
         }
+    }
+
+    /// From which address of ours to send to the peer's address `remote`, if the system is not to choose.
+    pub fn local_towards(&self, remote: SocketAddr) -> Option<IpAddr> {
+        self.pairs[self.pair_index(remote)?].local
     }
 
     /// The state, derived from what is known.
@@ -215,7 +214,7 @@ impl PathAgent {
         if restarted {
             self.peer_restarted();
         }
-        Ok(Opened { head, body })
+        Ok(Opened { head, body, local: None })
     }
 
     /// How closely to watch from now on.
@@ -236,7 +235,11 @@ impl PathAgent {
             return;
         }
         self.local = local;
-        self.rest_after = liveness::IDLE;
+        for pair in &mut self.pairs {
+            pair.forgive();
+            // An address that is gone cannot be sent from.
+            pair.local = pair.local.filter(|ip| self.local.iter().any(|c| c.addr.ip() == *ip));
+        }
         if self.is_active() {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
@@ -286,7 +289,7 @@ impl PathAgent {
         }
         let edge = before.is_none_or(|b| last_tx - b >= Self::EDGE) || !was_active;
         if edge && self.is_active() {
-            self.wake(before.map(|before| last_tx - before));
+            self.wake();
         }
         self.hasten_watch();
     }
@@ -306,7 +309,7 @@ impl PathAgent {
             relayed @ ProbeFrom::Relayed { .. } => relayed,
         };
         match probe.body {
-            Body::Ping(ping) => self.handle_ping(from, &ping),
+            Body::Ping(ping) => self.handle_ping(from, probe.local, &ping),
             Body::Pong(pong) => self.handle_pong(from, &pong),
             Body::Call(call) => self.handle_call(from, &call),
         }
@@ -442,7 +445,7 @@ impl PathAgent {
         }
         let Some(nonce) = self.nonces.next_nonce() else { return false };
         let bytes = self.keys.seal(flags, self.now.unix, nonce, body);
-        self.transmits.push_back(ProbeTransmit { to, bytes });
+        self.transmits.push_back(ProbeTransmit { to, bytes, punch: false });
         true
     }
 

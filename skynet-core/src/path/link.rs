@@ -1,6 +1,7 @@
 //! What is known of one path: checks outstanding, round-trip time, data counters; and of one candidate pair.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::candidate::Candidate;
 use super::check::Check;
@@ -126,6 +127,9 @@ pub(super) struct Pair {
     pub candidate: Candidate,
     pub origin: Origin,
     pub link: Link,
+    /// Which address of ours the peer reaches from there, if we have several: what we send leaves from it. It changes
+    /// only while the pair does not answer, so nobody who repeats a PING to another address of ours moves a path.
+    pub local: Option<IpAddr>,
     /// Answered, and not failed since.
     pub valid: bool,
     /// Answered once: worth trying again and again.
@@ -148,6 +152,7 @@ impl Pair {
             candidate,
             origin,
             link: Link::default(),
+            local: None,
             valid: false,
             proven: false,
             hold_until: Instant::ZERO,
@@ -181,6 +186,14 @@ impl Pair {
     pub(super) fn hold(&mut self, now: Instant) {
         if self.relapses > 0 {
             self.hold_until = self.hold_until.max(now + Duration::from_secs(10) * (1 << self.relapses));
+        }
+    }
+
+    /// This host is in another network: what failed in the one before may work here.
+    pub(super) fn forgive(&mut self) {
+        (self.failed_at, self.relapses) = (None, 0);
+        if self.demotions == 0 {
+            self.hold_until = Instant::ZERO;
         }
     }
 

@@ -7,7 +7,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
+mod attack;
 mod bulk;
+mod changes;
 mod ecn;
 mod interop;
 mod lanes;

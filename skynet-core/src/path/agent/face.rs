@@ -1,6 +1,6 @@
 //! What goes into an agent and what comes out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
 use crate::forwarding::PathActivity;
@@ -106,9 +106,14 @@ pub enum ProbeFrom {
 pub struct Opened {
     pub(super) head: Head,
     pub(super) body: Body,
+    pub(super) local: Option<IpAddr>,
 }
 
 impl Opened {
+    /// It came to this address of ours, if that is known and there are several: what answers it comes from there.
+    pub fn at(self, local: Option<IpAddr>) -> Self {
+        Self { local, ..self }
+    }
     /// Its clear head.
     pub fn head(&self) -> &Head {
         &self.head
@@ -126,6 +131,8 @@ pub enum ProbeTo {
     Direct {
         /// Where.
         addr: SocketAddr,
+        /// From which address of ours, if the system is not to choose.
+        local: Option<IpAddr>,
         /// TTL or hop limit, if not the system's.
         ttl: Option<u8>,
     },
@@ -145,6 +152,8 @@ pub struct ProbeTransmit {
     pub to: ProbeTo,
     /// Sealed.
     pub bytes: Vec<u8>,
+    /// A check or an opener of a punch round: bounded over all pairs of a node ([`crate::path::check::PunchRate`]).
+    pub punch: bool,
 }
 
 /// What the owner must know.

@@ -47,7 +47,7 @@ const BULK: u32 = 10;
 /// Between checks of a direct path whose traffic paused: below the 30 s at which common NATs forget a mapping.
 const COOLING: Duration = Duration::from_secs(15);
 /// After this long without traffic nothing is sent and the direct path is no longer believed in.
-pub(super) const IDLE: Duration = Duration::from_secs(45);
+const IDLE: Duration = Duration::from_secs(45);
 /// No packet for so long while sending: suspect.
 const SILENCE: Duration = Duration::from_secs(3);
 /// A lane is quiet when it received this often in an interval of [`BRISK`], and now nothing for [`QUIET`] while other lanes
@@ -127,10 +127,9 @@ pub(super) struct Suspect {
 }
 
 impl PathAgent {
-    /// Traffic after silence; for so long there was none, if there was some before.
-    pub(super) fn wake(&mut self, pause: Option<Duration>) {
+    /// Traffic after silence.
+    pub(super) fn wake(&mut self) {
         self.resting = false;
-        self.woke_after = pause;
         if self.selected.is_some() {
             self.watch_from(self.now.mono);
         }
@@ -170,7 +169,7 @@ impl PathAgent {
         };
         let Some(i) = self.pair_index(remote) else { return };
         if since_tx >= Self::EDGE {
-            if since_tx < self.rest_after {
+            if since_tx < IDLE {
                 self.ping_pair(i, Purpose::Watch);
                 self.watch = Some(Watch { next: now + COOLING, ..Watch::at(now, self.traffic.direct.tx) });
             }
@@ -248,7 +247,6 @@ impl PathAgent {
     /// The selected path answered: the interval is over.
     pub(super) fn watch_answered(&mut self) {
         let now = self.now.mono;
-        self.woke_after = None;
         if let Some(w) = &mut self.watch
             && w.tries > 0
         {
@@ -286,13 +284,16 @@ impl PathAgent {
         }
     }
 
+    /// When anything came last on the selected direct path.
+    fn heard(&self) -> Option<Instant> {
+        self.pairs[self.selected_pair()?].link.last_rx.max(self.traffic.direct.last_rx)
+    }
+
     pub(super) fn silence_due(&self) -> Option<Instant> {
         if !self.is_active() || !self.is_direct() {
             return None;
         }
-        let pair = &self.pairs[self.selected_pair()?];
-        let heard = pair.link.last_rx.max(self.traffic.direct.last_rx);
-        let since = heard.unwrap_or(Instant::ZERO).max(self.selected_at).max(self.sending_since);
+        let since = self.heard().unwrap_or(Instant::ZERO).max(self.selected_at).max(self.sending_since);
         (self.traffic.last_tx? > since).then(|| since + SILENCE)
     }
 
@@ -309,10 +310,6 @@ impl PathAgent {
         let now = self.now.mono;
         self.watch = None;
         self.confirm_at = None;
-        if let Some(pause) = self.woke_after.take() {
-            // What lived before the pause and not after it was forgotten by a NAT: later pauses are not trusted so long.
-            self.rest_after = (pause / 2).clamp(Self::EDGE, IDLE);
-        }
         if let Some(i) = self.pair_index(remote) {
             self.pairs[i].fail(now);
         }
@@ -390,15 +387,15 @@ impl PathAgent {
     }
 
     pub(super) fn idle_due(&self) -> Option<Instant> {
-        let i = self.selected_pair()?;
+        let _direct = self.selected_pair()?;
         if self.resting {
             return None;
         }
-        let last = self.traffic.last_tx.max(self.traffic.direct.last_rx).max(self.pairs[i].link.last_rx);
-        Some(last.unwrap_or(Instant::ZERO).max(self.selected_at) + self.rest_after)
+        let last = self.traffic.last_tx.max(self.heard());
+        Some(last.unwrap_or(Instant::ZERO).max(self.selected_at) + IDLE)
     }
 
-    /// After 45 s, or less where that was found too long, the NATs on the way may have forgotten the path: the next data starts on the relay again.
+    /// After 45 s the NATs on the way may have forgotten the path: the next data starts on the relay again.
     pub(super) fn rest_if_idle(&mut self) {
         if self.idle_due().is_none_or(|at| at > self.now.mono) {
             return;

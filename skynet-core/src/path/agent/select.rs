@@ -88,9 +88,11 @@ impl PathAgent {
         }
         let Some(current) = self.selected_pair() else { return };
         let jitter = self.pairs[current].link.rtt.variation();
-        let better = self.pairs[i].is_usable(now) && self.score(i).clearly_beats(&self.score(current), jitter);
+        let better =
+            self.pairs[i].is_usable(now) && self.score(i).clearly_beats(&self.score(current), jitter);
         self.pairs[i].better = if better { self.pairs[i].better + 1 } else { 0 };
-        let settled = now - self.selected_at >= SETTLED && self.bettered_at.is_none_or(|at| now - at >= BETTER_EVERY);
+        let settled =
+            now - self.selected_at >= SETTLED && self.bettered_at.is_none_or(|at| now - at >= BETTER_EVERY);
         if self.pairs[i].better >= SAMPLES && settled {
             self.bettered_at = Some(now);
             self.go_direct(i, Reason::Better);

@@ -333,7 +333,7 @@ impl Net {
     fn drain(&mut self, side: usize) {
         while let Some(t) = self.sides[side].agent.poll_transmit() {
             match t.to {
-                ProbeTo::Direct { addr, ttl } => {
+                ProbeTo::Direct { addr, ttl, .. } => {
                     self.send_direct(side, addr, Payload::Probe(t.bytes), ttl.is_some());
                 }
                 ProbeTo::Relayed { .. } => self.send_relayed(side, Payload::Probe(t.bytes)),
