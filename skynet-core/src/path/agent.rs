@@ -372,6 +372,12 @@ impl PathAgent {
         self.suspect.is_none() && self.selected_pair().is_some_and(|i| self.pairs[i].valid)
     }
 
+    /// The transaction of the last PING to `remote`, which only its receiver knows.
+    #[cfg(test)]
+    pub(super) fn last_txid_to(&self, remote: SocketAddr) -> Option<u64> {
+        self.pairs[self.pair_index(remote)?].link.last_txid()
+    }
+
     fn pair_index(&self, addr: SocketAddr) -> Option<usize> {
         self.pairs.iter().position(|p| p.candidate.addr == addr)
     }

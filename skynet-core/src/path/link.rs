@@ -63,6 +63,11 @@ impl Link {
         self.unanswered += 1;
     }
 
+    #[cfg(test)]
+    pub(super) fn last_txid(&self) -> Option<u64> {
+        self.outstanding.back().map(|o| o.txid)
+    }
+
     pub(super) fn is_outstanding(&self, txid: u64) -> bool {
         self.outstanding.iter().any(|o| o.txid == txid)
     }

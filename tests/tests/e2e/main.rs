@@ -11,6 +11,7 @@ mod attack;
 mod bulk;
 mod changes;
 mod ecn;
+mod idle;
 mod interop;
 mod lanes;
 mod offload;
