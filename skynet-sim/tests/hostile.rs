@@ -132,6 +132,47 @@ fn attacked(kinds: [NatKind; 2], lanes: u8, from_start: bool) -> (Overlay, [Host
     (o, hosts, attacker)
 }
 
+/// The attacker is always first: it sees packets before the long part of their way, and has a shorter one.
+#[test]
+fn who_is_first_with_every_packet_keeps_nobody_from_the_direct_path() {
+    let mut o = Overlay::new(52);
+    let clouds = [NatKind::Public, NatKind::FullCone].map(|kind| o.cloud(kind));
+    let hosts = clouds.map(|cloud| o.add_agent(cloud));
+    let wire = Wire::default();
+    let tapped = Rc::clone(&wire);
+    let attacker = o.topology.add_public_host(Duration::ZERO, |site| {
+        let (victims, kept, out) = (Vec::new(), VecDeque::new(), VecDeque::new());
+        let next = Instant::ZERO;
+        Box::new(Attacker { ip: site.ip, wire: tapped, victims, kept, copies: 0, out, next })
+    });
+    let ip = o.world().host::<Attacker>(attacker).ip;
+    let relay = o.world().network().address_of(o.world().attachment(o.relay()));
+    assert!(o.join_all(10 * S).unwrap());
+    // What it has seen for the first time is held up by what it does with it: the copy goes on first.
+    let internet = o.topology.internet();
+    let tap = move |d: &Datagram| {
+        let own = [d.from.ip(), d.to.ip()].contains(&ip) || [d.from.ip(), d.to.ip()].contains(&relay);
+        if !own {
+            wire.borrow_mut().push_back(d.clone());
+        }
+        true
+    };
+    o.world_mut().network_mut().set_middlebox(internet, Some(Box::new(tap)));
+    o.world_mut().network_mut().set_detour(internet, ip, 5 * MS);
+    let [a, b] = hosts;
+    for (from, to) in [(a, b), (b, a)] {
+        o.flow(from, to, 20 * MS, 3_000).unwrap();
+    }
+    o.world_mut().run_for(61 * S).unwrap();
+    assert!(o.is_direct(a, b), "{}", o.report());
+    for (from, to) in [(a, b), (b, a)] {
+        let book = o.received(from, to).unwrap();
+        assert_eq!((book.packets, book.duplicates), (3_000, 0), "{}", o.report());
+        let history = o.agent(from).notes().iter().filter(|(_, note)| note.starts_with("path to")).count();
+        assert!(history <= 2, "{}", o.report());
+    }
+}
+
 #[test]
 fn who_races_every_packet_from_its_own_address_never_becomes_the_path() {
     use NatKind::*;
@@ -144,11 +185,11 @@ fn who_races_every_packet_from_its_own_address_never_becomes_the_path() {
         for from_start in [true, false] {
             let (mut o, [a, b], attacker) = attacked(kinds, lanes, from_start);
             for (from, to) in [(a, b), (b, a)] {
-                o.flow(from, to, 20 * MS, 3_000).unwrap();
+                o.flow(from, to, 20 * MS, 1_000).unwrap();
             }
             let ip = o.world().host::<Attacker>(attacker).ip;
             let is_attackers = |path: &Path| matches!(path, Path::Direct { remote } if remote.ip() == ip);
-            for _ in 0..650 {
+            for _ in 0..250 {
                 o.world_mut().run_for(100 * MS).unwrap();
                 for (from, to) in [(a, b), (b, a)] {
                     let mut paths = o.lane_paths(from, to).into_iter().filter_map(|(_, path)| path);
@@ -161,7 +202,7 @@ fn who_races_every_packet_from_its_own_address_never_becomes_the_path() {
                 let taken = status.peers.iter().flat_map(|p| &p.history).filter_map(|h| h.to);
                 assert!(taken.into_iter().all(|path| !is_attackers(&path)), "{kinds:?}\n{}", o.report());
                 let book = o.received(from, to).unwrap();
-                let sent = if from_start { 3_000 } else { 3_500 };
+                let sent = if from_start { 1_000 } else { 1_500 };
                 assert_eq!(book.duplicates, if from_start { 0 } else { 500 }, "a copy was delivered");
                 println!(
                     "{kinds:?}, from the start {from_start}: {copies} copies, {} of {sent} arrived, gap {:?}",
@@ -170,7 +211,7 @@ fn who_races_every_packet_from_its_own_address_never_becomes_the_path() {
                 assert!(book.packets >= sent - 10, "{}\n{}", book.packets, o.report());
                 assert!(book.longest_gap <= S || !from_start, "{:?}", book.longest_gap);
             }
-            assert!(copies > 10_000 && o.is_direct(a, b), "{kinds:?} {copies}\n{}", o.report());
+            assert!(copies > 5_000 && o.is_direct(a, b), "{kinds:?} {copies}\n{}", o.report());
         }
     }
 }

@@ -169,6 +169,7 @@ impl World {
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
+                    | NodeEvent::PersistPeers(_)
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

@@ -189,12 +189,17 @@ impl World {
         }
     }
 
-    /// What must not open changes nothing.
+    /// What is refused changes nothing, and nothing is sent.
     fn refused(&mut self, side: usize, from: ProbeFrom, bytes: &[u8]) {
+        self.agents[side].handle_traffic(self.traffic[side], wall(self.now));
+        self.drain(side);
         let before = state(&self.agents[side]);
-        assert!(!self.deliver(side, from, None, bytes), "a probe that must not was accepted");
+        let mut bytes = bytes.to_vec();
+        if let Ok(opened) = self.agents[side].open(&mut bytes) {
+            self.agents[side].handle_probe(from, opened, wall(self.now));
+        }
+        assert!(self.agents[side].poll_transmit().is_none(), "a refused probe was answered");
         assert_eq!(before, state(&self.agents[side]), "a refused probe changed something");
-        assert!(self.agents[side].poll_transmit().is_none());
     }
 }
 
@@ -233,10 +238,9 @@ fn step(world: &mut World, input: &mut Input<'_>) {
             if let Some(probe) = world.wire.get(at(world.wire.len(), n)).cloned() {
                 let local = Some(IpAddr::from([192, 0, 2, 100 + n % 3]));
                 world.deliver(1 - probe.by, ProbeFrom::Direct(attacker), local, &probe.bytes);
-                world.remember(probe);
             }
         }
-        // What was accepted or refused once is refused from everywhere.
+        // What the network has delivered once is refused from everywhere.
         6 => {
             if let Some(old) = world.log.get(at(world.log.len(), n)).cloned() {
                 let relayed = ProbeFrom::Relayed { relay: RELAY, node_no: node_no(old.by) };
@@ -270,7 +274,6 @@ fn step(world: &mut World, input: &mut Input<'_>) {
                 && let Some(probe) = world.wire.remove(i)
             {
                 world.deliver(1 - probe.by, ProbeFrom::Direct(attacker), None, &probe.bytes);
-                world.remember(probe);
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::wire::probe::{Body, ProbeError, RelayRtt};
 mod announce;
 mod face;
 mod liveness;
+mod overtaken;
 mod probes;
 mod rounds;
 mod select;
@@ -27,6 +28,7 @@ pub use face::{
     ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 use liveness::{Suspect, Watch};
+use overtaken::Overtaken;
 use rounds::{Caller, Round};
 
 /// Most datagrams waiting for [`PathAgent::poll_transmit`]; later ones are dropped and counted.
@@ -69,6 +71,7 @@ pub struct PathAgent {
     /// Of data on the selected path.
     loss: LossGuard,
     announce: Option<Announce>,
+    overtaken: Overtaken,
     watch: Option<Watch>,
     attention: Attention,
     counted: Option<Counted>,
@@ -114,6 +117,7 @@ impl PathAgent {
             resting: false,
             awaits_session: false,
             announce: None,
+            overtaken: Overtaken::default(),
             watch: None,
             attention: Attention::Calm,
             counted: None,
@@ -204,17 +208,25 @@ impl PathAgent {
     }
 
     /// Opens a probe whose tag named this peer. Changes nothing but counters, unless the probe is authentic and new.
-    /// The first of a later start of the peer is also an event.
+    /// The first of a later start of the peer is also an event. Two kinds of repeated probes pass, because their first copy
+    /// may have come from somebody who only wanted to be first: a PONG still waited for, and, once, a PING.
     /// `datagram` is garbage afterwards.
     pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, ProbeError> {
         let opened = self.keys.open(datagram).inspect_err(|_| self.counters.unauthentic += 1);
         let (head, body) = opened?;
         let restarted = self.replay.is_restart(head.nonce);
-        self.replay.accept(head.nonce).inspect_err(|_| self.counters.replayed += 1)?;
+        let mut repeated = false;
+        if let Err(error) = self.replay.accept(head.nonce) {
+            repeated = error == ProbeError::Replayed && self.was_overtaken(&body);
+            if !repeated {
+                self.counters.replayed += 1;
+                return Err(error);
+            }
+        }
         if restarted {
             self.peer_restarted();
         }
-        Ok(Opened { head, body, local: None })
+        Ok(Opened { head, body, local: None, repeated })
     }
 
     /// How closely to watch from now on.
@@ -309,6 +321,7 @@ impl PathAgent {
             relayed @ ProbeFrom::Relayed { .. } => relayed,
         };
         match probe.body {
+            Body::Ping(ping) if probe.repeated => self.handle_overtaken(from, probe.local, &ping),
             Body::Ping(ping) => self.handle_ping(from, probe.local, &ping),
             Body::Pong(pong) => self.handle_pong(from, &pong),
             Body::Call(call) => self.handle_call(from, &call),

@@ -107,6 +107,8 @@ pub struct Opened {
     pub(super) head: Head,
     pub(super) body: Body,
     pub(super) local: Option<IpAddr>,
+    /// A copy of it came before, from elsewhere.
+    pub(super) repeated: bool,
 }
 
 impl Opened {

@@ -106,7 +106,10 @@ impl PathAgent {
             self.counters.pongs_sent += 1;
         }
         match from {
-            ProbeFrom::Direct(addr) => self.heard_from(addr, local),
+            ProbeFrom::Direct(addr) => {
+                self.note_first_copy(addr, ping.txid);
+                self.heard_from(addr, local);
+            }
             ProbeFrom::Relayed { .. } => self.relay_link.last_rx = Some(self.now.mono),
         }
     }
