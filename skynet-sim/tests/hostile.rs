@@ -96,6 +96,15 @@ impl Host for Attacker {
     }
 }
 
+/// The attacker on the internet, who sees what passes the wire, and its address.
+fn add_attacker(o: &mut Overlay, wire: &Wire) -> (HostId, IpAddr) {
+    let (wire, victims, kept, out) = (Rc::clone(wire), Vec::new(), VecDeque::new(), VecDeque::new());
+    let attacker = o.topology.add_public_host(Duration::ZERO, |site| {
+        Box::new(Attacker { ip: site.ip, wire, victims, kept, copies: 0, out, next: Instant::ZERO })
+    });
+    (attacker, o.world().host::<Attacker>(attacker).ip)
+}
+
 /// Two agents with traffic both ways, and an attacker on the internet between them. Packets towards them take 10 to 30 ms
 /// from there, so about half of its copies arrive first.
 fn attacked(kinds: [NatKind; 2], lanes: u8, from_start: bool) -> (Overlay, [HostId; 2], HostId) {
@@ -104,13 +113,7 @@ fn attacked(kinds: [NatKind; 2], lanes: u8, from_start: bool) -> (Overlay, [Host
     let clouds = kinds.map(|kind| o.topology.add_cloud_with(kind, kind.config(), link.clone(), link.clone()));
     let hosts = clouds.map(|cloud| o.add_agent_with_lanes(cloud, lanes));
     let wire = Wire::default();
-    let tapped = Rc::clone(&wire);
-    let attacker = o.topology.add_public_host(Duration::ZERO, |site| {
-        let (victims, kept, out) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        let next = Instant::ZERO;
-        Box::new(Attacker { ip: site.ip, wire: tapped, victims, kept, copies: 0, out, next })
-    });
-    let ip = o.world().host::<Attacker>(attacker).ip;
+    let (attacker, ip) = add_attacker(&mut o, &wire);
     if !from_start {
         assert!(o.join_all(10 * S).unwrap());
         for (from, to) in [(hosts[0], hosts[1]), (hosts[1], hosts[0])] {
@@ -139,13 +142,7 @@ fn who_is_first_with_every_packet_keeps_nobody_from_the_direct_path() {
     let clouds = [NatKind::Public, NatKind::FullCone].map(|kind| o.cloud(kind));
     let hosts = clouds.map(|cloud| o.add_agent(cloud));
     let wire = Wire::default();
-    let tapped = Rc::clone(&wire);
-    let attacker = o.topology.add_public_host(Duration::ZERO, |site| {
-        let (victims, kept, out) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        let next = Instant::ZERO;
-        Box::new(Attacker { ip: site.ip, wire: tapped, victims, kept, copies: 0, out, next })
-    });
-    let ip = o.world().host::<Attacker>(attacker).ip;
+    let (_, ip) = add_attacker(&mut o, &wire);
     let relay = o.world().network().address_of(o.world().attachment(o.relay()));
     assert!(o.join_all(10 * S).unwrap());
     // What it has seen for the first time is held up by what it does with it: the copy goes on first.

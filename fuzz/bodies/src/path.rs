@@ -67,6 +67,10 @@ fn node_no(side: usize) -> u32 {
     100 + side as u32
 }
 
+fn tier_of(traffic: &mut Traffic, is_direct: bool) -> &mut PathCounters {
+    if is_direct { &mut traffic.direct } else { &mut traffic.relayed }
+}
+
 /// Everything but the counters, which are allowed to count.
 fn state(agent: &PathAgent) -> String {
     let text = format!("{agent:?}");
@@ -102,14 +106,14 @@ impl World {
         world
     }
 
+    /// A data message, which arrives.
     fn send_data(&mut self, side: usize) {
-        let traffic = &mut self.traffic[side];
-        traffic.last_tx = Some(self.now);
-        let count = |counters: &mut PathCounters| counters.tx = counters.tx.wrapping_add(1);
-        match self.agents[side].selected() {
-            Some(Path::Direct { .. }) => count(&mut traffic.direct),
-            _ => count(&mut traffic.relayed),
-        }
+        let is_direct = matches!(self.agents[side].selected(), Some(Path::Direct { .. }));
+        self.traffic[side].last_tx = Some(self.now);
+        let sent = tier_of(&mut self.traffic[side], is_direct);
+        sent.tx = sent.tx.wrapping_add(1);
+        let received = tier_of(&mut self.traffic[1 - side], is_direct);
+        (received.rx, received.last_rx) = (received.rx.wrapping_add(1), Some(self.now));
         self.agents[side].handle_traffic(self.traffic[side], wall(self.now));
         self.drain(side);
     }
@@ -279,10 +283,11 @@ fn step(world: &mut World, input: &mut Input<'_>) {
     }
 }
 
-/// The wire is left alone and both send: whether both go direct. A budget that is spent comes back within a minute.
+/// The wire is left alone and both send: whether both go direct. A budget that is spent comes back within a minute, and
+/// what failed again and again is tried within three.
 fn calm(world: &mut World) -> bool {
     world.wire.clear();
-    for _ in 0..1_600 {
+    for _ in 0..3_000 {
         for side in 0..2 {
             world.send_data(side);
         }
