@@ -12,6 +12,7 @@
 //! ciphers = "auto"                     # or "chacha20-poly1305"
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
+//! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -42,7 +43,9 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
-pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
+pub use dataplane::{
+    Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
+};
 pub use offload::{DisabledOffloads, Offload};
 pub use units::parse_duration;
 
@@ -86,6 +89,8 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Threads of each worker.
+    pub worker_threads: Option<WorkerThreads>,
 }
 
 /// What the agent runs with.
@@ -113,6 +118,8 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// Threads of each worker.
+    pub worker_threads: WorkerThreads,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -238,6 +245,7 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             wireguard,
             peers,
         })

@@ -59,6 +59,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         ciphers: Default::default(),
         max_lanes: 4,
         min_lanes: 1,
+        worker_threads: Default::default(),
         wireguard: None,
         peers: Vec::new(),
     };
@@ -67,9 +68,15 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     let (sink, queues) = queues();
     let node = node_with_a_due_timer();
     let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
-    let plane =
-        DataPlane::start(Arc::clone(&socket), counted, sink.clone(), Offloads::ALL, fault_sender.clone())
-            .unwrap();
+    let plane = DataPlane::start(
+        Arc::clone(&socket),
+        counted,
+        sink.clone(),
+        Offloads::ALL,
+        Default::default(),
+        fault_sender.clone(),
+    )
+    .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
         config,
