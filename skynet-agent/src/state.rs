@@ -3,6 +3,7 @@
 //! ```text
 //! credentials   0600  identity, keys and documents, opaque to the agent
 //! floor         0600  handshake timestamp and probe start that were used already
+//! peers         0600  numbers of the peers talked to last, a hint
 //! lock          0600  held while an agent runs on this directory
 //! ```
 //! Each file is an envelope: magic, kind, BLAKE2s-256 of the content, content. A file that is damaged, readable by
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use skynet_core::crypto;
+use skynet_core::id::NodeNo;
 
 /// Largest content of one file: far above any bundle of credentials (documents are at most 16 KiB each).
 const MAX_CONTENT: u64 = 1 << 20;
@@ -150,6 +152,26 @@ impl StateDir {
         content.extend_from_slice(&floor.probe_start.to_be_bytes());
         write(&self.path, "floor", Kind::Floor, &content)
     }
+
+    /// Peers talked to last. A hint: a file that cannot be used is as good as none.
+    pub fn load_peers(&self) -> Vec<NodeNo> {
+        let content = read(&self.path.join("peers"), Kind::Peers).unwrap_or_else(|e| {
+            tracing::debug!(%e, "whom this node talked to last is not known");
+            None
+        });
+        let content = content.unwrap_or_default();
+        let (numbers, _) = content.as_chunks::<4>();
+        numbers.iter().map(|number| NodeNo(u32::from_be_bytes(*number))).collect()
+    }
+
+    /// Replaces the peers talked to last.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save_peers(&self, peers: &[NodeNo]) -> Result<(), StateError> {
+        let content: Vec<u8> = peers.iter().flat_map(|peer| peer.0.to_be_bytes()).collect();
+        write(&self.path, "peers", Kind::Peers, &content)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -157,6 +179,7 @@ impl StateDir {
 enum Kind {
     Credentials = 1,
     Floor = 2,
+    Peers = 3,
 }
 
 fn io_error(path: &Path, source: io::Error) -> StateError {

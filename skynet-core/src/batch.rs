@@ -6,7 +6,7 @@
 //!       └──────── train: same destination, same size; only its last segment may be shorter ───────┘
 //! ```
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use crate::id::PortNo;
 
@@ -24,6 +24,8 @@ pub struct Outer {
     pub port: PortNo,
     /// Where to.
     pub to: SocketAddr,
+    /// From which address of this host, if the system is not to choose.
+    pub from: Option<IpAddr>,
     /// The ECN field of the outer IP header (RFC 6040 §4.1).
     pub ecn: u8,
     /// Whether more than one datagram may leave by one call.
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     fn outer(port: u16, ecn: u8) -> Outer {
-        Outer { port: PortNo(0), to: ([127, 0, 0, 1], port).into(), ecn, trains: true }
+        Outer { port: PortNo(0), to: ([127, 0, 0, 1], port).into(), from: None, ecn, trains: true }
     }
 
     fn push(batch: &mut SendBatch, port: u16, len: usize) {

@@ -90,6 +90,8 @@ reasons! {
     UnderLoad = "under_load", Capacity;
     /// One source used up its share.
     RateLimited = "rate_limited", Capacity;
+    /// A check of a punch round: all pairs together send no more of them than a NAT can bear.
+    PunchLimited = "punch_limited", Capacity;
     // What an attacker does.
     /// The authentication tag of a data packet does not verify.
     BadTag = "bad_tag", Attack;

@@ -34,6 +34,7 @@ fn peer(lanes: &[u8], epoch: u8) -> PeerEntry {
             limit: 1_360,
             port: LaneNo(*lane).port(),
             to: ([192, 0, 2, 1], 1).into(),
+            from: None,
             relay_header: None,
             trains: true,
             activity: Arc::new(PathActivity::default()),

@@ -106,6 +106,8 @@ pub struct DataPath {
     pub port: PortNo,
     /// The peer's endpoint, or the relay's.
     pub to: SocketAddr,
+    /// From which address of this host, if it has several and the system might choose another one than the peer expects.
+    pub from: Option<IpAddr>,
     /// Whether trains arrive there: if not, each datagram leaves by itself.
     pub trains: bool,
     /// What it carries in one message, bytes of plaintext; a multiple of 16 wastes nothing on padding.

@@ -10,7 +10,7 @@
 //! where it was received, and only what came in chunks is put together elsewhere.
 
 use core::hash::{BuildHasherDefault, Hasher};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ struct Session {
 #[derive(Debug)]
 pub struct Inbound {
     port: PortNo,
+    /// Which address of this host the next datagrams came to.
+    local: Option<IpAddr>,
     drops: Arc<DropCounters>,
     flows: Arc<FlowTable>,
     now: Instant,
@@ -82,11 +84,17 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// The next datagrams came to this address of the host, as far as the shell was told.
+    pub fn set_local(&mut self, local: Option<IpAddr>) {
+        self.local = local;
+    }
+
     /// The half behind `port`; it counts its drops in `drops` and tells `flows` by which lane a flow comes; both are
     /// `Node`'s.
     pub fn new(port: PortNo, drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         Self {
             port,
+            local: None,
             drops,
             flows,
             now: Instant::ZERO,
@@ -278,7 +286,10 @@ impl Inbound {
             }
             Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
         };
-        offer(control, ToControl::Datagram { class, port: self.port, from, bytes: datagram.to_vec() })
+        offer(
+            control,
+            ToControl::Datagram { class, port: self.port, from, local: self.local, bytes: datagram.to_vec() },
+        )
     }
 
     /// A DATA frame counts as relayed only when it comes from one of our relays.

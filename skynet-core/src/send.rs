@@ -294,7 +294,7 @@ impl Sealer {
             return if batch.is_empty() { Err(DropReason::TooBig) } else { Ok(Sealed::NoRoom) };
         }
         let Some(counters) = self.counters(key, count) else { return Ok(Sealed::KeyExpired) };
-        let outer = Outer { port: path.port, to: path.to, ecn, trains: path.trains };
+        let outer = Outer { port: path.port, to: path.to, from: path.from, ecn, trains: path.trains };
         let mut bytes = 0;
         for (i, counter) in counters.enumerate() {
             let total = front + sealed_len(messages.len(i));

@@ -6,7 +6,7 @@
 //!            ◀── ToControl, six classes ─────   both halves
 //! ```
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use crate::id::{Generation, PeerSlot, PortNo};
 use crate::session::OpeningKey;
@@ -39,6 +39,8 @@ pub enum ToControl {
         port: PortNo,
         /// Where it came from.
         from: SocketAddr,
+        /// Which address of this host it came to, if the shell was told.
+        local: Option<IpAddr>,
         /// The bytes.
         bytes: Vec<u8>,
     },

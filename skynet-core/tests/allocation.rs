@@ -227,6 +227,7 @@ fn table(
         limit: 1_360,
         port: PortNo(0),
         to: endpoint(),
+        from: None,
         trains: true,
         relay_header: None,
         activity: Arc::clone(&activity),

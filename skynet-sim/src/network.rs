@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use skynet_core::time::Instant;
+use skynet_core::time::{Duration, Instant};
 
 use crate::host::HostId;
 use crate::link::{Link, LinkConfig, LinkDrop};
@@ -101,6 +101,8 @@ struct Segment {
     /// Routers a datagram passes on its way through the segment.
     hops: u8,
     middlebox: Option<Middlebox>,
+    /// Everybody's datagrams but this one's take so much longer behind the middlebox.
+    detour: Option<(IpAddr, Duration)>,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,8 @@ pub(crate) enum Place {
     Up(AttachmentId),
     /// In the middle of a segment.
     Middle(SegmentId),
+    /// Past its middlebox, and past the detour if there is one.
+    Crossed(SegmentId),
     /// At the far end of an attachment's down link.
     Arrived(AttachmentId),
 }
@@ -179,6 +183,20 @@ impl Network {
     /// kind of datagram. It must decide by the datagram alone.
     pub fn set_middlebox(&mut self, segment: SegmentId, middlebox: Option<Middlebox>) {
         self.segments[segment.0].middlebox = middlebox;
+    }
+
+    /// From now on a segment takes `delay` longer for what `except` has not sent: whoever watches it with a middlebox can
+    /// be first with what it saw.
+    pub fn set_detour(&mut self, segment: SegmentId, except: IpAddr, delay: Duration) {
+        self.segments[segment.0].detour = Some((except, delay));
+    }
+
+    /// The first address of an attachment.
+    ///
+    /// # Panics
+    /// If it has none, as the inner side of a gateway.
+    pub fn address_of(&self, attachment: AttachmentId) -> IpAddr {
+        self.attachments[attachment.0].addresses[0]
     }
 
     /// Joins `inner` to `outer`: everything unknown in `inner` leaves through this NAT. `up` and `down` are the
@@ -274,6 +292,21 @@ impl Network {
         self.gateways[gateway.0].nat.readdress(Addresses::Shared(ip));
     }
 
+    /// Gives a host's interface another address on its segment.
+    ///
+    /// # Panics
+    /// If the address is given out already.
+    pub fn readdress_host(&mut self, attachment: AttachmentId, ip: IpAddr) {
+        let Attachment { segment, addresses, .. } = &mut self.attachments[attachment.0];
+        let given_out = &mut self.segments[segment.0].addresses;
+        for old in addresses.drain(..) {
+            given_out.remove(&old);
+        }
+        addresses.push(ip);
+        let taken = given_out.insert(ip, attachment);
+        assert!(taken.is_none(), "{ip} is given out twice on one segment");
+    }
+
     /// One direction of an attachment's link.
     pub fn link_mut(&mut self, attachment: AttachmentId, direction: Direction) -> &mut Link {
         let attachment = &mut self.attachments[attachment.0];
@@ -311,7 +344,16 @@ impl Network {
                     let link = &mut self.attachments[attachment.0].up;
                     cross(link, then, datagram, now, &mut todo, out);
                 }
-                Place::Middle(segment) => match self.route(segment, datagram) {
+                Place::Middle(segment) => match self.pass_middlebox(segment, datagram) {
+                    Ok(datagram) => match self.segments[segment.0].detour {
+                        Some((except, delay)) if datagram.from.ip() != except => {
+                            out.push(Hop::Later(now + delay, Place::Crossed(segment), datagram));
+                        }
+                        _ => todo.push((Place::Crossed(segment), datagram)),
+                    },
+                    Err((cause, datagram)) => out.push(Hop::Drop(cause, datagram)),
+                },
+                Place::Crossed(segment) => match self.route(segment, datagram) {
                     Ok((next, datagram)) => {
                         let attachment = &mut self.attachments[next.0];
                         let at_host = matches!(attachment.owner, Owner::Host(_));
@@ -333,11 +375,11 @@ impl Network {
         }
     }
 
-    fn route(
+    fn pass_middlebox(
         &self,
         segment: SegmentId,
         mut datagram: Datagram,
-    ) -> Result<(AttachmentId, Datagram), (DropCause, Datagram)> {
+    ) -> Result<Datagram, (DropCause, Datagram)> {
         let segment = &self.segments[segment.0];
         if datagram.ttl <= segment.hops {
             return Err((DropCause::TtlExpired, datagram));
@@ -346,6 +388,15 @@ impl Network {
         if segment.middlebox.as_ref().is_some_and(|passes| !passes(&datagram)) {
             return Err((DropCause::Middlebox, datagram));
         }
+        Ok(datagram)
+    }
+
+    fn route(
+        &self,
+        segment: SegmentId,
+        datagram: Datagram,
+    ) -> Result<(AttachmentId, Datagram), (DropCause, Datagram)> {
+        let segment = &self.segments[segment.0];
         match segment.addresses.get(&datagram.to.ip()).copied().or(segment.default_route) {
             Some(next) => Ok((next, datagram)),
             None => Err((DropCause::NoRoute, datagram)),

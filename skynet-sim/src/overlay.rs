@@ -18,6 +18,7 @@ use crate::host::{
     SharedBatch,
 };
 use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
+use crate::link::LinkConfig;
 use crate::oracle::{self, Direct};
 use crate::topology::{CloudId, NatKind, Topology};
 use crate::world::{RunError, Stop, World};
@@ -153,6 +154,12 @@ impl Overlay {
 
     /// [`Overlay::add_agent`], which offers something else.
     pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
+        self.add_agent_at(cloud, offer, Vec::new())
+    }
+
+    /// The same on a machine that has these addresses of the internet too, by interfaces of their own; its kernel sends
+    /// from its cloud's.
+    pub fn add_agent_at(&mut self, cloud: CloudId, offer: Offer, others: Vec<std::net::IpAddr>) -> HostId {
         let Offer { suites, max_lanes, min_lanes, chunks, mtu } = offer;
         let token = self.network.token().to_owned();
         let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
@@ -161,6 +168,7 @@ impl Overlay {
                 token,
                 name: format!("n{n}"),
                 local: SocketAddr::new(site.ip, AGENT_PORT),
+                others: others.clone(),
                 seed: site.seed,
                 engine,
                 suites,
@@ -172,6 +180,10 @@ impl Overlay {
             };
             Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
         });
+        for ip in others {
+            let (internet, link) = (self.topology.internet(), LinkConfig::latency(Duration::from_millis(20)));
+            self.world_mut().add_interface(id, internet, ip, link.clone(), link);
+        }
         self.agents.push(id);
         id
     }
@@ -315,6 +327,15 @@ impl Overlay {
         let config = AgentConfig { seed, persisted: old.persisted().clone(), ..old.config().clone() };
         let host = Box::new(old.successor(config));
         self.world_mut().start_host(id, host);
+    }
+
+    /// An agent's machine gets another interface with another address instead of the one it has, and notices.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn readdress_agent(&mut self, id: HostId, ip: std::net::IpAddr) -> Result<(), RunError> {
+        self.world_mut().readdress_host(id, ip);
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.readdress(ip, now))
     }
 
     /// Randomness of a later start: never that of the first.

@@ -320,6 +320,15 @@ impl World {
         self.streams.forget(|path| path.gateways.contains(&gateway));
     }
 
+    /// A host's interface is replaced by one with another address; its streams are dead, and nobody is told.
+    pub fn readdress_host(&mut self, id: HostId, ip: IpAddr) {
+        self.command(id, 0x14);
+        self.network.readdress_host(self.attachment(id), ip);
+        for (number, end) in self.streams.of_host(id) {
+            self.streams.die(number, end);
+        }
+    }
+
     /// Cuts an attachment's link in both directions or plugs it in again.
     pub fn set_link_up(&mut self, attachment: AttachmentId, up: bool) {
         self.trace.record(

@@ -70,3 +70,37 @@ fn receiver_follows_a_sender_that_moves() {
     assert!(missing.iter().all(|n| (100..130).contains(n)), "{missing:?}\n{}", o.report());
     assert!(o.is_direct(a, b), "{}", o.report());
 }
+
+/// A whole day of four nodes that have all talked and then fell silent: each sends its keepalive to the relay every 20 s
+/// and otherwise nothing to speak of.
+#[test]
+fn an_idle_day_costs_the_keepalive_to_the_relay_and_nothing_else() {
+    const DAY: u64 = 86_400;
+    let mut o = Overlay::new(23);
+    let kinds = [NatKind::PortRestricted, NatKind::Public, NatKind::Symmetric, NatKind::AddressRestricted];
+    for kind in kinds {
+        let cloud = o.cloud(kind);
+        o.add_agent(cloud);
+    }
+    assert!(o.join_all(10 * S).unwrap());
+    o.world_mut().run_for(5 * S).unwrap();
+    let agents = o.agents().to_vec();
+    for &from in &agents {
+        for &to in agents.iter().filter(|to| **to != from) {
+            o.flow(from, to, 100 * MS, 50).unwrap();
+        }
+    }
+    // Until the last session is over.
+    o.world_mut().run_for(300 * S).unwrap();
+    let before = o.world().stats().datagrams;
+    o.world_mut().run_for(Duration::from_secs(DAY)).unwrap();
+    let all = o.world().stats().datagrams - before;
+    // One from the node and its echo by the relay every 20 s.
+    let keepalives = DAY / 20 * 2 * agents.len() as u64;
+    let beyond = all.saturating_sub(keepalives) as f64 / DAY as f64 / agents.len() as f64;
+    println!(
+        "{all} datagrams in an idle day of {} nodes, {keepalives} of them keepalives: {beyond:.6} a second and node beyond them",
+        agents.len()
+    );
+    assert!(beyond < 0.01, "{beyond}\n{}", o.report());
+}

@@ -113,3 +113,54 @@ fn pairs_hold_in_storms() {
         assert!(changes <= 12 * 4, "seed {seed}: {changes} path changes in two minutes is flapping");
     }
 }
+
+/// Changes of path in the notes of an agent, and the most in any minute.
+fn changes_of_path(o: &Overlay, agent: skynet_sim::HostId, after: usize) -> (usize, usize) {
+    let notes = o.agent(agent).notes().iter().skip(after);
+    let times: Vec<_> = notes.filter(|(_, note)| note.starts_with("path to")).map(|(at, _)| *at).collect();
+    let in_minute = |i: usize| times[i..].iter().take_while(|at| **at < times[i] + 60 * S).count();
+    (times.len(), (0..times.len()).map(in_minute).max().unwrap_or(0))
+}
+
+/// A pair whose path loses a fifth of everything each way, with 100 ms of jitter, for ten minutes of traffic.
+fn pair_in_heavy_loss(seed: u64) -> [(usize, usize); 2] {
+    let mut o = Overlay::new(seed);
+    let bad = LinkConfig::latency(20 * MS).with_loss(200_000).with_jitter(100 * MS);
+    let good = LinkConfig::latency(20 * MS);
+    let clouds = [bad, good].map(|link| {
+        let kind = NatKind::PortRestricted;
+        o.topology.add_cloud_with(kind, kind.config(), link.clone(), link)
+    });
+    let [a, b] = clouds.map(|cloud| o.add_agent(cloud));
+    assert!(o.join_all(60 * S).unwrap(), "seed {seed} {}", o.report());
+    for (from, to) in [(a, b), (b, a)] {
+        o.flow(from, to, 50 * MS, 14_000).unwrap();
+    }
+    o.world_mut().run_for(60 * S).unwrap();
+    assert!(o.is_direct(a, b), "seed {seed} {}", o.report());
+    let before = [a, b].map(|agent| o.agent(agent).notes().len());
+    o.world_mut().run_for(600 * S).unwrap();
+    [(a, before[0]), (b, before[1])].map(|(agent, before)| changes_of_path(&o, agent, before))
+}
+
+fn pairs_do_not_flap(seeds: core::ops::Range<u64>) {
+    let changes: Vec<_> = seeds.clone().flat_map(pair_in_heavy_loss).collect();
+    let all: usize = changes.iter().map(|(all, _)| all).sum();
+    let (worst, most) = changes.iter().fold((0, 0), |(w, m), (all, minute)| (w.max(*all), m.max(*minute)));
+    println!(
+        "20 % loss, 100 ms jitter, {} ends for 10 minutes: {all} changes of path in all, worst end {worst}, {most} in a minute",
+        changes.len()
+    );
+    assert!(most <= 1, "{most} changes of path in a minute is flapping: {changes:?}");
+}
+
+#[test]
+fn a_pair_in_heavy_loss_and_jitter_does_not_flap() {
+    pairs_do_not_flap(2_000..2_010);
+}
+
+#[test]
+#[ignore = "long; part of the soak"]
+fn pairs_in_heavy_loss_and_jitter_do_not_flap() {
+    pairs_do_not_flap(3_000..3_000 + 4 * seeds());
+}

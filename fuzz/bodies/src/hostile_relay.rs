@@ -70,6 +70,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         membership: Membership::Joined(Box::new(sample::network().credentials.clone())),
         stock: None,
         floors: Floors::default(),
+        last_peers: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
@@ -169,6 +170,7 @@ impl World {
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
+                    | NodeEvent::PersistPeers(_)
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

@@ -16,6 +16,7 @@ pub mod hostile_relay;
 pub mod member;
 pub mod node;
 pub mod offload;
+pub mod path;
 pub mod relay;
 pub mod sample;
 pub mod seeds;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node", run: node::node, seeds: seeds::node },
     Target { name: "offload_coalesce", run: offload::coalesce, seeds: seeds::offload_coalesce },
     Target { name: "offload_split", run: offload::split, seeds: seeds::offload_split },
+    Target { name: "path", run: path::path, seeds: seeds::path },
     Target { name: "probe", run: wire::probe, seeds: seeds::probe },
     Target { name: "record", run: wire::record, seeds: seeds::record },
     Target { name: "relay_forwarder", run: relay::forwarder, seeds: seeds::relay_forwarder },

@@ -329,6 +329,17 @@ pub fn node() -> Vec<Seed> {
     ])
 }
 
+/// Scripts for a pair: it talks, is raced, is sent old and changed probes, is cut off, meets somebody in the middle.
+pub fn path() -> Vec<Seed> {
+    let talk = [0, 0, 0, 1, 3, 0, 3, 0, 3, 0, 1, 20, 3, 0, 3, 0, 3, 0, 3, 0].to_vec();
+    let raced = [&talk[..], &[0, 0, 1, 30, 5, 0, 9, 0, 5, 3, 9, 3, 3, 0, 9, 0, 3, 0, 2, 10]].concat();
+    let old =
+        [&talk[..], &[6, 0, 0, 6, 1, 1, 6, 2, 2, 6, 3, 0, 8, 0, 8, 1, 7, 0, 0, 9, 7, 1, 1, 200]].concat();
+    let cut = [&talk[..], &[0, 0, 0, 1, 2, 15, 4, 0, 4, 0, 4, 0, 2, 60, 0, 0, 2, 250]].concat();
+    let middle = [&[0, 0, 0, 1][..], &[5, 2, 9, 2, 9, 0, 5, 2, 9, 2].repeat(4), &talk].concat();
+    named([("talk", talk), ("raced", raced), ("old", old), ("cut", cut), ("middle", middle)])
+}
+
 /// Scripts for a relay: two bind and talk, one moves, one is a stranger, one is silent for too long.
 pub fn relay_forwarder() -> Vec<Seed> {
     let bind = |who: u8, from: u8| vec![1, who, from, 0, 0, 2, who, from, 1, 0];

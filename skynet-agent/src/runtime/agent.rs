@@ -216,7 +216,7 @@ impl Agent {
             let Some(engine) = &mut self.engine else { return Ok(()) };
             while let Some(transmit) = engine.node.poll_transmit() {
                 let Some(socket) = engine.plane.socket(transmit.port) else { continue };
-                if let Err(e) = socket.send_one(transmit.to, &transmit.bytes, transmit.ttl) {
+                if let Err(e) = socket.send_one(transmit.to, transmit.from, &transmit.bytes, transmit.ttl) {
                     tracing::debug!(to = %transmit.to, %e, "control datagram not sent");
                 }
             }
@@ -232,8 +232,8 @@ impl Agent {
             NodeEvent::Inbound { port, command } => engine.plane.command(port, command),
             NodeEvent::OpenPort(port) => self.open_port(port),
             NodeEvent::ClosePort(port) => self.close_port(port),
-            NodeEvent::SendTrain { port, to, bytes, segment } => {
-                let sent = engine.plane.socket(port).map(|s| s.send_train(to, 0, &bytes, segment));
+            NodeEvent::SendTrain { port, to, from, bytes, segment } => {
+                let sent = engine.plane.socket(port).map(|s| s.send_train(to, from, 0, &bytes, segment));
                 if let Some(Err(e)) = sent {
                     tracing::debug!(%to, %e, "train of a check not sent");
                 }
@@ -253,6 +253,11 @@ impl Agent {
                 };
                 if let Err(e) = self.state.save_floor(floor) {
                     tracing::error!(%e, "not kept; if the clock goes back before the next start, peers refuse us");
+                }
+            }
+            NodeEvent::PersistPeers(peers) => {
+                if let Err(e) = self.state.save_peers(&peers) {
+                    tracing::debug!(%e, "not kept; after a restart peers notice by themselves");
                 }
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,

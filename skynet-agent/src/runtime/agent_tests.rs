@@ -33,6 +33,7 @@ fn node_with_a_due_timer() -> Node {
         membership: Membership::None,
         stock: Some(stock),
         floors: Floors::default(),
+        last_peers: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
@@ -120,6 +121,7 @@ fn junk_without_end_starves_neither_timers_nor_the_control_socket() {
                     class: ControlClass::Probe,
                     port: PortNo(0),
                     from,
+                    local: None,
                     bytes: vec![0xa0; 64],
                 });
             }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use arc_swap::{ArcSwap, Cache};
-use skynet_core::batch::SendBatch;
+use skynet_core::batch::{Outer, SendBatch};
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::offload::VnetHeader;
@@ -113,10 +113,10 @@ impl SendIo {
         for train in self.batch.trains() {
             // A port that closed a moment ago: the next snapshot does not name it.
             let Some(socket) = &sockets[usize::from(train.outer.port.0)] else { continue };
-            let (to, ecn) = (train.outer.to, train.outer.ecn);
+            let Outer { to, from, ecn, .. } = train.outer;
             // Counted by the socket; a destination without a route is for the path agent to notice.
-            if let Err(e) = socket.send_train_while(to, ecn, train.bytes, train.segment, room) {
-                tracing::trace!(to = %train.outer.to, %e, "train not sent");
+            if let Err(e) = socket.send_train_while(to, from, ecn, train.bytes, train.segment, room) {
+                tracing::trace!(%to, %e, "train not sent");
             }
         }
         self.batch.clear();
@@ -148,6 +148,7 @@ impl InboundIo {
         let mut bytes = 0;
         for mut received in self.batch.iter_mut() {
             let (from, ecn) = (received.from, received.ecn);
+            self.half.set_local(received.local);
             for datagram in segments_mut(&mut received) {
                 bytes += datagram.len();
                 self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
@@ -257,7 +258,7 @@ mod tests {
         let (full, reader) = UnixDatagram::pair().unwrap();
         full.set_nonblocking(true).unwrap();
         while full.send(&[0; 1_000]).is_ok() {}
-        socket.send_one(([127, 0, 0, 1], socket.port().unwrap()).into(), b"junk", None).unwrap();
+        socket.send_one(([127, 0, 0, 1], socket.port().unwrap()).into(), None, b"junk", None).unwrap();
         let begun = clock::monotonic();
         assert!(!io.turn_until_room(full.as_fd(), &shared, &mut Snapshots::of(&shared)).unwrap());
         assert!(clock::monotonic().saturating_since(begun) >= SEND_WAIT);

@@ -61,7 +61,13 @@ mod tests {
     use skynet_core::id::PortNo;
 
     fn message(class: ControlClass, mark: u8) -> ToControl {
-        ToControl::Datagram { class, port: PortNo(0), from: ([127, 0, 0, 1], 1).into(), bytes: vec![mark] }
+        ToControl::Datagram {
+            class,
+            port: PortNo(0),
+            from: ([127, 0, 0, 1], 1).into(),
+            local: None,
+            bytes: vec![mark],
+        }
     }
 
     fn mark(message: &ToControl) -> u8 {

@@ -105,6 +105,8 @@ impl UdpSocket {
             libc::IPV6_MTU_DISCOVER,
             libc::IPV6_PMTUDISC_PROBE,
         )?;
+        // Which of several addresses was asked: the answer has to come from there. Without it the system chooses.
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
         // Without it a CE mark on the way is lost; congestion then shows as loss, as it did without ECN.
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
         Self::finish(socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), true, offloads)
@@ -121,6 +123,9 @@ impl UdpSocket {
         force_buffer(&socket, libc::SO_RCVBUFFORCE, Socket::set_recv_buffer_size);
         force_buffer(&socket, libc::SO_SNDBUFFORCE, Socket::set_send_buffer_size);
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
+        if !v6 {
+            let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        }
         let coalescing = offloads.gro
             && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
                 .inspect_err(|e| tracing::debug!(%e, "no receive coalescing on this kernel"))
@@ -160,13 +165,20 @@ impl UdpSocket {
     }
 
     /// Sends `bytes` to `to` as datagrams of `segment` bytes each, the last one possibly shorter, all with the ECN field
-    /// `ecn`: one `sendmsg` per 64 datagrams. Where segmentation is refused, the batch is sent again datagram by datagram and
+    /// `ecn`, from this host's address `from` if one is given: one `sendmsg` per 64 datagrams. Where segmentation is refused, the batch is sent again datagram by datagram and
     /// segmentation stays off for this socket.
     ///
     /// # Errors
     /// The first refused datagram's error; what could be sent was sent, the rest is counted in [`Self::dropped`].
-    pub fn send_train(&self, to: SocketAddr, ecn: u8, bytes: &[u8], segment: usize) -> io::Result<()> {
-        self.send_train_while(to, ecn, bytes, segment, &mut wait_for_room)
+    pub fn send_train(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        ecn: u8,
+        bytes: &[u8],
+        segment: usize,
+    ) -> io::Result<()> {
+        self.send_train_while(to, from, ecn, bytes, segment, &mut wait_for_room)
     }
 
     /// As [`Self::send_train`], with something to do while the socket's buffer is full: `room` waits for room, for a
@@ -177,22 +189,30 @@ impl UdpSocket {
     pub fn send_train_while(
         &self,
         to: SocketAddr,
+        from: Option<IpAddr>,
         ecn: u8,
         bytes: &[u8],
         segment: usize,
         room: &mut Room<'_>,
     ) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        self.trains.send(&mut Leaf { socket: &self.socket, room }, to, ecn, bytes, segment)
+        let options = SendOptions { tos: ecn, from, ..SendOptions::default() };
+        self.trains.send(&mut Leaf { socket: &self.socket, room }, to, options, bytes, segment)
     }
 
-    /// Sends one datagram, with its own TTL (hop limit) if one is given.
+    /// Sends one datagram, from this host's address `from` and with its own TTL (hop limit) if they are given.
     ///
     /// # Errors
     /// The kernel's; the datagram is then counted in [`Self::dropped`].
-    pub fn send_one(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
+    pub fn send_one(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        bytes: &[u8],
+        ttl: Option<u8>,
+    ) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        let options = SendOptions { ttl, ..SendOptions::default() };
+        let options = SendOptions { ttl, from, ..SendOptions::default() };
         let mut leaf = Leaf { socket: &self.socket, room: &mut wait_for_room };
         self.trains.send_plain(&mut leaf, to, bytes, bytes.len().max(1), options)
     }
@@ -296,6 +316,8 @@ pub struct ReceiveBatch(ReceiveBuffers);
 pub struct Received<'a> {
     /// The sender, never v4-mapped.
     pub from: SocketAddr,
+    /// The address of this host it came to, never v4-mapped, if the kernel told and it is one to send from.
+    pub local: Option<IpAddr>,
     /// The whole buffer; may be empty (an empty datagram is legal).
     pub bytes: &'a mut [u8],
     /// Bytes per datagram; the last may be shorter. Never 0.
@@ -313,8 +335,9 @@ impl ReceiveBatch {
     /// What the last [`UdpSocket::receive_batch`] filled, in order of arrival.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = Received<'_>> {
         let (buffers, filled) = self.0.buffers_mut();
-        buffers.zip(filled).map(|(buffer, &Filled { from, len, stride, ecn })| Received {
+        buffers.zip(filled).map(|(buffer, &Filled { from, local, len, stride, ecn })| Received {
             from,
+            local,
             bytes: &mut buffer[..len],
             stride,
             ecn,

@@ -2,19 +2,20 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::SockAddr;
 
-/// Room for the control messages of one datagram: segment size, TTL and TOS going out, segment size and TOS coming in.
+/// Room for the control messages of one datagram: segment size, TTL, TOS and source going out; segment size, TOS and
+/// destination coming in.
 /// `cmsghdr` wants the alignment of `usize`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct ControlBuffer([u8; CONTROL]);
 
-/// Three control messages of one word each.
-const CONTROL: usize = 96;
+/// Three control messages of one word each, and one of `IPV6_PKTINFO`'s twenty bytes.
+const CONTROL: usize = 112;
 /// The ECN field: the low two bits of TOS or traffic class (RFC 3168 §5).
 const ECN: u8 = 0b11;
 
@@ -27,6 +28,8 @@ pub(super) struct SendOptions {
     pub(super) ttl: Option<u8>,
     /// Send with this TOS (`IP_TOS`) or traffic class (`IPV6_TCLASS`); 0 is the socket's own.
     pub(super) tos: u8,
+    /// Send from this address of the host (`IP_PKTINFO`, `IPV6_PKTINFO`); the way is the routes' to choose.
+    pub(super) from: Option<IpAddr>,
 }
 
 /// One `sendmsg` of `bytes` to `to`, which must be in the socket's own family.
@@ -70,12 +73,41 @@ fn write_control(control: &mut ControlBuffer, to: SocketAddr, options: SendOptio
             if is_v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
         used += put_cmsg(&mut control.0[used..], level, kind, &i32::from(ttl).to_ne_bytes());
     }
+    if let Some(from) = options.from {
+        used += put_source(&mut control.0[used..], to, from);
+    }
     if options.tos != 0 {
         let (level, kind) =
             if is_v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
         used += put_cmsg(&mut control.0[used..], level, kind, &i32::from(options.tos).to_ne_bytes());
     }
     used
+}
+
+/// The control message that asks for a source; none if the destination is of the other family.
+///
+/// ```text
+/// IP_PKTINFO    i32 interface │ 4 source │ 4 –          IPV6_PKTINFO  16 source │ u32 interface
+/// ```
+fn put_source(space: &mut [u8], to: SocketAddr, from: IpAddr) -> usize {
+    match (to, from.to_canonical()) {
+        (SocketAddr::V4(_), IpAddr::V4(from)) => {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&from.octets());
+            put_cmsg(space, libc::IPPROTO_IP, libc::IP_PKTINFO, &info)
+        }
+        // An IPv6 socket takes IPv4 addresses in their mapped form, here too.
+        (SocketAddr::V6(to), from) if to.ip().to_ipv4_mapped().is_some() == from.is_ipv4() => {
+            let from = match from {
+                IpAddr::V4(from) => from.to_ipv6_mapped(),
+                IpAddr::V6(from) => from,
+            };
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&from.octets());
+            put_cmsg(space, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)
+        }
+        _ => 0,
+    }
 }
 
 /// One control message at the start of `space`, laid out as `CMSG_SPACE`; returns the space it takes.
@@ -104,6 +136,8 @@ pub(super) struct ReceiveBuffers {
 #[derive(Clone, Copy)]
 pub(super) struct Filled {
     pub(super) from: SocketAddr,
+    /// The host's address it came to.
+    pub(super) local: Option<IpAddr>,
     pub(super) len: usize,
     /// Bytes per datagram in the buffer; the last one may be shorter.
     pub(super) stride: usize,
@@ -173,7 +207,8 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io::R
         let control = &buffers.controls[i].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
         let told = read_control(control);
         let stride = told.segment.filter(|s| *s > 0).unwrap_or(len.max(1));
-        buffers.filled.push(Filled { from: sender(&buffers.names[i]), len, stride, ecn: told.ecn });
+        let from = sender(&buffers.names[i]);
+        buffers.filled.push(Filled { from, local: told.local, len, stride, ecn: told.ecn });
     }
     Ok(())
 }
@@ -183,7 +218,7 @@ fn sender(name: &libc::sockaddr_in6) -> SocketAddr {
     if i32::from(name.sin6_family) == libc::AF_INET {
         // SAFETY: sockaddr_in is smaller than sockaddr_in6, no more aligned, and the family says it is one.
         let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
-        let ip = std::net::Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+        let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
         return SocketAddr::from((ip, u16::from_be(v4.sin_port)));
     }
     let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
@@ -200,6 +235,8 @@ struct Told {
     /// The segment size of a GRO train.
     segment: Option<usize>,
     ecn: u8,
+    /// The host's address it came to, if it is one to send from.
+    local: Option<IpAddr>,
 }
 
 /// Reads control messages without trusting their lengths; what makes no sense ends the reading.
@@ -217,11 +254,23 @@ fn read_control(mut control: &[u8]) -> Told {
                 let class = value.first_chunk().map_or(0, |v| i32::from_ne_bytes(*v));
                 told.ecn = class.to_le_bytes()[0] & ECN;
             }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let ip = value.get(4..8).and_then(|ip| ip.first_chunk::<4>());
+                told.local = ip.map(|ip| IpAddr::from(*ip)).filter(is_unicast);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let ip = value.first_chunk::<16>();
+                told.local = ip.map(|ip| IpAddr::from(*ip).to_canonical()).filter(is_unicast);
+            }
             _ => {}
         }
         control = rest;
     }
     told
+}
+
+fn is_unicast(ip: &IpAddr) -> bool {
+    !ip.is_multicast() && !ip.is_unspecified() && *ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// Level, type and value of the first control message, and what follows it.
@@ -254,8 +303,12 @@ mod tests {
     fn control_messages_of_any_length_never_panic() {
         let mut control = ControlBuffer([0; CONTROL]);
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
-        let used = write_control(&mut control, to, SendOptions { segment: Some(1200), ttl: Some(3), tos: 2 });
-        assert_eq!(used, 72);
+        let from = Some([127, 0, 0, 2].into());
+        let options = SendOptions { segment: Some(1200), ttl: Some(3), tos: 2, from };
+        let used = write_control(&mut control, to, options);
+        assert_eq!(used, 104);
+        let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 9));
+        assert_eq!(write_control(&mut control, mapped, options), CONTROL);
         for cut in 0..CONTROL {
             read_control(&control.0[..cut]);
         }
@@ -269,14 +322,30 @@ mod tests {
     }
 
     #[test]
+    fn a_source_is_asked_for_in_the_family_of_the_destination() {
+        let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        for (to, from, read) in [
+            ("192.0.2.9:1", v4, Some(v4)),
+            ("[::ffff:192.0.2.9]:1", v4, Some(v4)),
+            ("[2001:db8::9]:1", v6, Some(v6)),
+            ("[2001:db8::9]:1", v4, None),
+            ("192.0.2.9:1", v6, None),
+        ] {
+            let mut control = [0; CONTROL];
+            let used = put_source(&mut control, to.parse().unwrap(), from);
+            assert_eq!(read_control(&control[..used]).local, read, "{to} from {from}");
+        }
+    }
+
+    #[test]
     fn segment_size_and_ecn_are_read_in_either_order_and_family() {
         let mut gro = [0u8; 24];
         put_cmsg(&mut gro, libc::SOL_UDP, libc::UDP_GRO, &1412i32.to_ne_bytes());
         let (mut tos, mut class) = ([0u8; 24], [0u8; 24]);
         put_cmsg(&mut tos, libc::IPPROTO_IP, libc::IP_TOS, &[0xfb]);
         put_cmsg(&mut class, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &0xb9i32.to_ne_bytes());
-        assert_eq!(read_control(&[gro, tos].concat()), Told { segment: Some(1412), ecn: 3 });
-        assert_eq!(read_control(&[class, gro].concat()), Told { segment: Some(1412), ecn: 1 });
+        assert_eq!(read_control(&[gro, tos].concat()), Told { segment: Some(1412), ecn: 3, local: None });
+        assert_eq!(read_control(&[class, gro].concat()), Told { segment: Some(1412), ecn: 1, local: None });
         assert_eq!(read_control(&[]), Told::default());
     }
 }

@@ -59,14 +59,13 @@ impl Trains {
         &self,
         leaf: &mut impl SendMessage,
         to: SocketAddr,
-        ecn: u8,
+        options: SendOptions,
         bytes: &[u8],
         segment: usize,
     ) -> io::Result<()> {
         if segment == 0 || bytes.is_empty() {
             return Ok(());
         }
-        let options = SendOptions { tos: ecn, ..SendOptions::default() };
         let size = u16::try_from(segment).ok().filter(|_| bytes.len() > segment);
         let Some(size) = size else { return self.send_plain(leaf, to, bytes, segment, options) };
         let step = MAX_SEGMENTS.min(MAX_PAYLOAD / segment).max(1) * segment;

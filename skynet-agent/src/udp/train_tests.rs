@@ -53,12 +53,12 @@ fn a_refused_train_is_sent_again_datagram_by_datagram_whichever_it_is() {
             let mut kernel = Kernel { refuse_train: Some((from, errno)), ..Kernel::default() };
             let trains = Trains::new(true);
             let batch = batch(200);
-            trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap();
+            trains.send(&mut kernel, to(), SendOptions::default(), &batch, 1000).unwrap();
             assert_eq!(*kernel.sent.borrow(), datagrams(&batch), "errno {errno}, train {from}");
             assert_eq!((trains.segments(), trains.refusals(), trains.dropped()), (false, 1, 0));
             // Off for good: the kernel is not asked again.
             let asked = *kernel.trains.borrow();
-            trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap();
+            trains.send(&mut kernel, to(), SendOptions::default(), &batch, 1000).unwrap();
             assert_eq!((*kernel.trains.borrow(), trains.refusals()), (asked, 1));
             assert_eq!(kernel.sent.borrow().len(), 2 * 201);
         }
@@ -76,7 +76,7 @@ fn segments_above_the_mtu_are_counted_drops_and_segmentation_stays() {
         };
         let trains = Trains::new(true);
         let batch = batch(10);
-        let error = trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap_err();
+        let error = trains.send(&mut kernel, to(), SendOptions::default(), &batch, 1000).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
         assert_eq!((trains.segments(), trains.refusals()), (true, 0));
         // Of a train that was refused whole, datagram by datagram, the short one fits.
@@ -90,7 +90,7 @@ fn no_other_error_turns_segmentation_off() {
     for errno in [libc::EAGAIN, libc::ENOBUFS, libc::ENETUNREACH, libc::EPERM, libc::ECONNREFUSED] {
         let mut kernel = Kernel { refuse_train: Some((0, errno)), ..Kernel::default() };
         let trains = Trains::new(true);
-        assert!(trains.send(&mut kernel, to(), 0, &batch(10), 1000).is_err());
+        assert!(trains.send(&mut kernel, to(), SendOptions::default(), &batch(10), 1000).is_err());
         assert_eq!((trains.segments(), trains.refusals(), trains.dropped()), (true, 0, 11));
     }
 }

@@ -115,6 +115,7 @@ impl Tunnel {
         let path = |limit| DataPath {
             port: PortNo(0),
             to,
+            from: None,
             relay_header,
             trains: true,
             limit,

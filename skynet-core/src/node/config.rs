@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
+use crate::id::NodeNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
 use crate::node::event::Floors;
@@ -19,6 +20,8 @@ pub struct NodeConfig {
     pub stock: Option<StockConfig>,
     /// What was persisted last; default on the first start.
     pub floors: Floors,
+    /// What [`NodeEvent::PersistPeers`](crate::node::NodeEvent::PersistPeers) said last; empty on the first start.
+    pub last_peers: Vec<NodeNo>,
     /// What handshakes and transport data are made of: always `Engine::Noise` outside simulations.
     pub engine: Engine,
     /// Ciphers offered for lanes, a bit each (PROTOCOL §2.1): those this machine is fast at.

@@ -1,10 +1,10 @@
 //! Everything that enters and leaves `Node`.
 
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::forwarding::ForwardingTable;
-use crate::id::PortNo;
+use crate::id::{NodeNo, PortNo};
 use crate::session::Tai64n;
 use crate::worker::InboundCommand;
 
@@ -15,6 +15,8 @@ pub struct Transmit {
     pub port: PortNo,
     /// Where to.
     pub to: SocketAddr,
+    /// From which address of this host, if the system is not to choose.
+    pub from: Option<IpAddr>,
     /// Hop limit, if not the socket's own: openers that must die before they reach the peer's NAT.
     pub ttl: Option<u8>,
     /// The datagram.
@@ -44,6 +46,8 @@ pub enum NodeEvent {
         port: PortNo,
         /// Where to.
         to: SocketAddr,
+        /// From which address of this host, if the system is not to choose.
+        from: Option<IpAddr>,
         /// The datagrams, end to end.
         bytes: Vec<u8>,
         /// Bytes of each.
@@ -59,6 +63,9 @@ pub enum NodeEvent {
     Persist(Vec<u8>),
     /// Keep these high-water marks, durably.
     PersistFloors(Floors),
+    /// Keep the numbers of these peers in place of the ones kept before: a later start begins with them. Only a hint;
+    /// at most [`MAX_REMEMBERED`](crate::node::MAX_REMEMBERED).
+    PersistPeers(Vec<NodeNo>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),
     /// Joining failed. If `fatal`, trying again will not help.

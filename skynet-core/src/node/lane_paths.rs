@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use crate::drop::DropReason;
 use crate::forwarding::{DataPath, LaneEntry, PathActivity};
 use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
 use crate::node::peers::{Kind, Peer};
@@ -138,7 +139,9 @@ impl Peer {
     /// Fresh counters for the agents of further ports. They are to work while the peer has any traffic: a lane is
     /// punched before it carries its first packet.
     pub(super) fn tell_lane_traffic(&mut self, last_tx: Option<Instant>, attention: Attention, now: Now) {
-        for path in &mut self.lane_paths.paths {
+        for port in (1..).map(PortNo).take(self.lane_paths.paths.len()) {
+            let others_rx = self.heard_by_others(port);
+            let Some(path) = self.lane_paths.get_mut(port) else { continue };
             let Some(agent) = &mut path.agent else { continue };
             path.told |= now.mono >= path.active_from;
             let traffic = Traffic {
@@ -146,10 +149,18 @@ impl Peer {
                 last_tx: path.told.then(|| path.active_from.max(last_tx.unwrap_or_default())),
                 direct: PathCounters::read(&path.activity),
                 relayed: PathCounters::default(),
+                others_rx,
             };
             agent.set_attention(attention);
             agent.handle_traffic(traffic, now);
         }
+    }
+
+    /// When data came last from the peer by any port but this one.
+    pub(super) fn heard_by_others(&self, port: PortNo) -> Option<Instant> {
+        let main = if port == PortNo(0) { None } else { self.direct.last_rx().max(self.relayed.last_rx()) };
+        let further = (1..).map(PortNo).zip(&self.lane_paths.paths).filter(|(p, _)| *p != port);
+        further.map(|(_, path)| path.activity.last_rx()).fold(main, Option::max)
     }
 
     /// How closely its paths are watched: where lanes may be opened their loss is counted, and where there are several a
@@ -281,9 +292,14 @@ impl Node {
         let Some(peer) = self.peers.get_mut(slot) else { return };
         for (port, agent) in peer.lane_paths.agents_mut() {
             while let Some(probe) = agent.poll_transmit() {
+                if probe.punch && !self.punches.take(now.mono) {
+                    self.drops.count(DropReason::PunchLimited);
+                    continue;
+                }
                 match probe.to {
-                    ProbeTo::Direct { addr, ttl } => {
-                        self.transmits.push_back(Transmit { port, to: addr, ttl, bytes: probe.bytes });
+                    ProbeTo::Direct { addr, local, ttl } => {
+                        let bytes = probe.bytes;
+                        self.transmits.push_back(Transmit { port, to: addr, from: local, ttl, bytes });
                     }
                     ProbeTo::Relayed { .. } => by_carrier.push(probe.bytes),
                 }
@@ -317,9 +333,11 @@ impl Node {
 
     /// A probe of a further port, by the way that port 0's data takes.
     fn send_by_carrier(&mut self, slot: PeerSlot, probe: &[u8]) {
-        match self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.selected()) {
+        let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) else { return };
+        match path.selected() {
             Some(Path::Direct { remote: to }) => {
-                self.transmits.push_back(Transmit { port: PortNo(0), to, ttl: None, bytes: probe.to_vec() });
+                let (from, bytes) = (path.local_towards(to), probe.to_vec());
+                self.transmits.push_back(Transmit { port: PortNo(0), to, from, ttl: None, bytes });
             }
             Some(Path::Relayed { node_no, .. }) => self.send_by_relay_as(Class::Control, node_no, probe),
             None => {}
@@ -336,8 +354,9 @@ impl Node {
         let path = peer.lane_paths.get(port)?;
         let agent = path.agent.as_ref()?;
         let (to, limit) = (agent.live_direct()?, agent.size().limit);
+        let from = agent.local_towards(to);
         let (trains, activity) = (peer.trains.trains_arrive(), Arc::clone(&path.activity));
-        Some(DataPath { port, to, relay_header: None, trains, limit, activity })
+        Some(DataPath { port, to, from, relay_header: None, trains, limit, activity })
     }
 
     /// The lanes of a peer that are open and have a way.

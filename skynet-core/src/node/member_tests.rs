@@ -17,6 +17,7 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         membership: Membership::Joined(Box::new(network.credentials())),
         stock: None,
         floors: Floors::default(),
+        last_peers: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,

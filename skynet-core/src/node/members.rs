@@ -36,6 +36,7 @@ impl Node {
                     self.dirty = true;
                     self.on_ticket(&welcome, now);
                     self.publish_record(now);
+                    self.look_up_remembered(now);
                 }
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
                 MembershipEvent::Gone(key) => {
@@ -65,6 +66,7 @@ impl Node {
         if inserted == Inserted::Refused {
             return;
         }
+        self.greet_if_remembered(&member, now);
         for address in [IpAddr::V4(member.v4()), IpAddr::V6(member.v6())] {
             if let Some(mut staged) = self.unresolved.take(address)
                 && let Some(slot) = self.add_member(&member, now)

@@ -27,6 +27,7 @@ mod paths;
 mod peers;
 mod ports;
 mod publish;
+mod remembered;
 mod sessions;
 pub mod staging;
 mod status;
@@ -43,6 +44,7 @@ pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
+pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
 use crate::drop::{DropCounters, DropReason};
@@ -52,8 +54,10 @@ use crate::key::PublicKey;
 use crate::node::membership::{MembershipAgent, lookup_for};
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
-use crate::node::sessions::PendingInitiations;
+use crate::node::remembered::Remembered;
+use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
+use crate::path::check::PunchRate;
 use crate::path::{MtuConfig, ProbeTags};
 use crate::rng::Rng;
 use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
@@ -78,6 +82,7 @@ pub struct Node {
     pending: PendingInitiations,
     peers: Peers,
     tags: ProbeTags,
+    punches: PunchRate,
     probe_start: u32,
     membership: Option<MembershipAgent>,
     ports: Ports,
@@ -86,6 +91,7 @@ pub struct Node {
     control_address: Option<SocketAddr>,
     stock_addresses: Vec<IpAddr>,
     unresolved: Unresolved,
+    remembered: Remembered,
     drops: Arc<DropCounters>,
     leased_timestamp: Tai64n,
     table_version: u64,
@@ -134,6 +140,7 @@ impl Node {
             pending: PendingInitiations::default(),
             peers: Peers::default(),
             tags: ProbeTags::new(now.unix),
+            punches: PunchRate::new(now.mono),
             probe_start,
             membership,
             ports: Ports::new(),
@@ -141,6 +148,7 @@ impl Node {
             control_address: None,
             stock_addresses: Vec::new(),
             unresolved: Unresolved::default(),
+            remembered: Remembered::new(config.last_peers),
             drops: Arc::default(),
             leased_timestamp: config.floors.handshake_timestamp,
             table_version: 0,
@@ -190,7 +198,7 @@ impl Node {
 
     /// A datagram that came to `port` and is not bare transport data.
     pub fn handle_datagram(&mut self, port: PortNo, from: SocketAddr, datagram: &mut [u8], now: Now) {
-        if let Err(reason) = self.on_datagram(port, from, datagram, now) {
+        if let Err(reason) = self.on_datagram(port, from, None, datagram, now) {
             self.drops.count(reason);
         }
         self.settle(now);
@@ -199,8 +207,9 @@ impl Node {
     /// A message from a worker.
     pub fn handle_worker(&mut self, message: ToControl, now: Now) {
         let done = match message {
-            ToControl::Datagram { port, from, mut bytes, .. } => {
-                self.on_datagram(port, from, &mut bytes, now)
+            ToControl::Datagram { port, from, local, mut bytes, .. } => {
+                let local = local.filter(|ip| self.ports.is_ambiguous(*ip));
+                self.on_datagram(port, from, local, &mut bytes, now)
             }
             ToControl::Stage { packet, .. } | ToControl::Unresolved { packet } => self.on_packet(packet, now),
             ToControl::Awake { slot } => {
@@ -397,6 +406,7 @@ impl Node {
         &mut self,
         port: PortNo,
         from: SocketAddr,
+        local: Option<IpAddr>,
         datagram: &mut [u8],
         now: Now,
     ) -> Result<(), DropReason> {
@@ -413,17 +423,18 @@ impl Node {
                 if client.gen_no() == Some(header.gen_no) {
                     client.note_data_received(now.mono);
                 }
-                let source = PathSource::Relayed { relay: relay.0, sender: header.node_no };
+                let path = PathSource::Relayed { relay: relay.0, sender: header.node_no };
+                let source = Source { path, local: None };
                 self.on_payload(port, source, &mut datagram[DATA_HEADER_LEN..], now)
             }
-            _ => self.on_payload(port, PathSource::Direct(from), datagram, now),
+            _ => self.on_payload(port, Source { path: PathSource::Direct(from), local }, datagram, now),
         }
     }
 
     fn on_payload(
         &mut self,
         port: PortNo,
-        source: PathSource,
+        source: Source,
         payload: &mut [u8],
         now: Now,
     ) -> Result<(), DropReason> {
@@ -431,7 +442,7 @@ impl Node {
             // One handshake serves all lanes, and takes lane 0's way.
             Wire::Handshake if port == PortNo(0) => self.on_handshake(source, payload, now),
             Wire::Handshake => Err(DropReason::UnexpectedHandshake),
-            Wire::Probe => self.on_probe(port, source, payload, now),
+            Wire::Probe => self.on_probe(port, source.path, source.local, payload, now),
             _ => Err(DropReason::UnknownType),
         }
     }

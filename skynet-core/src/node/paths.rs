@@ -1,5 +1,6 @@
 //! Paths and the relay session: probes in and out, and which way data goes.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use crate::control::message::Welcome;
@@ -82,6 +83,7 @@ impl Node {
         &mut self,
         port: PortNo,
         source: PathSource,
+        local: Option<IpAddr>,
         datagram: &mut [u8],
         now: Now,
     ) -> Result<(), DropReason> {
@@ -114,7 +116,7 @@ impl Node {
         self.tell_traffic(slot, now);
         if let Some(path) = self.peers.get_mut(slot).and_then(|p| p.agent_mut(about)) {
             let before = path.carries_chunks();
-            path.handle_probe(from, opened, now);
+            path.handle_probe(from, opened.at(local), now);
             self.dirty |= path.carries_chunks() != before;
         }
         self.drain_path(slot, now);
@@ -141,9 +143,14 @@ impl Node {
         while let Some(probe) =
             self.peers.get_mut(slot).and_then(Peer::path_mut).and_then(|p| p.poll_transmit())
         {
+            if probe.punch && !self.punches.take(now.mono) {
+                self.drops.count(DropReason::PunchLimited);
+                continue;
+            }
             match probe.to {
-                ProbeTo::Direct { addr, ttl } => {
-                    self.transmits.push_back(Transmit { port: PortNo(0), to: addr, ttl, bytes: probe.bytes });
+                ProbeTo::Direct { addr, local, ttl } => {
+                    let (port, bytes) = (PortNo(0), probe.bytes);
+                    self.transmits.push_back(Transmit { port, to: addr, from: local, ttl, bytes });
                 }
                 ProbeTo::Relayed { node_no, .. } => {
                     self.send_by_relay_as(Class::Control, node_no, &probe.bytes)
@@ -206,6 +213,7 @@ impl Node {
             last_tx: peer.session.activity().last_data_tx().max(peer.staged.newest()),
             direct: PathCounters::read(&peer.direct),
             relayed: PathCounters::read(&peer.relayed),
+            others_rx: peer.heard_by_others(PortNo(0)),
         };
         let attention = peer.attention();
         if let Some(path) = peer.path_mut() {
@@ -220,20 +228,21 @@ impl Node {
         let peer = self.peers.get(slot)?;
         let trains = peer.trains.trains_arrive();
         let limit = peer.agent(PortNo(0)).map_or(self.stock_mtu(), |path| path.size().limit);
-        let direct = |to| {
+        let direct = |to, from| {
             let activity = Arc::clone(&peer.direct);
-            DataPath { port: PortNo(0), to, relay_header: None, trains, limit, activity }
+            DataPath { port: PortNo(0), to, from, relay_header: None, trains, limit, activity }
         };
         match &peer.kind {
-            Kind::Stock { path, .. } => path.endpoint().map(direct),
+            Kind::Stock { path, .. } => path.endpoint().map(|to| direct(to, None)),
             Kind::Member { path, .. } => match path.selected()? {
-                Path::Direct { remote } => Some(direct(remote)),
+                Path::Direct { remote } => Some(direct(remote, path.local_towards(remote))),
                 Path::Relayed { node_no, .. } => {
                     let (to, header) = self.ports.relay_header(node_no, Class::Normal)?;
                     let activity = Arc::clone(&peer.relayed);
                     let relay_header = Some(header);
                     // Trains are checked on the way to the peer, which this is not.
-                    Some(DataPath { port: PortNo(0), to, relay_header, trains: true, limit, activity })
+                    let port = PortNo(0);
+                    Some(DataPath { port, to, from: None, relay_header, trains: true, limit, activity })
                 }
             },
         }
@@ -246,7 +255,7 @@ impl Node {
     pub(super) fn send_by_relay_as(&mut self, class: Class, node_no: u32, message: &[u8]) {
         let Some((to, header)) = self.ports.relay_header(node_no, class) else { return };
         let bytes = header.iter().chain(message).copied().collect();
-        self.transmits.push_back(Transmit { port: PortNo(0), to, ttl: None, bytes });
+        self.transmits.push_back(Transmit { port: PortNo(0), to, from: None, ttl: None, bytes });
     }
 
     // ── The relay session ──────────────────────────────────────────────────────────────────────────────────────

@@ -12,10 +12,11 @@ use crate::member::Member;
 use crate::node::lane_paths::LanePaths;
 use crate::node::lanes::LaneSet;
 use crate::node::load::Load;
+use crate::node::sessions::Source;
 use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
 use crate::path::{PathAgent, StockPath};
-use crate::session::{PathSource, SealingKey, Session};
+use crate::session::{SealingKey, Session};
 
 /// Peers at most; as many as the directory caches.
 pub const MAX_PEERS: usize = 4096;
@@ -30,7 +31,7 @@ pub(super) struct Peer {
     pub(super) sealing: Option<Arc<SealingKey>>,
     pub(super) staged: Staged,
     /// Where its last authentic handshake message came from: where to answer while no path is selected.
-    pub(super) heard_from: Option<PathSource>,
+    pub(super) heard_from: Option<Source>,
     pub(super) relayed: Arc<PathActivity>,
     pub(super) direct: Arc<PathActivity>,
     /// Its paths of ports 1, 2, …

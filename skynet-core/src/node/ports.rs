@@ -136,6 +136,11 @@ impl Ports {
         candidates
     }
 
+    /// Whether this host has another address of the family of `ip`, which the system might send from instead.
+    pub(super) fn is_ambiguous(&self, ip: IpAddr) -> bool {
+        self.ports[0].local.iter().any(|a| a.ip() != ip && a.is_ipv4() == ip.is_ipv4())
+    }
+
     // ── What happened ──────────────────────────────────────────────────────────────────────────────────────────
 
     /// The host's addresses, with port 0's number; every open port has them with its own. False if nothing changed.
@@ -271,7 +276,7 @@ impl Ports {
         let to = self.relay.as_ref()?.address;
         (0..).zip(&mut self.ports).find_map(|(i, port)| {
             let bytes = port.client.as_mut()?.poll_transmit()?;
-            Some(Transmit { port: PortNo(i), to, ttl: None, bytes })
+            Some(Transmit { port: PortNo(i), to, from: None, ttl: None, bytes })
         })
     }
 

@@ -1,6 +1,6 @@
 //! Handshakes: admission in front, the peer's session behind, and what a session asks for in return.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::constants::INNER_MTU;
@@ -26,10 +26,17 @@ const PENDING_LIFETIME: Duration = Duration::from_secs(3);
 
 /// Authentic initiations from keys nobody here knows yet.
 #[derive(Default)]
-pub(super) struct PendingInitiations(Vec<(Instant, PathSource, PendingInitiation)>);
+pub(super) struct PendingInitiations(Vec<(Instant, Source, PendingInitiation)>);
+
+/// Where a datagram came from, and which address of this host it came to, if that is known and there are several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Source {
+    pub(super) path: PathSource,
+    pub(super) local: Option<IpAddr>,
+}
 
 impl PendingInitiations {
-    fn push(&mut self, source: PathSource, pending: PendingInitiation, now: Instant) -> bool {
+    fn push(&mut self, source: Source, pending: PendingInitiation, now: Instant) -> bool {
         self.0.retain(|(at, _, held)| {
             now.saturating_since(*at) < PENDING_LIFETIME && held.peer_static() != pending.peer_static()
         });
@@ -40,7 +47,7 @@ impl PendingInitiations {
         room
     }
 
-    fn take(&mut self, key: &crate::key::PublicKey) -> Option<(PathSource, PendingInitiation)> {
+    fn take(&mut self, key: &crate::key::PublicKey) -> Option<(Source, PendingInitiation)> {
         let at = self.0.iter().position(|(_, _, p)| p.peer_static() == *key)?;
         let (_, source, pending) = self.0.swap_remove(at);
         Some((source, pending))
@@ -51,7 +58,7 @@ impl Node {
     /// A handshake message, out of its relay frame if it was in one.
     pub(super) fn on_handshake(
         &mut self,
-        source: PathSource,
+        source: Source,
         message: &[u8],
         now: Now,
     ) -> Result<(), DropReason> {
@@ -64,7 +71,7 @@ impl Node {
             Message::Transport(_) => return Err(DropReason::UnknownType),
         };
         if !matches!(parsed, Message::CookieReply(_)) {
-            match self.admission.check(now.mono, source, message) {
+            match self.admission.check(now.mono, source.path, message) {
                 Verdict::Pass => {}
                 Verdict::Drop(reason) => return Err(reason),
                 Verdict::CookieReply(reply) => {
@@ -101,7 +108,7 @@ impl Node {
     /// An authentic initiation: from a peer, from a member we have not talked to, or from a key to ask about.
     fn on_initiation(
         &mut self,
-        source: PathSource,
+        source: Source,
         pending: PendingInitiation,
         now: Now,
     ) -> Result<(), DropReason> {
@@ -135,10 +142,10 @@ impl Node {
 
     /// An authentic handshake message moves a stock peer's endpoint; for a member it only says where to answer as
     /// long as there is no path.
-    fn note_handshake_source(&mut self, slot: PeerSlot, source: PathSource) {
+    fn note_handshake_source(&mut self, slot: PeerSlot, source: Source) {
         let Some(peer) = self.peers.get_mut(slot) else { return };
         peer.heard_from = Some(source);
-        if let (Kind::Stock { path, .. }, PathSource::Direct(from)) = (&mut peer.kind, source)
+        if let (Kind::Stock { path, .. }, PathSource::Direct(from)) = (&mut peer.kind, source.path)
             && path.handle_authenticated(from)
         {
             self.dirty = true;
@@ -178,6 +185,7 @@ impl Node {
                     self.dirty = true;
                     self.begin_lanes(slot, key, now);
                     self.flush_staged(slot, now);
+                    self.remember_peers(now);
                 }
                 SessionEvent::StopSealing => {
                     peer.sealing = None;
@@ -414,7 +422,13 @@ impl Node {
 
     fn send_by(&mut self, path: &DataPath, message: &[u8]) {
         let bytes = path.relay_header.iter().flatten().copied().chain(message.iter().copied()).collect();
-        self.transmits.push_back(Transmit { port: path.port, to: path.to, ttl: None, bytes });
+        self.transmits.push_back(Transmit {
+            port: path.port,
+            to: path.to,
+            from: path.from,
+            ttl: None,
+            bytes,
+        });
     }
 
     /// A response goes back to where its initiation came from (WireGuard paper §5.4.3), whatever path is selected: of
@@ -428,12 +442,13 @@ impl Node {
     }
 
     /// Back to where something came from.
-    fn send_to_source(&mut self, source: PathSource, message: &[u8]) {
-        match source {
+    fn send_to_source(&mut self, source: Source, message: &[u8]) {
+        match source.path {
             PathSource::Direct(to) => {
                 self.transmits.push_back(Transmit {
                     port: PortNo(0),
                     to,
+                    from: source.local,
                     ttl: None,
                     bytes: message.to_vec(),
                 });

@@ -65,6 +65,7 @@ impl Host {
             membership: Membership::None,
             stock: Some(stock),
             floors: Floors::default(),
+            last_peers: Vec::new(),
             engine: Engine::Noise,
             suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
             max_lanes: 4,

@@ -88,6 +88,12 @@ impl Node {
         }
         // That nothing comes back tells of the train, not of the peer.
         let _asleep = peer.session.activity().note_tx(now.mono, count.into(), bytes.len() as u64, true);
-        self.events.push_back(NodeEvent::SendTrain { port: path.port, to: path.to, bytes, segment });
+        self.events.push_back(NodeEvent::SendTrain {
+            port: path.port,
+            to: path.to,
+            from: path.from,
+            bytes,
+            segment,
+        });
     }
 }

@@ -2,7 +2,7 @@
 //! `agent/liveness.rs`, how large its packets may be in `agent/mtu.rs`, and which path carries data is decided in `agent/select.rs`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::candidate::{Candidate, canonical, select_candidates};
 use super::check::PingBudget;
@@ -14,18 +14,22 @@ use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};
 
+mod announce;
 mod face;
 mod liveness;
 mod mtu;
+mod overtaken;
 mod probes;
 mod rounds;
 mod select;
 
+use announce::Announce;
 pub use face::{
     Attention, CARRIER, Counted, Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer,
     ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 use liveness::{Suspect, Watch};
+use overtaken::Overtaken;
 use rounds::{Caller, Round};
 
 /// Most datagrams waiting for [`PathAgent::poll_transmit`]; later ones are dropped and counted.
@@ -60,11 +64,15 @@ pub struct PathAgent {
     sending_since: Instant,
     selected: Option<Path>,
     selected_at: Instant,
+    /// When a better direct path was taken last.
+    bettered_at: Option<Instant>,
     resting: bool,
     /// The peer has started anew and cannot open my data yet: that it counts none says nothing of a path.
     awaits_session: bool,
     /// Of data on the selected path.
     loss: LossGuard,
+    announce: Option<Announce>,
+    overtaken: Overtaken,
     watch: Option<Watch>,
     attention: Attention,
     counted: Option<Counted>,
@@ -106,8 +114,11 @@ impl PathAgent {
             sending_since: now.mono,
             selected: None,
             selected_at: now.mono,
+            bettered_at: None,
             resting: false,
             awaits_session: false,
+            announce: None,
+            overtaken: Overtaken::default(),
             watch: None,
             attention: Attention::Calm,
             counted: None,
@@ -138,6 +149,11 @@ impl PathAgent {
             Some(Path::Direct { remote }) if self.is_direct() => Some(remote),
             _ => None,
         }
+    }
+
+    /// From which address of ours to send to the peer's address `remote`, if the system is not to choose.
+    pub fn local_towards(&self, remote: SocketAddr) -> Option<IpAddr> {
+        self.pairs[self.pair_index(remote)?].local
     }
 
     /// The state, derived from what is known.
@@ -193,17 +209,25 @@ impl PathAgent {
     }
 
     /// Opens a probe whose tag named this peer. Changes nothing but counters, unless the probe is authentic and new.
-    /// The first of a later start of the peer is also an event.
+    /// The first of a later start of the peer is also an event. Two kinds of repeated probes pass, because their first copy
+    /// may have come from somebody who only wanted to be first: a PONG still waited for, and, once, a PING.
     /// `datagram` is garbage afterwards.
     pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, ProbeError> {
         let opened = self.keys.open(datagram).inspect_err(|_| self.counters.unauthentic += 1);
         let (head, body) = opened?;
         let restarted = self.replay.is_restart(head.nonce);
-        self.replay.accept(head.nonce).inspect_err(|_| self.counters.replayed += 1)?;
+        let mut repeated = false;
+        if let Err(error) = self.replay.accept(head.nonce) {
+            repeated = error == ProbeError::Replayed && self.was_overtaken(&body);
+            if !repeated {
+                self.counters.replayed += 1;
+                return Err(error);
+            }
+        }
         if restarted {
             self.peer_restarted();
         }
-        Ok(Opened { head, body })
+        Ok(Opened { head, body, local: None, repeated })
     }
 
     /// How closely to watch from now on.
@@ -224,6 +248,11 @@ impl PathAgent {
             return;
         }
         self.local = local;
+        for pair in &mut self.pairs {
+            pair.forgive();
+            // An address that is gone cannot be sent from.
+            pair.local = pair.local.filter(|ip| self.local.iter().any(|c| c.addr.ip() == *ip));
+        }
         if self.is_active() {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
@@ -254,6 +283,7 @@ impl PathAgent {
         }
         self.relay_link = Link::default();
         self.relay_changed();
+        self.run_announce();
         if relay.is_some() && self.is_active() && !self.is_direct() {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
@@ -292,7 +322,8 @@ impl PathAgent {
             relayed @ ProbeFrom::Relayed { .. } => relayed,
         };
         match probe.body {
-            Body::Ping(ping) => self.handle_ping(from, &ping),
+            Body::Ping(ping) if probe.repeated => self.handle_overtaken(from, probe.local, &ping),
+            Body::Ping(ping) => self.handle_ping(from, probe.local, &ping),
             Body::Pong(pong) => self.handle_pong(from, &pong),
             Body::Call(call) => self.handle_call(from, &call),
         }
@@ -302,6 +333,7 @@ impl PathAgent {
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.rest_if_idle();
+        self.run_announce();
         self.run_suspect();
         self.run_silence();
         self.run_watch();
@@ -329,6 +361,7 @@ impl PathAgent {
         let output = (!self.transmits.is_empty() || !self.events.is_empty()).then_some(self.now.mono);
         [
             (output, PathTimer::Output),
+            (self.announce_due(), PathTimer::Announce),
             (self.suspect_due(), PathTimer::Suspect),
             (self.silence_due(), PathTimer::Silence),
             (self.watch.as_ref().map(|w| w.next), PathTimer::Watch),
@@ -353,6 +386,12 @@ impl PathAgent {
     /// Data goes direct and the path answers. False for a dead path that is kept because there is no relay.
     fn is_direct(&self) -> bool {
         self.suspect.is_none() && self.selected_pair().is_some_and(|i| self.pairs[i].valid)
+    }
+
+    /// The transaction of the last PING to `remote`, which only its receiver knows.
+    #[cfg(test)]
+    pub(super) fn last_txid_to(&self, remote: SocketAddr) -> Option<u64> {
+        self.pairs[self.pair_index(remote)?].link.last_txid()
     }
 
     fn pair_index(&self, addr: SocketAddr) -> Option<usize> {
@@ -432,7 +471,7 @@ impl PathAgent {
         }
         let Some(nonce) = self.nonces.next_nonce() else { return false };
         let bytes = self.keys.seal(flags, self.now.unix, nonce, body, size);
-        self.transmits.push_back(ProbeTransmit { to, bytes });
+        self.transmits.push_back(ProbeTransmit { to, bytes, punch: false });
         true
     }
 

@@ -79,9 +79,58 @@ impl PingBudget {
     }
 }
 
+/// Checks and openers of punch rounds that one node sends in a second, to all peers together: each may be a new entry in
+/// the tables of every NAT on the way. A pair needs about three at once and thirty in five seconds, so hundreds of pairs
+/// may begin in a second, and no more than 600 entries appear in a burst, of the 55,000 and more a cloud's NAT has, or
+/// the thousand of a home router.
+pub const PUNCHES_PER_SECOND: u32 = 300;
+/// Of these, at once after silence.
+pub const PUNCH_BURST: u32 = 600;
+
+/// A token bucket over all pairs of a node.
+#[derive(Clone, Debug)]
+pub struct PunchRate {
+    /// Thousandths of a punch.
+    left: u64,
+    at: Instant,
+}
+
+impl PunchRate {
+    /// A full one.
+    pub fn new(now: Instant) -> Self {
+        Self { left: u64::from(PUNCH_BURST) * 1_000, at: now }
+    }
+
+    /// Takes one; false if there is none.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let millis = u64::try_from(now.saturating_since(self.at).as_millis()).unwrap_or(u64::MAX);
+        if millis > 0 {
+            let gained = millis.saturating_mul(PUNCHES_PER_SECOND.into());
+            self.left = self.left.saturating_add(gained).min(u64::from(PUNCH_BURST) * 1_000);
+            self.at = now;
+        }
+        let enough = self.left >= 1_000;
+        self.left -= if enough { 1_000 } else { 0 };
+        enough
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_second_sees_more_punches_than_the_burst_and_the_rate() {
+        let mut rate = PunchRate::new(Instant::ZERO);
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let taken: Vec<u32> = (0..10u64)
+            .map(|s| {
+                (0..1_000).map(|ms| (0..5).filter(|_| rate.take(at(s * 1_000 + ms))).count() as u32).sum()
+            })
+            .collect();
+        assert!(taken[0] <= PUNCH_BURST + PUNCHES_PER_SECOND, "{taken:?}");
+        assert!(taken[1..].iter().all(|n| n.abs_diff(PUNCHES_PER_SECOND) <= 1), "{taken:?}");
+    }
 
     #[test]
     fn no_minute_sees_more_than_the_budget() {

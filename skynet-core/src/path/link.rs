@@ -1,6 +1,7 @@
 //! What is known of one path: checks outstanding, round-trip time, data counters; and of one candidate pair.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::candidate::Candidate;
 use super::check::Check;
@@ -63,6 +64,11 @@ impl Link {
         self.outstanding.push_back(Outstanding { txid, sent: now, tx_data });
         self.last_ping = Some(now);
         self.unanswered += 1;
+    }
+
+    #[cfg(test)]
+    pub(super) fn last_txid(&self) -> Option<u64> {
+        self.outstanding.back().map(|o| o.txid)
     }
 
     pub(super) fn is_outstanding(&self, txid: u64) -> bool {
@@ -129,6 +135,9 @@ pub(super) struct Pair {
     pub candidate: Candidate,
     pub origin: Origin,
     pub link: Link,
+    /// Which address of ours the peer reaches from there, if we have several: what we send leaves from it. It changes
+    /// only while the pair does not answer, so nobody who repeats a PING to another address of ours moves a path.
+    pub local: Option<IpAddr>,
     /// Answered, and not failed since.
     pub valid: bool,
     /// Answered once: worth trying again and again.
@@ -151,6 +160,7 @@ impl Pair {
             candidate,
             origin,
             link: Link::default(),
+            local: None,
             valid: false,
             proven: false,
             hold_until: Instant::ZERO,
@@ -167,8 +177,9 @@ impl Pair {
         self.valid && self.hold_until <= now
     }
 
-    /// Ten seconds, doubled for each failure within two minutes of the last: a path that comes and goes is left
-    /// alone longer each time, so it changes at most about once a minute.
+    /// Nothing the first time, so that what is restored is used at once; twenty seconds, doubled, for each failure within
+    /// two minutes of the last: a path that comes and goes is left alone longer each time, so it changes at most about
+    /// once a minute.
     pub(super) fn fail(&mut self, now: Instant) {
         self.valid = false;
         let again =
@@ -181,7 +192,17 @@ impl Pair {
     }
 
     pub(super) fn hold(&mut self, now: Instant) {
-        self.hold_until = self.hold_until.max(now + Duration::from_secs(10) * (1 << self.relapses));
+        if self.relapses > 0 {
+            self.hold_until = self.hold_until.max(now + Duration::from_secs(10) * (1 << self.relapses));
+        }
+    }
+
+    /// This host is in another network: what failed in the one before may work here.
+    pub(super) fn forgive(&mut self) {
+        (self.failed_at, self.relapses) = (None, 0);
+        if self.demotions == 0 {
+            self.hold_until = Instant::ZERO;
+        }
     }
 
     /// Probes pass, data does not: one minute, doubled up to ten.

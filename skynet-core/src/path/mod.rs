@@ -20,8 +20,8 @@
 //! ```text
 //!            PONG                     not on hold
 //!  RELAYED ───────▶ VALIDATED ──────────────────▶ DIRECT
-//!     ▲                                           ▲    │ 6 checks in ≤ 1.4 s unanswered, or 3 s silent
-//!     │ 1.5 s: hold 10 s                     PONG │    ▼
+//!     ▲                                           ▲    │ 12 checks in ≤ 1.4 s unanswered, or 3 s silent
+//!     │ 1.5 s                               PONG │    ▼
 //!     └──────────────────────────────────────── SUSPECT (data on the relay)
 //! ```
 

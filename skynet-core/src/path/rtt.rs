@@ -33,6 +33,11 @@ impl Rtt {
         self.smoothed
     }
 
+    /// Mean deviation from it (RFC 6298 RTTVAR).
+    pub fn variation(&self) -> Duration {
+        self.variation
+    }
+
     /// Least of the last eight samples: what the path can do when nothing queues.
     pub fn least(&self) -> Option<Duration> {
         self.recent.iter().flatten().min().copied()

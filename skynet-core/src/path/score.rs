@@ -44,9 +44,10 @@ impl Score {
         Self { tier: Tier::Direct, rtt_us }
     }
 
-    /// Is `self` so much better than `incumbent` that a change pays: a better tier, or max(5 ms, 10 %) in time.
-    pub fn clearly_beats(&self, incumbent: &Self) -> bool {
-        let margin = MARGIN_US.max(incumbent.rtt_us / MARGIN_PART);
+    /// Is `self` so much better than `incumbent` that a change pays: a better tier, or max(5 ms, 10 %, `jitter`) in time.
+    pub fn clearly_beats(&self, incumbent: &Self, jitter: Duration) -> bool {
+        let jitter_us = u64::try_from(jitter.as_micros()).unwrap_or(u64::MAX);
+        let margin = MARGIN_US.max(incumbent.rtt_us / MARGIN_PART).max(jitter_us);
         self.tier < incumbent.tier
             || (self.tier == incumbent.tier && self.rtt_us.saturating_add(margin) <= incumbent.rtt_us)
     }
@@ -63,17 +64,24 @@ mod tests {
     #[test]
     fn the_tier_decides_before_the_time() {
         assert!(score(Tier::Direct, 90_000) < score(Tier::Relayed, 1));
-        assert!(score(Tier::Direct, 90_000).clearly_beats(&score(Tier::Relayed, 1)));
-        assert!(!score(Tier::Relayed, 1).clearly_beats(&score(Tier::Direct, 90_000)));
+        assert!(score(Tier::Direct, 90_000).clearly_beats(&score(Tier::Relayed, 1), Duration::ZERO));
+        assert!(!score(Tier::Relayed, 1).clearly_beats(&score(Tier::Direct, 90_000), Duration::ZERO));
+    }
+
+    #[test]
+    fn what_jitter_explains_is_not_better() {
+        let (old, new) = (score(Tier::Direct, 100_000), score(Tier::Direct, 70_000));
+        assert!(new.clearly_beats(&old, Duration::from_millis(30)));
+        assert!(!new.clearly_beats(&old, Duration::from_millis(31)));
     }
 
     #[test]
     fn inside_a_tier_a_change_must_pay() {
         let old = score(Tier::Direct, 100_000);
-        assert!(!score(Tier::Direct, 90_001).clearly_beats(&old));
-        assert!(score(Tier::Direct, 90_000).clearly_beats(&old));
+        assert!(!score(Tier::Direct, 90_001).clearly_beats(&old, Duration::ZERO));
+        assert!(score(Tier::Direct, 90_000).clearly_beats(&old, Duration::ZERO));
         let near = score(Tier::Direct, 10_000);
-        assert!(!score(Tier::Direct, 5_001).clearly_beats(&near));
-        assert!(score(Tier::Direct, 5_000).clearly_beats(&near));
+        assert!(!score(Tier::Direct, 5_001).clearly_beats(&near, Duration::ZERO));
+        assert!(score(Tier::Direct, 5_000).clearly_beats(&near, Duration::ZERO));
     }
 }

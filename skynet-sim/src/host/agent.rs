@@ -15,7 +15,7 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::{MAX_PORTS, PortNo};
+use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
 use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
@@ -53,6 +53,8 @@ pub struct Persisted {
     pub credentials: Option<Vec<u8>>,
     /// High-water marks.
     pub floors: Floors,
+    /// Peers it talked to last.
+    pub peers: Vec<NodeNo>,
 }
 
 /// How an agent starts.
@@ -64,6 +66,8 @@ pub struct AgentConfig {
     pub name: String,
     /// Local endpoint of lane 0.
     pub local: SocketAddr,
+    /// Further addresses of the host, of which the first is the one its kernel chooses to send from.
+    pub others: Vec<std::net::IpAddr>,
     /// Randomness of this start. Another one than at any start before.
     pub seed: [u8; 32],
     /// Real or stand-in cryptography.
@@ -184,9 +188,32 @@ impl AgentHost {
         SocketAddr::new(local.ip(), local.port() + u16::from(port.0))
     }
 
+    /// Where a datagram of `port` leaves from: the address asked for, or the first, as a kernel chooses.
+    fn source(&self, port: PortNo, from: Option<std::net::IpAddr>) -> SocketAddr {
+        let local = self.local(port);
+        SocketAddr::new(from.unwrap_or(local.ip()), local.port())
+    }
+
+    /// Every address of the host, with the number of `port`.
+    fn locals(&self, port: PortNo) -> Vec<SocketAddr> {
+        let local = self.local(port);
+        let others = self.config.others.iter().map(|ip| SocketAddr::new(*ip, local.port()));
+        std::iter::once(local).chain(others).collect()
+    }
+
     /// Ports that are open.
     pub fn open_ports(&self) -> usize {
         self.running.as_ref().map_or(0, |r| r.inbound.iter().flatten().count())
+    }
+
+    /// The machine has this address instead of the one it had: netlink tells the shell, and that the core.
+    pub fn readdress(&mut self, ip: std::net::IpAddr, now: Now) {
+        self.config.local.set_ip(ip);
+        let locals = self.locals(PortNo(0));
+        if let Some(running) = &mut self.running {
+            running.node.set_local_addresses(&locals, now);
+        }
+        self.settle(now);
     }
 
     /// What the shell would measure: given to `Node` as it is.
@@ -218,6 +245,7 @@ impl AgentHost {
             membership,
             stock: None,
             floors: self.persisted.floors,
+            last_peers: self.persisted.peers.clone(),
             engine: self.config.engine,
             suites: self.config.suites,
             max_lanes: self.config.max_lanes,
@@ -226,7 +254,7 @@ impl AgentHost {
             mtu: self.config.mtu,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
-        node.set_local_addresses(&[self.config.local], now);
+        node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)
     }
 
@@ -238,7 +266,7 @@ impl AgentHost {
             if let Some(message) = running.queues.pop() {
                 running.node.handle_worker(message, now);
             } else if let Some(t) = running.node.poll_transmit() {
-                let from = self.local(t.port);
+                let from = self.source(t.port, t.from);
                 self.out.push_back(Transmit { from, to: t.to, ttl: t.ttl, bytes: t.bytes });
             } else if let Some(event) = running.node.poll_event() {
                 self.on_event(event, &mut running, now);
@@ -261,11 +289,11 @@ impl AgentHost {
                 let node = &mut running.node;
                 let inbound = Inbound::new(port, Arc::clone(node.drops()), Arc::clone(node.flows()));
                 running.inbound[usize::from(port.0)] = Some(inbound);
-                node.port_opened(port, &[self.local(port)], now);
+                node.port_opened(port, &self.locals(port), now);
             }
             NodeEvent::ClosePort(port) => running.inbound[usize::from(port.0)] = None,
-            NodeEvent::SendTrain { port, to, bytes, segment } => {
-                self.send_train(self.local(port), to, &bytes, segment);
+            NodeEvent::SendTrain { port, to, from, bytes, segment } => {
+                self.send_train(self.source(port, from), to, &bytes, segment);
             }
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
@@ -283,6 +311,7 @@ impl AgentHost {
             NodeEvent::CloseControl => self.close_control(),
             NodeEvent::Persist(credentials) => self.persisted.credentials = Some(credentials),
             NodeEvent::PersistFloors(floors) => self.persisted.floors = floors,
+            NodeEvent::PersistPeers(peers) => self.persisted.peers = peers,
             NodeEvent::Joined(addresses) => {
                 self.application.set_address(addresses.ipv4);
                 self.addresses = Some(addresses);
@@ -323,7 +352,8 @@ impl AgentHost {
 
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
-            self.send_train(self.local(train.outer.port), train.outer.to, train.bytes, train.segment);
+            let from = self.source(train.outer.port, train.outer.from);
+            self.send_train(from, train.outer.to, train.bytes, train.segment);
         }
         batch.clear();
     }
@@ -367,11 +397,12 @@ impl Host for AgentHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
-        let port = (0..MAX_PORTS as u8).map(PortNo).find(|p| self.local(*p) == local);
+        let port = (0..MAX_PORTS as u8).map(PortNo).find(|p| self.local(*p).port() == local.port());
         let Some((running, port)) = self.running.as_mut().zip(port) else { return };
         let Some(inbound) = &mut running.inbound[usize::from(port.0)] else { return };
         self.rx_bytes += bytes.len() as u64;
         inbound.begin(now.mono, &running.table);
+        inbound.set_local(Some(local.ip()));
         let mut deliver = ToApplication(&mut self.application, now);
         inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
         inbound.finish(&mut deliver, &mut running.queues);

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use super::plan::CloudPlan;
 use super::{Lab, NatKind, nat, setup};
@@ -201,6 +201,16 @@ impl Lab {
         self.internet().nft(&format!("add rule ip lab extra {rule}\n"))
     }
 
+    /// How many packets have passed the rules of [`Lab::add_rule`] that count, in their order.
+    ///
+    /// # Errors
+    /// If nftables fails.
+    pub fn rule_packets(&self) -> anyhow::Result<Vec<u64>> {
+        let text = self.internet().exec(&["nft", "list", "chain", "ip", "lab", "extra"])?.ok()?;
+        let counts = text.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next());
+        counts.map(|count| Ok(count.parse()?)).collect()
+    }
+
     /// Removes all rules of [`Lab::add_rule`].
     ///
     /// # Errors
@@ -220,6 +230,89 @@ impl Lab {
             return Ok("to-relay".to_owned());
         }
         Ok(self.clouds[self.cloud_index(party)?].internet_interface())
+    }
+}
+
+/// What happens to a host's own configuration.
+impl Lab {
+    /// Replaces the only interface of a host behind a NAT by another one, with another name and another address of the
+    /// same network, as when a network card is swapped. Returns the new address.
+    ///
+    /// # Errors
+    /// If the host is not behind a NAT, or `ip` fails.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn swap_interface(&self, host: &str) -> anyhow::Result<Ipv4Addr> {
+        let (cloud, k) = self.locate(host).with_context(|| format!("no host {host}"))?;
+        let plan = &self.clouds[cloud];
+        ensure!(!plan.has_public_hosts(), "{host} has a public address, which cannot change");
+        let address = plan.swapped_address(k);
+        let router = self.router(&plan.name);
+        // Its other end goes with it, and what the host had on it.
+        router.ip_batch(&format!("link del {}\n", setup::port_name(k)))?;
+        router.ip_batch(&setup::swapped_port(k, self.host(host)))?;
+        self.host(host).ip_batch(&format!(
+            "addr add {address}/{} dev swapped0\nlink set swapped0 up\nroute add default via {}\n",
+            plan.lan_prefix_length(),
+            plan.lan_gateway()
+        ))?;
+        Ok(address)
+    }
+
+    /// Gives a host with a public address a second one, from which its kernel sends nothing by itself. Returns it.
+    ///
+    /// # Errors
+    /// If the host has no public address, or `ip` fails.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn add_address(&self, host: &str) -> anyhow::Result<Ipv4Addr> {
+        let (cloud, k) = self.locate(host).with_context(|| format!("no host {host}"))?;
+        let plan = &self.clouds[cloud];
+        ensure!(plan.has_public_hosts(), "{host} is behind a NAT");
+        let address = plan.second_host_address(k);
+        self.host(host).ip_batch(&format!("addr add {address}/{} dev eth0\n", plan.lan_prefix_length()))?;
+        Ok(address)
+    }
+
+    /// Takes the default route of a host away and gives it back, so often, each for `each`.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn flap_default_route(&self, host: &str, times: u32, each: Duration) -> anyhow::Result<()> {
+        let (cloud, _) = self.locate(host).with_context(|| format!("no host {host}"))?;
+        let gateway = self.clouds[cloud].lan_gateway();
+        for _ in 0..times {
+            self.host(host).ip_batch("route del default\n")?;
+            std::thread::sleep(each);
+            self.host(host).ip_batch(&format!("route add default via {gateway}\n"))?;
+            std::thread::sleep(each);
+        }
+        Ok(())
+    }
+
+    /// A container comes to life on a host, with a bridge and a pair of interfaces like those of a container engine, and
+    /// goes again after `life`.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn run_container(&self, host: &str, number: u8, life: Duration) -> anyhow::Result<()> {
+        let (bridge, pair) = (format!("br-{number:04x}"), format!("veth{number:04x}"));
+        let host = self.host(host);
+        host.ip_batch(&format!(
+            "link add {bridge} type bridge\naddr add 172.30.{number}.1/24 dev {bridge}\nlink set {bridge} up\n\
+             link add {pair} type veth peer name {pair}p\nlink set {pair} master {bridge} up\nlink set {pair}p up\n\
+             addr add 172.30.{number}.2/24 dev {pair}p\n"
+        ))?;
+        std::thread::sleep(life);
+        host.ip_batch(&format!("link del {pair}\nlink del {bridge}\n"))
     }
 }
 

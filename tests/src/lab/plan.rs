@@ -68,6 +68,16 @@ impl CloudPlan {
         }
     }
 
+    /// Of a host of a public cloud that has two.
+    pub(crate) fn second_host_address(&self, k: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 0, 2, 32 * self.index + 16 + k)
+    }
+
+    /// Of a host behind a NAT whose interface was swapped.
+    pub(crate) fn swapped_address(&self, k: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.lan_octet, 0, 100 + k)
+    }
+
     pub(crate) fn lan_gateway(&self) -> Ipv4Addr {
         if self.has_public_hosts() {
             Ipv4Addr::new(192, 0, 2, 32 * self.index + 1)

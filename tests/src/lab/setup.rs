@@ -131,6 +131,12 @@ pub(super) fn port_name(k: u8) -> String {
     format!("port{}", k + 1)
 }
 
+/// The lines that give host `k` another interface, `swapped0`, in its cloud's router.
+pub(super) fn swapped_port(k: u8, host: &Netns) -> String {
+    let port = port_name(k);
+    veth(&port, FIRST_PORT_INDEX + 50 + k, "swapped0", host) + &format!("link set {port} master lan up\n")
+}
+
 /// The line that adds the plain uplink of a cloud, in the internet's namespace.
 pub(super) fn uplink(cloud: &CloudPlan, router: &Netns) -> String {
     veth(&cloud.internet_interface(), FIRST_UPLINK_INDEX + cloud.index, "wan", router)

@@ -3,16 +3,20 @@
 //! Sender and receiver know the same [`Pattern`], so nothing is hashed and a difference has a position. Both run in
 //! this process, each with its sockets in its own namespace; one thread per TCP stream and end.
 
+mod beat;
 mod pattern;
 mod udp;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
+pub use beat::{Beat, BeatReport};
 pub use pattern::Pattern;
 pub use udp::{Train, UdpPlan, UdpReport, receive as receive_datagram, udp};
 
@@ -67,12 +71,29 @@ pub struct TcpPlan {
     pub seed: u64,
     /// TOS or traffic class of the sender, if not 0.
     pub tos: u8,
+    /// Between two writes.
+    pub pause: Duration,
+    /// Ends the streams before their time once it is true.
+    pub is_over: Arc<AtomicBool>,
 }
 
 impl TcpPlan {
     /// Large writes.
     pub fn bulk(streams: usize, amount: Amount) -> Self {
-        Self { streams, amount, writes: vec![128 * 1024], seed: 1, tos: 0 }
+        Self {
+            streams,
+            amount,
+            writes: vec![128 * 1024],
+            seed: 1,
+            tos: 0,
+            pause: Duration::ZERO,
+            is_over: Arc::default(),
+        }
+    }
+
+    /// A write of `bytes` every `pause`, for as long as this.
+    pub fn trickle(bytes: usize, pause: Duration, time: Duration) -> Self {
+        Self { writes: vec![bytes], pause, ..Self::bulk(1, Amount::For(time)) }
     }
 
     /// Writes of every kind: single bytes, one byte beside a segment's size, large odd ones.
@@ -185,7 +206,7 @@ fn send(mut stream: TcpStream, pattern: Pattern, plan: &TcpPlan, k: usize) -> an
     for size in plan.writes.iter().cycle() {
         let size = match plan.amount {
             Amount::Bytes(bytes) => (bytes + k as u64 - sent).min(*size as u64) as usize,
-            Amount::For(time) if start.elapsed() < time => *size,
+            Amount::For(time) if start.elapsed() < time && !plan.is_over.load(Ordering::Acquire) => *size,
             Amount::For(_) => 0,
         };
         if size == 0 {
@@ -197,6 +218,9 @@ fn send(mut stream: TcpStream, pattern: Pattern, plan: &TcpPlan, k: usize) -> an
             stream.write_all(part).with_context(|| format!("sending, after {sent} bytes"))?;
             sent += part.len() as u64;
             left -= part.len();
+        }
+        if !plan.pause.is_zero() {
+            std::thread::sleep(plan.pause);
         }
     }
     Ok(sent)

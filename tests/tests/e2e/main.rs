@@ -7,8 +7,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
+mod attack;
 mod bulk;
+mod changes;
 mod ecn;
+mod idle;
 mod interop;
 mod lanes;
 mod mtu;

@@ -74,6 +74,7 @@ impl Host {
             membership: Membership::None,
             stock: Some(stock),
             floors: Floors::default(),
+            last_peers: Vec::new(),
             engine: Engine::Noise,
             suites: 0,
             max_lanes: 0,

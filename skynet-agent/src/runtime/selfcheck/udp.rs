@@ -99,7 +99,7 @@ impl Loopback {
 impl Link for Loopback {
     fn send(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, self.receiver.port()?));
-        self.sender.send_train(to, 0, bytes, segment)
+        self.sender.send_train(to, None, 0, bytes, segment)
     }
 
     fn receive(&mut self) -> Vec<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! What goes into an agent and what comes out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
 use crate::forwarding::PathActivity;
@@ -86,6 +86,8 @@ pub struct Traffic {
     pub direct: PathCounters,
     /// All relayed paths together.
     pub relayed: PathCounters,
+    /// When data came last by another port than this agent's.
+    pub others_rx: Option<Instant>,
 }
 
 /// Where a probe came from.
@@ -107,9 +109,16 @@ pub enum ProbeFrom {
 pub struct Opened {
     pub(super) head: Head,
     pub(super) body: Body,
+    pub(super) local: Option<IpAddr>,
+    /// A copy of it came before, from elsewhere.
+    pub(super) repeated: bool,
 }
 
 impl Opened {
+    /// It came to this address of ours, if that is known and there are several: what answers it comes from there.
+    pub fn at(self, local: Option<IpAddr>) -> Self {
+        Self { local, ..self }
+    }
     /// Its clear head.
     pub fn head(&self) -> &Head {
         &self.head
@@ -127,6 +136,8 @@ pub enum ProbeTo {
     Direct {
         /// Where.
         addr: SocketAddr,
+        /// From which address of ours, if the system is not to choose.
+        local: Option<IpAddr>,
         /// TTL or hop limit, if not the system's.
         ttl: Option<u8>,
     },
@@ -146,6 +157,8 @@ pub struct ProbeTransmit {
     pub to: ProbeTo,
     /// Sealed.
     pub bytes: Vec<u8>,
+    /// A check or an opener of a punch round: bounded over all pairs of a node ([`crate::path::check::PunchRate`]).
+    pub punch: bool,
 }
 
 /// What the owner must know.
@@ -186,6 +199,8 @@ pub enum PathState {
 pub enum PathTimer {
     /// Output waits: poll it.
     Output,
+    /// The peer is told that this node has started anew.
+    Announce,
     /// The next check, or the end, of a suspect path.
     Suspect,
     /// Three seconds without a packet on the selected path.

@@ -16,23 +16,29 @@ struct Pace {
     gap: Duration,
     /// An interval does not fail earlier: outages of less are common and heal.
     least: Duration,
+    /// Checks of one interval.
+    tries: u32,
 }
 
-/// A path that carries data. The longest whole must end before [`SILENCE`] and half a second.
+/// A path that carries data. The longest whole must end before [`SILENCE`] and half a second. At 20 % loss each way
+/// twelve checks fail together once in 200,000 intervals, which is five days; six would once in 15 minutes.
 const CALM: Pace = Pace {
     every: Duration::from_secs(2),
     first_wait: (Duration::from_millis(150), Duration::from_millis(400)),
-    gap: Duration::from_millis(120),
+    gap: Duration::from_millis(48),
     least: Duration::from_secs(1),
+    tries: 12,
 };
 /// A path that carries bulk while other lanes stand by. A TCP sender on it repeats after 200 ms, 600 ms and 1.4 s: the
-/// second of these must find another lane, so all that may pass until then is 150 + 80 + 4 × 30 + 80 = 430 ms, and more
-/// only where the round-trip time is above 80 ms. What heals later costs nothing but a change of lane.
+/// second of these must find another lane, so all that may pass until then is 150 + 80 + 6 × 20 + 80 = 430 ms, and more
+/// only where the round-trip time is above 80 ms; [`QUIET`] makes it less. What heals later costs nothing but a change
+/// of lane.
 const BRISK: Pace = Pace {
     every: Duration::from_millis(150),
     first_wait: (Duration::from_millis(80), Duration::from_millis(400)),
-    gap: Duration::from_millis(30),
+    gap: Duration::from_millis(20),
     least: Duration::ZERO,
+    tries: 8,
 };
 /// A path that carries bulk and is counted on: often asked, as patient as ever.
 const COUNTING: Pace = Pace { every: BRISK.every, ..CALM };
@@ -44,8 +50,16 @@ const COOLING: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(45);
 /// No packet for so long while sending: suspect.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Checks of one watch interval. At 20 % loss each way six fail together once in 460 intervals, two once in 8.
-const TRIES: u32 = 6;
+/// A lane is quiet when it received this often in an interval of [`BRISK`], and now nothing for [`QUIET`] while other lanes
+/// of the peer go on. An application that pauses looks the same, so it only counts together with [`QUIET_TRIES`] checks
+/// unanswered for longer than a round trip: what is left of them is a path that died.
+const QUIET_MIN: u32 = 4;
+const QUIET: Duration = Duration::from_millis(150);
+const QUIET_TRIES: u32 = 3;
+/// Another lane received so recently: this machine and the peer are not what is slow.
+const OTHERS_FRESH: Duration = Duration::from_millis(60);
+/// A quiet lane is asked again after a round trip and a quarter, but no earlier.
+const QUIET_WAIT: Duration = Duration::from_millis(40);
 /// Checks of a suspect path,
 const SUSPECT_MS: [u64; 4] = [0, 200, 500, 1000];
 /// and its end.
@@ -64,14 +78,35 @@ pub(super) struct Watch {
     pub(super) next: Instant,
     tries: u32,
     intervals: u32,
-    /// Data sent until the first check of this interval.
+    /// Data sent until the first check of this interval,
     tx: u32,
+    /// and received;
+    rx: u32,
+    /// how much of that in each of the two intervals before.
+    received: [u32; 2],
+    /// When the next check leaves whatever is heard; `next` is earlier where a quiet lane is looked at.
+    due: Instant,
     attention: Attention,
 }
 
 impl Watch {
     fn at(at: Instant, tx: u32) -> Self {
-        Self { first: at, next: at, tries: 0, intervals: 0, tx, attention: Attention::Calm }
+        Self {
+            first: at,
+            next: at,
+            tries: 0,
+            intervals: 0,
+            tx,
+            rx: 0,
+            received: [0; 2],
+            due: at,
+            attention: Attention::Calm,
+        }
+    }
+
+    /// Much came by it while it was looked at closely.
+    fn is_busy(&self) -> bool {
+        self.attention == Attention::Brisk && self.received.iter().any(|n| *n >= QUIET_MIN)
     }
 
     fn pace(&self) -> Pace {
@@ -140,31 +175,73 @@ impl PathAgent {
             }
             return;
         }
-        if w.tries >= TRIES {
-            self.suspect_path(path, Reason::ProbesLost);
+        let quiet = self.quiet_since(i, &w);
+        let is_dead = quiet.is_some_and(|since| self.is_dead_beside_others(i, since, &w));
+        if is_dead || (w.tries >= w.pace().tries && now >= w.due) {
+            self.suspect_path(path, if is_dead { Reason::Silent } else { Reason::ProbesLost });
+            return;
+        }
+        if w.tries > 0 && now < w.due && quiet.is_none() {
+            w.next = w.due.min(now + QUIET_WAIT);
+            self.watch = Some(w);
             return;
         }
         if w.tries == 0 {
-            w.first = now;
-            w.intervals += 1;
-            let bulk = self.traffic.direct.tx.wrapping_sub(w.tx) >= BULK;
-            w.attention = if bulk { self.attention } else { Attention::Calm };
-            w.tx = self.traffic.direct.tx;
-            if w.attention == Attention::Calm && w.intervals.is_multiple_of(OTHERS_EVERY) {
-                self.check_others(i);
-            }
+            self.begin_interval(i, &mut w);
         }
         let calm = w.attention == Attention::Calm;
         self.ping_pair(i, if calm { Purpose::Watch } else { Purpose::Bulk });
         w.tries += 1;
-        let pace = w.pace();
-        let wait = self.pairs[i].link.rtt.timeout().clamp(pace.first_wait.0, pace.first_wait.1);
-        w.next = match w.tries {
+        self.schedule_next(i, &mut w);
+        self.watch = Some(w);
+    }
+
+    fn begin_interval(&mut self, i: usize, w: &mut Watch) {
+        let direct = self.traffic.direct;
+        w.first = self.now.mono;
+        w.intervals += 1;
+        let bulk = direct.tx.wrapping_sub(w.tx) >= BULK;
+        let was_brisk = w.attention == Attention::Brisk;
+        w.received = [w.received[1], if was_brisk { direct.rx.wrapping_sub(w.rx) } else { 0 }];
+        w.attention = if bulk { self.attention } else { Attention::Calm };
+        (w.tx, w.rx) = (direct.tx, direct.rx);
+        if w.attention == Attention::Calm && w.intervals.is_multiple_of(OTHERS_EVERY) {
+            self.check_others(i);
+        }
+    }
+
+    /// A check has left.
+    fn schedule_next(&self, i: usize, w: &mut Watch) {
+        let now = self.now.mono;
+        let (pace, rtt) = (w.pace(), &self.pairs[i].link.rtt);
+        let wait = rtt.timeout().clamp(pace.first_wait.0, pace.first_wait.1);
+        w.due = match w.tries {
             1 => now + wait,
-            TRIES => (now + wait).max(w.first + pace.least),
+            n if n >= pace.tries => (now + wait).max(w.first + pace.least),
             _ => now + pace.gap,
         };
-        self.watch = Some(w);
+        w.next = w.due;
+        if w.tries == 1 && w.is_busy() {
+            let round_trip = rtt.least().unwrap_or(wait);
+            w.next = w.due.min(now + (round_trip + round_trip / 4).max(QUIET_WAIT));
+        }
+    }
+
+    /// Since when nothing has come by a lane that was busy, if other lanes of the peer go on.
+    fn quiet_since(&self, i: usize, w: &Watch) -> Option<Instant> {
+        let now = self.now.mono;
+        let others_go_on = self.traffic.others_rx.is_some_and(|at| now.saturating_since(at) <= OTHERS_FRESH);
+        let heard = self.pairs[i].link.last_rx.max(self.traffic.direct.last_rx)?;
+        let is_quiet = now.saturating_since(heard) >= QUIET_WAIT;
+        (w.tries > 0 && w.is_busy() && others_go_on && is_quiet).then_some(heard)
+    }
+
+    fn is_dead_beside_others(&self, i: usize, quiet_since: Instant, w: &Watch) -> bool {
+        let now = self.now.mono;
+        let round_trip = self.pairs[i].link.rtt.least().unwrap_or(BRISK.first_wait.1);
+        w.tries >= QUIET_TRIES
+            && now.saturating_since(quiet_since) >= QUIET
+            && now.saturating_since(w.first) > round_trip + round_trip / 4
     }
 
     /// The selected path answered: the interval is over.
@@ -176,6 +253,7 @@ impl PathAgent {
             w.tries = 0;
             let pace = w.pace();
             w.next = (w.first + pace.every).max(now + pace.first_wait.0);
+            w.due = w.next;
         }
     }
 
@@ -189,6 +267,7 @@ impl PathAgent {
             && tx.wrapping_sub(w.tx) >= BULK
         {
             w.next = w.next.min(now + BRISK.every);
+            w.due = w.next;
         }
     }
 
@@ -205,13 +284,16 @@ impl PathAgent {
         }
     }
 
+    /// When anything came last on the selected direct path.
+    fn heard(&self) -> Option<Instant> {
+        self.pairs[self.selected_pair()?].link.last_rx.max(self.traffic.direct.last_rx)
+    }
+
     pub(super) fn silence_due(&self) -> Option<Instant> {
         if !self.is_active() || !self.is_direct() {
             return None;
         }
-        let pair = &self.pairs[self.selected_pair()?];
-        let heard = pair.link.last_rx.max(self.traffic.direct.last_rx);
-        let since = heard.unwrap_or(Instant::ZERO).max(self.selected_at).max(self.sending_since);
+        let since = self.heard().unwrap_or(Instant::ZERO).max(self.selected_at).max(self.sending_since);
         (self.traffic.last_tx? > since).then(|| since + SILENCE)
     }
 
@@ -305,11 +387,11 @@ impl PathAgent {
     }
 
     pub(super) fn idle_due(&self) -> Option<Instant> {
-        let i = self.selected_pair()?;
+        let _direct = self.selected_pair()?;
         if self.resting {
             return None;
         }
-        let last = self.traffic.last_tx.max(self.traffic.direct.last_rx).max(self.pairs[i].link.last_rx);
+        let last = self.traffic.last_tx.max(self.heard());
         Some(last.unwrap_or(Instant::ZERO).max(self.selected_at) + IDLE)
     }
 

@@ -111,8 +111,9 @@ impl PathAgent {
                 (ProbeTo::Relayed { relay, node_no }, 0, self.traffic.relayed)
             }
             Path::Direct { remote } => {
-                let id = self.pair_index(remote).map_or(0, |i| self.pairs[i].id);
-                (ProbeTo::Direct { addr: remote, ttl: None }, id, self.traffic.direct)
+                let pair = self.pair_index(remote).map(|i| &self.pairs[i]);
+                let (id, local) = pair.map_or((0, None), |pair| (pair.id, pair.local));
+                (ProbeTo::Direct { addr: remote, local, ttl: None }, id, self.traffic.direct)
             }
         };
         let txid = self.txid();

@@ -1,6 +1,6 @@
 //! What a PING, a PONG and a CALL do, and how PINGs leave.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::rounds::Role;
 use super::{Counted, PathAgent, ProbeFrom, ProbeTo};
@@ -41,9 +41,12 @@ impl PathAgent {
         }
         let counters = self.traffic.direct;
         let body = self.ping_body(txid, id, counters.tx, counters.rx);
-        let to = ProbeTo::Direct { addr, ttl: opener.then_some(OPENER_TTL) };
+        let to = ProbeTo::Direct { addr, local: self.pairs[i].local, ttl: opener.then_some(OPENER_TTL) };
         if !self.queue(to, flags, &body) {
             return false;
+        }
+        if let Some(ping) = self.transmits.back_mut() {
+            ping.punch = matches!(purpose, Purpose::Opener | Purpose::Round);
         }
         self.counters.pings_sent += 1;
         let now = self.now.mono;
@@ -76,14 +79,14 @@ impl PathAgent {
         Body::Ping(Ping { txid, t_us, path_id, wire_size: 0, tx_data, rx_data })
     }
 
-    pub(super) fn handle_ping(&mut self, from: ProbeFrom, ping: &Ping) {
+    pub(super) fn handle_ping(&mut self, from: ProbeFrom, local: Option<IpAddr>, ping: &Ping) {
         let (to, seen, counters) = match from {
             ProbeFrom::Direct(addr) => {
                 if !is_probe_target(&addr, &self.config.overlay) {
                     self.counters.refused_sources += 1;
                     return;
                 }
-                (ProbeTo::Direct { addr, ttl: None }, addr, self.traffic.direct)
+                (ProbeTo::Direct { addr, local, ttl: None }, addr, self.traffic.direct)
             }
             ProbeFrom::Relayed { relay, node_no } => {
                 let none = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
@@ -103,13 +106,16 @@ impl PathAgent {
             self.counters.pongs_sent += 1;
         }
         match from {
-            ProbeFrom::Direct(addr) => self.heard_from(addr),
+            ProbeFrom::Direct(addr) => {
+                self.note_first_copy(addr, ping.txid);
+                self.heard_from(addr, local);
+            }
             ProbeFrom::Relayed { .. } => self.relay_link.last_rx = Some(self.now.mono),
         }
     }
 
     /// The peer can send to me from `addr`; whether I can send to it there is asked at once (RFC 8445 §7.3.1.4).
-    fn heard_from(&mut self, addr: SocketAddr) {
+    fn heard_from(&mut self, addr: SocketAddr, local: Option<IpAddr>) {
         let now = self.now.mono;
         let i = match self.pair_index(addr) {
             Some(i) => i,
@@ -128,6 +134,9 @@ impl PathAgent {
         };
         let pair = &mut self.pairs[i];
         pair.link.last_rx = Some(now);
+        if !pair.valid {
+            pair.local = local;
+        }
         let recent = pair.link.last_ping.is_some_and(|at| now - at < TRIGGER_GAP);
         if !pair.valid && pair.hold_until <= now && !recent {
             self.ping_pair(i, Purpose::Round);

@@ -199,7 +199,8 @@ impl PathAgent {
             return Some(ProbeTo::Relayed { relay: relay.relay_no, node_no: relay.node_no });
         }
         let live = self.selected_pair().filter(|i| self.pairs[*i].valid)?;
-        Some(ProbeTo::Direct { addr: self.pairs[live].candidate.addr, ttl: None })
+        let pair = &self.pairs[live];
+        Some(ProbeTo::Direct { addr: pair.candidate.addr, local: pair.local, ttl: None })
     }
 
     pub(super) fn opener_due(&self) -> Option<Instant> {

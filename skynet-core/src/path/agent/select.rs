@@ -9,8 +9,10 @@ use crate::time::Duration;
 
 /// A challenger must be clearly better in so many consecutive samples,
 const SAMPLES: u32 = 3;
-/// and the last change this long ago.
+/// the last change this long ago,
 const SETTLED: Duration = Duration::from_secs(10);
+/// and the last change for a better path this long: more is flapping.
+const BETTER_EVERY: Duration = Duration::from_secs(60);
 /// An answer so recent speaks for a path.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -86,9 +88,14 @@ impl PathAgent {
             return;
         }
         let Some(current) = self.selected_pair() else { return };
-        let better = self.pairs[i].is_usable(now) && self.score(i).clearly_beats(&self.score(current));
+        let jitter = self.pairs[current].link.rtt.variation();
+        let better =
+            self.pairs[i].is_usable(now) && self.score(i).clearly_beats(&self.score(current), jitter);
         self.pairs[i].better = if better { self.pairs[i].better + 1 } else { 0 };
-        if self.pairs[i].better >= SAMPLES && now - self.selected_at >= SETTLED {
+        let settled =
+            now - self.selected_at >= SETTLED && self.bettered_at.is_none_or(|at| now - at >= BETTER_EVERY);
+        if self.pairs[i].better >= SAMPLES && settled {
+            self.bettered_at = Some(now);
             self.go_direct(i, Reason::Better);
         }
     }

@@ -37,7 +37,10 @@ fn run(
     for t in 0..millis {
         let now = wall(at(t));
         let counters = PathCounters { tx: t as u32, rx: t as u32, last_rx: heard };
-        agent.handle_traffic(Traffic { last_tx: Some(at(t)), direct: counters, relayed: counters }, now);
+        agent.handle_traffic(
+            Traffic { last_tx: Some(at(t)), direct: counters, relayed: counters, ..Traffic::default() },
+            now,
+        );
         while let Some(entry) = answers.first_entry().filter(|e| e.key().0 <= t) {
             let (from, mut bytes) = entry.remove();
             let probe = agent.open(&mut bytes).unwrap();

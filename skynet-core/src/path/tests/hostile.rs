@@ -1,5 +1,7 @@
 //! What an attacker on the way, beside the way, or inside the network can make an agent do.
 
+use proptest::prelude::*;
+
 use super::net::*;
 use crate::path::*;
 use crate::time::Instant;
@@ -54,6 +56,126 @@ fn no_replayed_or_forged_packet_changes_anything() {
         assert_eq!(before, state(agent));
         assert_eq!(agent.poll_transmit(), None);
     }
+}
+
+/// A pair that has done everything once: called, punched, gone direct, been cut, and come back; its probes of every kind
+/// and way.
+fn eventful() -> Net {
+    let mut net = Net::new([Nat::Port, Nat::Port], 3).with_relay();
+    net.send_every(0, ms(50));
+    net.send_every(1, ms(50));
+    net.run(at(8_000));
+    net.ways.iter_mut().for_each(|w| w.cut = true);
+    net.run(at(20_000));
+    net.ways.iter_mut().for_each(|w| w.cut = false);
+    net.run(at(30_000));
+    assert!(net.is_direct(0) && net.is_direct(1));
+    let kinds: std::collections::BTreeSet<u8> = net.captured.iter().map(|(_, bytes)| bytes[1]).collect();
+    assert_eq!(kinds.len(), 3, "PING, PONG and CALL");
+    net
+}
+
+/// What is done to a captured probe.
+#[derive(Clone, Debug)]
+enum Change {
+    Nothing,
+    Reflect,
+    Flip(usize),
+    Cut(usize),
+    Extend(Vec<u8>),
+    /// The tail of another one.
+    Splice(usize, usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        Just(Change::Nothing),
+        Just(Change::Reflect),
+        any::<usize>().prop_map(Change::Flip),
+        any::<usize>().prop_map(Change::Cut),
+        proptest::collection::vec(any::<u8>(), 1..40).prop_map(Change::Extend),
+        any::<(usize, usize)>().prop_map(|(other, at)| Change::Splice(other, at)),
+    ]
+}
+
+/// The changed probe and whom it is given to.
+fn changed(net: &Net, index: usize, change: &Change) -> (usize, Vec<u8>) {
+    let (mut side, mut bytes) = net.captured[index % net.captured.len()].clone();
+    match change {
+        Change::Nothing => {}
+        Change::Reflect => side = 1 - side,
+        Change::Flip(bit) => {
+            let bit = bit % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        Change::Cut(at) => bytes.truncate(at % bytes.len()),
+        Change::Extend(more) => bytes.extend(more),
+        Change::Splice(other, at) => {
+            let other = &net.captured[other % net.captured.len()].1;
+            let at = at % bytes.len().min(other.len());
+            bytes.truncate(at);
+            bytes.extend(&other[at..]);
+        }
+    }
+    (side, bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(8) })]
+
+    #[test]
+    fn whatever_is_done_to_captured_probes_no_path_changes(
+        changes in proptest::collection::vec((any::<usize>(), change()), 200..400)
+    ) {
+        let mut net = eventful();
+        let before = net.sides.each_ref().map(|s| state(&s.agent));
+        for (index, change) in &changes {
+            let (side, mut bytes) = changed(&net, *index, change);
+            let agent = &mut net.sides[side].agent;
+            prop_assert!(agent.open(&mut bytes).is_err(), "{change:?} of {index} was accepted");
+            prop_assert_eq!(agent.poll_transmit(), None);
+        }
+        let after = net.sides.each_ref().map(|s| state(&s.agent));
+        prop_assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn a_ping_repeated_to_another_of_our_addresses_moves_no_path_that_answers() {
+    let (mut agent, mut member) = agent_and_member();
+    let now = wall(at(1));
+    let addresses =
+        [[192, 0, 2, 9], [192, 0, 2, 10]].map(|ip| Candidate::new(CandidateKind::Host, (ip, 7).into()));
+    agent.set_local_candidates(&addresses, now);
+    let remote = ([198, 51, 100, 7], 7001).into();
+    let (first, second) = (addresses[0].addr.ip(), addresses[1].addr.ip());
+    let body = Body::Ping(Ping { txid: 1, t_us: 0, path_id: 0, wire_size: 0, tx_data: 0, rx_data: 0 });
+    let mut arrives = |agent: &mut PathAgent, local, body: &Body| {
+        let probe = agent.open(&mut member.probe(body)).unwrap().at(Some(local));
+        agent.handle_probe(ProbeFrom::Direct(remote), probe, now);
+        core::iter::from_fn(|| agent.poll_transmit()).map(|t| t.to).collect::<Vec<_>>()
+    };
+    // Whatever address was asked answers, and is asked back from while nothing has answered.
+    for local in [first, second] {
+        let sent = arrives(&mut agent, local, &body);
+        let from = |to: &ProbeTo| matches!(to, ProbeTo::Direct { local: l, .. } if *l == Some(local));
+        assert!(!sent.is_empty() && sent.iter().all(from), "{sent:?}");
+    }
+    assert_eq!(agent.local_towards(remote), Some(second));
+    agent.set_peer_endpoints(&[Candidate::new(CandidateKind::Host, remote)], &[], now);
+    let txid = agent.last_txid_to(remote).unwrap();
+    let pong = probe::Pong {
+        txid,
+        t_us: 0,
+        path_id: 0,
+        received_size: 100,
+        tx_data: 0,
+        rx_data: 0,
+        seen: addresses[1].addr,
+    };
+    arrives(&mut agent, second, &Body::Pong(pong));
+    arrives(&mut agent, first, &body);
+    assert_eq!(agent.local_towards(remote), Some(second), "it answers there");
 }
 
 /// Probes of a peer who is a member but means ill: sealed with the true key.

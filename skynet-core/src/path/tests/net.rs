@@ -166,7 +166,7 @@ pub(super) struct Net {
     pub ways: [Way; 2],
     pub relay_delay: Duration,
     pub attacker: Attacker,
-    /// Every probe that crossed the direct path, by receiver.
+    /// The first probes that arrived anywhere, by receiver.
     pub captured: Vec<(usize, Vec<u8>)>,
     secrets: [StaticSecret; 2],
     rng: Rng,
@@ -341,7 +341,7 @@ impl Net {
     fn drain(&mut self, side: usize) {
         while let Some(t) = self.sides[side].agent.poll_transmit() {
             match t.to {
-                ProbeTo::Direct { addr, ttl } => {
+                ProbeTo::Direct { addr, ttl, .. } => {
                     self.send_direct(side, addr, Payload::Probe(t.bytes), ttl.is_some());
                 }
                 ProbeTo::Relayed { .. } => self.send_relayed(side, Payload::Probe(t.bytes)),
@@ -412,11 +412,6 @@ impl Net {
         }
         let Some(side) = (0..2).find(|i| to.ip() == IpAddr::V4(self.sides[*i].router.public)) else { return };
         if self.sides[side].router.accepts(to.port(), from, self.now) {
-            if let Payload::Probe(bytes) = &payload
-                && self.captured.len() < 5000
-            {
-                self.captured.push((side, bytes.clone()));
-            }
             self.deliver(side, ProbeFrom::Direct(from), payload);
         }
     }
@@ -426,6 +421,9 @@ impl Net {
         let s = &mut self.sides[side];
         match payload {
             Payload::Probe(mut bytes) => {
+                if self.captured.len() < 5000 {
+                    self.captured.push((side, bytes.clone()));
+                }
                 // The owner's counters are as fresh as its last look; the story demands fresh ones.
                 if let Ok(probe) = s.agent.open(&mut bytes) {
                     s.agent.handle_traffic(s.traffic, now);
