@@ -114,6 +114,15 @@ fn ip_is_probe_target(ip: IpAddr, overlay: &[Prefix]) -> bool {
     }
 }
 
+/// Does `ip` mean the same host beyond this site? Not what each site numbers for itself: RFC 1918, the shared space of
+/// carriers' NATs (RFC 6598), unique local IPv6 (RFC 4193).
+pub fn is_beyond_site(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_private() || in4(v4, Ipv4Addr::new(100, 64, 0, 0), 10)),
+        IpAddr::V6(v6) => !v6.is_unique_local(),
+    }
+}
+
 const REFUSED_V4: [([u8; 4], u8); 8] = [
     ([0, 0, 0, 0], 8),          // "this network"
     ([127, 0, 0, 0], 8),        // loopback
