@@ -21,7 +21,7 @@ pub enum CandidateKind {
     PortMapping = 2,
     /// Learned from a probe that came from it (RFC 8445 §4).
     PeerReflexive = 3,
-    /// Told by the operator.
+    /// Told by the operator, or by a cloud that translates one to one.
     Configured = 4,
     /// A global IPv6 address of an interface.
     GlobalV6 = 5,
@@ -60,6 +60,9 @@ impl CandidateKind {
     }
 }
 
+/// Between [`CandidateKind::GlobalV6`] and [`CandidateKind::PortMapping`].
+const CLOUD_PRIORITY: u8 = 170;
+
 /// One candidate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {
@@ -75,6 +78,12 @@ impl Candidate {
     /// A candidate with its kind's default priority. A v4-mapped address becomes IPv4.
     pub fn new(kind: CandidateKind, addr: SocketAddr) -> Self {
         Self { kind, priority: kind.priority(), addr: canonical(addr) }
+    }
+
+    /// The public address that a cloud translates to this host one to one. As open as what an operator tells, but tried
+    /// after the addresses of interfaces, which are nearer for a neighbour.
+    pub fn cloud(addr: SocketAddr) -> Self {
+        Self { priority: CLOUD_PRIORITY, ..Self::new(CandidateKind::Configured, addr) }
     }
 
     pub(super) fn from_call(c: &CallCandidate) -> Option<Self> {
