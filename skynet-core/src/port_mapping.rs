@@ -279,6 +279,8 @@ impl PortMapping {
             }
             Phase::Asking(question) if question.deadline <= now => self.wait(NoMapping::Silent, now),
             Phase::Mapped(lease) if lease.expires <= now => {
+                // Ours has run out; whether the gateway's has, it knows better.
+                self.give_back();
                 self.failures = 0;
                 self.phase = Phase::Waiting { until: now, why: None };
                 self.handle_timeout(now);

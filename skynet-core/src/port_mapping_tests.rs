@@ -278,3 +278,97 @@ fn what_a_gateway_says_is_believed_only_if_it_can_be() {
     assert_eq!(actions, [MappingAction::Release { lease: 2 }], "also when it is renewed");
     assert_eq!(world.mapping.external(), None);
 }
+
+/// What gateways hold of us while anything happens in any order.
+struct Model {
+    world: World,
+    /// Questions on their way, each with what it renews.
+    asked: Vec<(u64, Option<u64>)>,
+    held: std::collections::BTreeSet<u64>,
+    last_ask: Option<Instant>,
+}
+
+impl Model {
+    fn step(&mut self, dice: u64) {
+        let some = |n: u64| (dice >> 8) % n;
+        let world = &mut self.world;
+        let actions = match dice % 8 {
+            0 => {
+                world.gateway = (some(4) != 0).then(|| gateway(some(3) as u8 + 1));
+                world.look()
+            }
+            1 => {
+                world.observed = (some(4) != 0).then(|| SocketAddr::new(ip(OUTSIDE), some(3) as u16 + 1));
+                world.look()
+            }
+            2 => {
+                world.one_to_one = some(4) == 0;
+                world.look()
+            }
+            3 | 4 if !self.asked.is_empty() => {
+                let which = some(self.asked.len() as u64) as usize;
+                self.answered(which, dice >> 16)
+            }
+            5 => {
+                world.now = world.now + Duration::from_millis(some(40_000));
+                world.look()
+            }
+            _ if world.mapping.poll_timeout().is_some() => world.next().1,
+            _ => Vec::new(),
+        };
+        self.take(actions);
+    }
+
+    fn answered(&mut self, which: usize, dice: u64) -> Vec<MappingAction> {
+        let (ask, renews) = self.asked.remove(which);
+        let answer = match dice % 5 {
+            0 => Err(NoMapping::Refused),
+            1 => Ok(grant("10.0.0.1:1", HOUR)),
+            _ => Ok(grant("198.51.100.2:41820", Duration::from_secs(dice % 9_000))),
+        };
+        if answer.is_ok() {
+            // As the shell keeps them: what is renewed goes on under the new number.
+            renews.map(|id| self.held.remove(&id));
+            self.held.insert(ask);
+        }
+        self.world.answer(ask, answer)
+    }
+
+    fn take(&mut self, actions: Vec<MappingAction>) {
+        for action in actions {
+            match action {
+                MappingAction::Ask { ask, renews, .. } => {
+                    let now = self.world.now;
+                    assert!(self.last_ask.is_none_or(|at| now - at >= GAP));
+                    self.last_ask = Some(now);
+                    self.asked.push((ask, renews));
+                }
+                // Nothing happens if it was renewed while this was decided.
+                MappingAction::Release { lease } => {
+                    self.held.remove(&lease);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_a_gateway_is_left_with_nothing_and_questions_keep_their_distance() {
+    for seed in 0..200 {
+        let mut rng = crate::rng::Rng::from_seed([seed; 32]);
+        let world = World::new();
+        let mut model = Model { world, asked: Vec::new(), held: Default::default(), last_ask: None };
+        for _ in 0..500 {
+            model.step(rng.below(u64::MAX));
+            assert!(model.held.len() <= 1, "seed {seed}: {:?}", model.held);
+        }
+        model.world.mapping.stop();
+        let actions = model.world.actions();
+        model.take(actions);
+        while !model.asked.is_empty() {
+            let actions = model.answered(0, 2);
+            model.take(actions);
+        }
+        assert!(model.held.is_empty(), "seed {seed}: {:?} is left behind", model.held);
+    }
+}

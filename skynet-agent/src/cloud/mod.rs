@@ -139,11 +139,11 @@ fn frontend(text: &str) -> Result<IpAddr, Silence> {
 /// As EC2 before tokens; that it is no EC2 is told by the list of its own versions.
 async fn openstack(service: SocketAddr) -> Result<IpAddr, Silence> {
     let ask = |path| Ask::new(Verb::Get, path).send(service);
-    let (versions, floating) = tokio::join!(ask("/openstack"), ask("/latest/meta-data/public-ipv4"));
-    if !versions?.ok()?.text.lines().any(|line| line.trim_end_matches('/') == "latest") {
+    let versions = ask("/openstack").await?.ok()?;
+    if !versions.text.lines().any(|line| line.trim_end_matches('/') == "latest") {
         return Err(Silence::None);
     }
-    address(&floating?.ok()?.text)
+    address(&ask("/latest/meta-data/public-ipv4").await?.ok()?.text)
 }
 
 fn address(text: &str) -> Result<IpAddr, Silence> {

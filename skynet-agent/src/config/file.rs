@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) relay: Option<SocketAddr>,
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
+    pub(super) paths: Paths,
     pub(super) peer: Vec<Peer>,
 }
 
@@ -39,6 +40,14 @@ pub(super) struct DataPlane {
     pub(super) ciphers: Option<Ciphers>,
     pub(super) max_lanes: Option<u8>,
     pub(super) min_lanes: Option<u8>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Paths {
+    pub(super) advertise: Option<Vec<SocketAddr>>,
+    pub(super) port_mapping: Option<bool>,
+    pub(super) cloud_metadata: Option<bool>,
 }
 
 #[derive(Deserialize)]

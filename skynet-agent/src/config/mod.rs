@@ -13,6 +13,11 @@
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
 //!
+//! [paths]
+//! advertise = ["203.0.113.7:41820"]    # where peers reach this node, if nothing here can know
+//! port_mapping = true                  # ask the gateway for one
+//! cloud_metadata = true                # ask the cloud for the public address
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -27,6 +32,7 @@
 mod dataplane;
 mod file;
 mod offload;
+mod paths;
 mod units;
 
 use std::io;
@@ -44,6 +50,7 @@ use crate::udp::UdpOffloads;
 
 pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
 pub use offload::{DisabledOffloads, Offload};
+pub use paths::{MAX_ADVERTISED, parse_advertised};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -86,6 +93,12 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Where peers reach this node.
+    pub advertise: Option<Vec<SocketAddr>>,
+    /// Ask the gateway for a port mapping.
+    pub port_mapping: Option<bool>,
+    /// Ask the cloud for the public address.
+    pub cloud_metadata: Option<bool>,
 }
 
 /// What the agent runs with.
@@ -113,6 +126,12 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
+    pub advertise: Vec<SocketAddr>,
+    /// Whether a gateway is asked for a port mapping where a NAT is seen.
+    pub port_mapping: bool,
+    /// Whether the cloud is asked for the public address.
+    pub cloud_metadata: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -165,6 +184,9 @@ pub enum ConfigError {
     /// The name given as flag or in the environment is wrong.
     #[error("--name or SKYNET_NAME: {0}")]
     Name(String),
+    /// An address given as flag or in the environment is wrong.
+    #[error("--advertise or SKYNET_ADVERTISE: {0}")]
+    Advertise(String),
     /// One value is wrong.
     #[error("{path}: {key}: {what}")]
     Value {
@@ -213,6 +235,10 @@ impl Config {
         let max_lanes = overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes);
         let in_file = lanes("min_lanes", file.dataplane.min_lanes)?;
         let min_lanes = overrides.min_lanes.or(in_file).unwrap_or(1).min(max_lanes);
+        let in_file = file.paths.advertise.unwrap_or_default();
+        paths::check_advertised(&in_file).map_err(|what| at("paths.advertise", what))?;
+        let advertise = overrides.advertise.unwrap_or(in_file);
+        paths::check_advertised(&advertise).map_err(ConfigError::Advertise)?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -238,6 +264,9 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            advertise,
+            port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
+            cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             wireguard,
             peers,
         })

@@ -2,7 +2,7 @@
 //!
 //! All three are asked at once, and the best that answers is used: PCP, which maps with its first message; NAT-PMP, whose
 //! first message only asks for the external address; UPnP IGD, whose first message only looks for the device. So a
-//! gateway that speaks all three is left with one mapping.
+//! gateway that speaks all three is left with one mapping. What is not needed any more is dropped where it stands.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -79,14 +79,14 @@ impl MappingClient for GatewayClient {
 
 async fn first(request: Request) -> Result<(Grant, GatewayLease), NoMapping> {
     let gateway = request.gateway;
-    let mut search = JoinSet::new();
+    let (mut search, mut asked) = (JoinSet::new(), JoinSet::new());
     search.spawn(upnp::search(gateway));
-    let (by_pcp, external) = tokio::join!(map_by_pcp(request), external_address(gateway));
-    let mut refusal = match by_pcp {
+    asked.spawn(external_address(gateway));
+    let mut refusal = match map_by_pcp(request).await {
         Ok((mapping, external)) => return Ok(granted(mapping, external)),
         Err(refusal) => refusal,
     };
-    match external {
+    match asked.join_next().await.and_then(Result::ok).unwrap_or(Err(NoMapping::Silent)) {
         Ok(external) => match map_by_nat_pmp(request).await {
             Ok(mapping) => return Ok(granted(mapping, external)),
             Err(why) => refusal = why,

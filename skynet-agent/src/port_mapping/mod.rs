@@ -134,4 +134,6 @@ impl<C: MappingClient> Mappings<C> {
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;

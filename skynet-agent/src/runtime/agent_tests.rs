@@ -58,6 +58,9 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         ciphers: Default::default(),
         max_lanes: 4,
         min_lanes: 1,
+        advertise: Vec::new(),
+        port_mapping: false,
+        cloud_metadata: false,
         wireguard: None,
         peers: Vec::new(),
     };
@@ -71,6 +74,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
             .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
+        reach: Reach::new(&config, clock::monotonic()),
         config,
         net: Netlink::open().unwrap(),
         socket,

@@ -132,6 +132,18 @@ pub fn is_beyond_site(ip: IpAddr) -> bool {
     }
 }
 
+/// Does a NAT translate `public`, which a cloud's metadata calls ours, to this host one to one? Only if what a relay sees
+/// agrees: it sees that very address, or, inside the cloud, an address of an interface (`local`), or it is reached by IPv6
+/// and sees nothing of IPv4. Whoever else answers in a metadata service's place could make peers probe a stranger.
+pub fn is_one_to_one(public: IpAddr, observed: Option<SocketAddr>, local: &[IpAddr]) -> bool {
+    let plausible = is_beyond_site(public) && ip_is_probe_target(public.to_canonical(), &[]);
+    let agrees = observed.is_some_and(|o| {
+        let seen = o.ip().to_canonical();
+        seen.is_ipv6() || seen == public.to_canonical() || local.contains(&seen)
+    });
+    plausible && agrees && !local.contains(&public)
+}
+
 const REFUSED_V4: [([u8; 4], u8); 8] = [
     ([0, 0, 0, 0], 8),          // "this network"
     ([127, 0, 0, 0], 8),        // loopback

@@ -140,3 +140,26 @@ fn a_clouds_address_is_told_as_configured_and_tried_after_the_neighbours() {
     assert!(order.iter().all(|k| k.priority() > cloud.priority));
     assert!(CandidateKind::PortMapping.priority() < cloud.priority);
 }
+
+#[test]
+fn a_clouds_word_is_believed_as_far_as_the_relay_sees_the_same() {
+    let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let local = [ip("10.1.0.10"), ip("2001:db8::1")];
+    for (public, observed, believed) in [
+        ("198.51.100.2", Some("198.51.100.2:41820"), true),
+        ("198.51.100.2", Some("198.51.100.2:5000"), true),
+        ("198.51.100.2", Some("10.1.0.10:41820"), true),
+        ("198.51.100.2", Some("[2001:db8::1]:41820"), true),
+        ("198.51.100.2", Some("198.51.100.3:41820"), false),
+        ("198.51.100.2", None, false),
+        ("10.9.9.9", Some("10.9.9.9:41820"), false),
+        ("127.0.0.1", Some("10.1.0.10:41820"), false),
+        ("169.254.169.254", Some("10.1.0.10:41820"), false),
+        ("10.1.0.10", Some("10.1.0.10:41820"), false),
+    ] {
+        let observed = observed.map(|o| o.parse().unwrap());
+        assert_eq!(is_one_to_one(ip(public), observed, &local), believed, "{public} {observed:?}");
+    }
+    let public_host = [ip("198.51.100.2")];
+    assert!(!is_one_to_one(ip("198.51.100.2"), Some("198.51.100.2:1".parse().unwrap()), &public_host));
+}
