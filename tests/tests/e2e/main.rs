@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
 mod bulk;
+mod candidates;
 mod ecn;
 mod interop;
 mod lanes;
