@@ -9,15 +9,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 /// A level-triggered wake-up: any number of [`Waker::wake`] before the sleeper looks count as one.
 pub struct Waker(EventFd);
 
-/// What ended a wait.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Woken {
-    /// The descriptor waited for is ready, or broken: the next call on it tells.
-    pub ready: bool,
-    /// Somebody called [`Waker::wake`].
-    pub waker: bool,
-}
-
 impl Waker {
     /// A waker nobody has called yet.
     ///
@@ -33,22 +24,43 @@ impl Waker {
         let _ = self.0.write(1);
     }
 
-    /// Waits until `fd` is readable or somebody wakes; a wake-up is consumed.
+    /// Waits until `sink` is writable or `source` readable, at most so long: whether `sink` is. Nobody can wake this wait.
+    ///
+    /// # Errors
+    /// The kernel's, except interruption by a signal, which ends it early.
+    pub fn wait_writable(
+        sink: BorrowedFd<'_>,
+        source: BorrowedFd<'_>,
+        at_most: std::time::Duration,
+    ) -> io::Result<bool> {
+        let mut fds = [PollFd::new(sink, PollFlags::POLLOUT), PollFd::new(source, PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(fds[0].revents().is_some_and(|r| !r.is_empty())),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until one of `fds`, two at most, is readable or somebody wakes. Whether somebody did; a wake-up is consumed.
+    /// A broken descriptor ends the wait too: the next call on it tells.
     ///
     /// # Errors
     /// The kernel's, except interruption by a signal, which is waited out.
-    pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<Woken> {
-        let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+    pub fn wait_readable(&self, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        let on = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let own = self.0.as_fd();
+        // Places that are not needed wait for the waker once more.
+        let mut polled =
+            [on(own), on(fds.first().copied().unwrap_or(own)), on(fds.get(1).copied().unwrap_or(own))];
+        let polled = &mut polled[..(fds.len() + 1).min(3)];
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(polled, PollTimeout::NONE) {
                 Ok(_) => break,
                 Err(nix::Error::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        let fired = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
-        let woken = Woken { ready: fired(&fds[0]), waker: fired(&fds[1]) };
-        if woken.waker {
+        let woken = polled[0].revents().is_some_and(|r| !r.is_empty());
+        if woken {
             let _ = self.0.read();
         }
         Ok(woken)
@@ -65,15 +77,15 @@ mod tests {
         let waker = Waker::new().unwrap();
         waker.wake();
         waker.wake();
-        assert_eq!(waker.wait_readable(reader.as_fd()).unwrap(), Woken { ready: false, waker: true });
+        assert!(waker.wait_readable(&[reader.as_fd()]).unwrap());
         nix::unistd::write(&writer, b"x").unwrap();
-        assert_eq!(waker.wait_readable(reader.as_fd()).unwrap(), Woken { ready: true, waker: false });
+        assert!(!waker.wait_readable(&[reader.as_fd()]).unwrap());
     }
 
     #[test]
     fn a_closed_descriptor_ends_the_wait() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(writer);
-        assert!(Waker::new().unwrap().wait_readable(reader.as_fd()).unwrap().ready);
+        assert!(!Waker::new().unwrap().wait_readable(&[reader.as_fd()]).unwrap());
     }
 }

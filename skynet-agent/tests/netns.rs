@@ -74,7 +74,7 @@ fn the_device_has_the_real_prefix_on_link_and_carries_packets_both_ways() {
         }
         let mut batch = PacketBatch::new();
         let packets = loop {
-            Waker::new().unwrap().wait_readable(tun.as_fd()).unwrap();
+            Waker::new().unwrap().wait_readable(&[tun.as_fd()]).unwrap();
             tun.read_batch(&mut batch).unwrap();
             let udp: Vec<Vec<u8>> = batch
                 .packets()

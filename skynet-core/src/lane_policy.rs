@@ -5,12 +5,13 @@
 //! - **A core is full.** One of the two threads behind a lane is busy ≥ 85 % of the time, twice in a row, and there is
 //!   more than one flow: a flow keeps its lane, so one alone gains nothing.
 //! - **The rate of the 5-tuple is limited**, by a policer or by a cloud's cap per flow: ≥ 20 Mbit/s flow, between 0.05 %
-//!   and 50 % of it is lost over the last second, and the round-trip time is not above what the path can do. A queue
-//!   that is full loses too, but it is slow first; more lanes would only take from others there.
+//!   and 50 % of it is lost over the last second, or at least 2 % over the last 0.4 s, and the round-trip time is not
+//!   above what the path can do. A queue that is full loses too, but it is slow first; more lanes gain nothing there.
 //!
-//! Lanes double, 1 → 2 → 4 → … up to what both ends agreed on, and the result is looked at before the next step. Lanes
-//! opened because of loss that brought less than a tenth more are no reason to open more: it is left alone for 30 s,
-//! then for twice as long each time. Thirty seconds without work, and all but the first are given back.
+//! Lanes double, 1 → 2 → 4 → … up to what both ends agreed on, and the result is looked at before the next step. Where
+//! 2 % is lost all are opened at once: a cap is meant, and another lane is no other flow, so nobody's share grows by it.
+//! Lanes opened because of loss that brought less than a tenth more are no reason to open more: it is left alone for
+//! 30 s, then for twice as long each time. Thirty seconds without work, and all but the first are given back.
 
 use std::collections::VecDeque;
 
@@ -27,8 +28,15 @@ pub const LIMITED_BITS: u64 = 20_000_000;
 /// Loss of a limited lane in parts per million. Below, it is noise; above, the path is broken, not limited. Eight TCP
 /// streams that share a policer at half a millisecond of round-trip time lose 35 %: each has its least window.
 const LIMITED_PPM: core::ops::RangeInclusive<u64> = 500..=500_000;
-/// Loss is looked at over so long.
+/// Loss is looked at over so long,
 const LOSS_WINDOW: Duration = Duration::from_secs(1);
+/// or so long if it is plain: at least so many parts per million,
+const PLAIN_WINDOW: Duration = Duration::from_millis(400);
+const PLAIN_PPM: u64 = 20_000;
+/// and so many messages: as many as may be on their way between two workers without being lost.
+const PLAIN_MESSAGES: u64 = 200;
+/// Above half as much again as the least round-trip time, this much is a queue and not a busy processor.
+const QUEUED: Duration = Duration::from_millis(10);
 /// A pair that moves less than this is idle: bits per second.
 const IDLE_BITS: u64 = 1_000_000;
 /// After so long idle, lanes are given back.
@@ -77,7 +85,7 @@ pub struct PeerLoad<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cause {
     Core,
-    Loss,
+    Loss { plain: bool },
 }
 
 /// A step up, until its effect is known.
@@ -129,7 +137,8 @@ impl LanePolicy {
             && self.wanted < load.most
             && let Some(cause) = self.cause(load, since, now)
         {
-            self.wanted = (self.wanted * 2).min(load.most);
+            let all = cause == Cause::Loss { plain: true };
+            self.wanted = if all { load.most } else { (self.wanted * 2).min(load.most) };
             self.step = Some(Step { cause, at: now, before: self.rate });
             self.losses = Default::default();
             self.full = 0;
@@ -156,15 +165,19 @@ impl LanePolicy {
         if self.full >= FULL_SAMPLES && load.flows > 1 {
             return Some(Cause::Core);
         }
-        let limited = |lane: &LaneLoad| {
+        let lost = |lane: &LaneLoad| {
             let meter = &self.losses[usize::from(lane.lane.port().0)];
-            let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + Duration::from_millis(5);
-            rate(lane.bytes, since) >= LIMITED_BITS
-                && !queued
-                && meter.loss_ppm().is_some_and(|ppm| LIMITED_PPM.contains(&ppm))
+            let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + QUEUED;
+            if rate(lane.bytes, since) < LIMITED_BITS || queued {
+                return None;
+            }
+            meter.loss_ppm().filter(|ppm| LIMITED_PPM.contains(ppm))
         };
-        let loss = now >= self.not_for_loss_until && load.lanes.iter().any(limited);
-        loss.then_some(Cause::Loss)
+        if now < self.not_for_loss_until {
+            return None;
+        }
+        let most = load.lanes.iter().filter_map(lost).max()?;
+        Some(Cause::Loss { plain: most >= PLAIN_PPM })
     }
 
     /// Whether the last step was of use.
@@ -187,7 +200,8 @@ fn rate(bytes: u64, over: Duration) -> u64 {
 /// Loss of one lane over the last seconds, from the two ends' counts.
 ///
 /// What is on its way when a PING leaves looks like loss, so single differences mean little. But it does not add up:
-/// loss is believed when every difference of the later half is above every one of the earlier half.
+/// loss is believed when every difference of the later half is above every one of the earlier half, over a second, or
+/// sooner if by more than can be on its way.
 #[derive(Clone, Debug, Default)]
 struct LossMeter {
     /// When, sent, and sent minus arrived; oldest first.
@@ -210,10 +224,11 @@ impl LossMeter {
         self.samples.push_back((at, sent, sent.wrapping_sub(arrived).cast_signed()));
     }
 
-    /// Parts per million lost; `None` before there is a second to look at.
+    /// Parts per million lost; `None` before there is enough to look at.
     fn loss_ppm(&self) -> Option<u64> {
         let (&(oldest, _, first), &(newest, ..)) = (self.samples.front()?, self.samples.back()?);
-        if newest.saturating_since(oldest) < LOSS_WINDOW {
+        let looked_at = newest.saturating_since(oldest);
+        if looked_at < PLAIN_WINDOW {
             return None;
         }
         let missing = |s: &&(Instant, u32, i32)| s.2.wrapping_sub(first);
@@ -222,11 +237,12 @@ impl LossMeter {
         let worst = early.clone().max_by_key(missing)?;
         let (early, late) = (early.min_by_key(missing)?, late.min_by_key(missing)?);
         if missing(&late) <= missing(&worst) {
-            return Some(0);
+            return (looked_at >= LOSS_WINDOW).then_some(0);
         }
         let sent = u64::from(late.1.wrapping_sub(early.1));
         let lost = u64::try_from(late.2.wrapping_sub(early.2)).unwrap_or(0);
-        (sent > 0).then(|| lost * 1_000_000 / sent)
+        let ppm = (sent > 0).then(|| lost * 1_000_000 / sent)?;
+        (looked_at >= LOSS_WINDOW || (ppm >= PLAIN_PPM && lost >= PLAIN_MESSAGES)).then_some(ppm)
     }
 }
 

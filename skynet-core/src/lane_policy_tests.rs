@@ -68,7 +68,10 @@ impl Pair {
 }
 
 const FULL: Lane = Lane { mbit: 2_000, loss_ppm: 0, busy: 920, rtt_ms: 20 };
-const POLICED: Lane = Lane { mbit: 200, loss_ppm: 20_000, busy: 100, rtt_ms: 20 };
+/// Weak loss: TCP over a long way has found the rate.
+const POLICED: Lane = Lane { mbit: 200, loss_ppm: 15_000, busy: 100, rtt_ms: 20 };
+/// Plain loss: many flows over a short way.
+const HARD_POLICED: Lane = Lane { mbit: 50, loss_ppm: 350_000, busy: 100, rtt_ms: 1 };
 
 #[test]
 fn a_quiet_pair_keeps_one_lane() {
@@ -106,6 +109,16 @@ fn a_policed_lane_opens_more() {
     assert_eq!(pair.run(900, &[POLICED]), 1, "a second is looked at");
     assert_eq!(pair.run(600, &[POLICED]), 2);
     assert_eq!(pair.run(2_800, &[POLICED; 2]), 4);
+}
+
+#[test]
+fn where_a_cap_is_plain_all_lanes_are_opened_within_half_a_second() {
+    let mut pair = Pair::new(4, 8);
+    assert_eq!(pair.run(400, &[HARD_POLICED]), 1, "one interval might be a burst");
+    assert_eq!(pair.run(200, &[HARD_POLICED]), 4);
+    let mut pair = Pair::new(8, 8);
+    assert_eq!(pair.run(400, &[Lane { loss_ppm: 60_000, ..POLICED }]), 1);
+    assert_eq!(pair.run(300, &[Lane { loss_ppm: 60_000, ..POLICED }]), 8);
 }
 
 #[test]

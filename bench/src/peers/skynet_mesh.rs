@@ -29,6 +29,8 @@ pub(super) fn variants() -> Vec<SkynetMesh> {
     vec![
         SkynetMesh::new("skynet-mesh", "the cipher both agents prefer", &[], &[]),
         SkynetMesh::new("skynet-mesh-chacha", "ChaCha20-Poly1305 on all lanes", &chacha, &[]),
+        SkynetMesh::new("skynet-mesh-1t", "one thread for both directions of a lane", &[THREADS, "1"], &[]),
+        SkynetMesh::new("skynet-mesh-2t", "a thread for each direction of a lane", &[THREADS, "2"], &[]),
     ]
 }
 
@@ -69,6 +71,9 @@ impl SkynetMesh {
 
 /// The agent's flag that limits lanes.
 pub(crate) const MAX_LANES: &str = "--max-lanes";
+
+/// The agent's flag that says how many threads a worker has.
+const THREADS: &str = "--worker-threads";
 
 /// Whether `skynet-agent run` knows a flag, by its help.
 pub(crate) fn agent_knows(flag: &str) -> anyhow::Result<bool> {

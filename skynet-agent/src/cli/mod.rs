@@ -16,7 +16,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, parse_advertised, parse_max_lanes};
+use crate::config::{
+    Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, WorkerThreads, parse_advertised, parse_max_lanes,
+    parse_worker_threads,
+};
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
 
@@ -93,6 +96,9 @@ struct AgentArgs {
     /// Lanes to open with every member at once, instead of when the load wants them [default: 1].
     #[arg(long, env = "SKYNET_MIN_LANES", value_name = "N", value_parser = parse_max_lanes)]
     min_lanes: Option<u8>,
+    /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one or two cores, else 2].
+    #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
+    worker_threads: Option<WorkerThreads>,
     /// Where peers reach this node, if nothing on it can know: a port forwarded by hand.
     #[arg(long, env = "SKYNET_ADVERTISE", value_name = "IP:PORT,…", value_delimiter = ',', value_parser = parse_advertised)]
     advertise: Option<Vec<SocketAddr>>,
@@ -119,6 +125,7 @@ impl AgentArgs {
             ciphers: self.cipher,
             max_lanes: self.max_lanes,
             min_lanes: self.min_lanes,
+            worker_threads: self.worker_threads,
             advertise: self.advertise.clone(),
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
@@ -148,6 +155,10 @@ impl AgentArgs {
         push("--cipher", cipher.map(|c| c.get_name().into()));
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
+        push(
+            "--worker-threads",
+            self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),
+        );
         let advertise =
             self.advertise.as_ref().map(|list| list.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
         push("--advertise", advertise.map(|list| list.join(",").into()));

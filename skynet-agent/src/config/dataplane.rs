@@ -46,6 +46,45 @@ pub fn default_max_lanes() -> u8 {
     u8::try_from(cores.clamp(4, MAX_PORTS)).expect("at most MAX_PORTS")
 }
 
+/// OS threads of a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "u8")]
+pub enum WorkerThreads {
+    /// Both halves take turns.
+    One,
+    /// Each half has its own.
+    Two,
+}
+
+impl Default for WorkerThreads {
+    /// A second thread pays where there is a core for it beside the application's.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if cores > 2 { Self::Two } else { Self::One }
+    }
+}
+
+impl TryFrom<u8> for WorkerThreads {
+    type Error = &'static str;
+
+    fn try_from(threads: u8) -> Result<Self, Self::Error> {
+        match threads {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            _ => Err("1 or 2 threads for each worker"),
+        }
+    }
+}
+
+/// A number of threads of a worker.
+///
+/// # Errors
+/// What is allowed.
+pub fn parse_worker_threads(text: &str) -> Result<WorkerThreads, String> {
+    let number: Result<u8, _> = text.parse();
+    number.map_err(|e| e.to_string()).and_then(|n| n.try_into().map_err(str::to_owned))
+}
+
 /// A number of lanes, if it is one.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
-use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, parse_duration};
+use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 
@@ -40,6 +40,7 @@ pub(super) struct DataPlane {
     pub(super) ciphers: Option<Ciphers>,
     pub(super) max_lanes: Option<u8>,
     pub(super) min_lanes: Option<u8>,
+    pub(super) worker_threads: Option<WorkerThreads>,
 }
 
 #[derive(Deserialize, Default)]

@@ -12,6 +12,7 @@
 //! ciphers = "auto"                     # or "chacha20-poly1305"
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
+//! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
 //! [paths]
 //! advertise = ["203.0.113.7:41820"]    # where peers reach this node, if nothing here can know
@@ -48,7 +49,9 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
-pub use dataplane::{Ciphers, check_max_lanes, default_max_lanes, parse_max_lanes};
+pub use dataplane::{
+    Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
+};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, parse_advertised};
 pub use units::parse_duration;
@@ -93,6 +96,8 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Threads of each worker.
+    pub worker_threads: Option<WorkerThreads>,
     /// Where peers reach this node.
     pub advertise: Option<Vec<SocketAddr>>,
     /// Ask the gateway for a port mapping.
@@ -126,6 +131,8 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// Threads of each worker.
+    pub worker_threads: WorkerThreads,
     /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
     pub advertise: Vec<SocketAddr>,
     /// Whether a gateway is asked for a port mapping where a NAT is seen.
@@ -264,6 +271,7 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),

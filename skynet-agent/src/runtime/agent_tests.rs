@@ -58,6 +58,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         ciphers: Default::default(),
         max_lanes: 4,
         min_lanes: 1,
+        worker_threads: Default::default(),
         advertise: Vec::new(),
         port_mapping: false,
         cloud_metadata: false,
@@ -69,9 +70,15 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     let (sink, queues) = queues();
     let node = node_with_a_due_timer();
     let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
-    let plane =
-        DataPlane::start(Arc::clone(&socket), counted, sink.clone(), Offloads::ALL, fault_sender.clone())
-            .unwrap();
+    let plane = DataPlane::start(
+        Arc::clone(&socket),
+        counted,
+        sink.clone(),
+        Offloads::ALL,
+        Default::default(),
+        fault_sender.clone(),
+    )
+    .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),

@@ -1,11 +1,11 @@
-//! The workers: one per open port, each with two OS threads, a UDP socket and a TUN queue of its own.
+//! The workers: one per open port, each with its OS threads, a UDP socket and a TUN queue of its own.
 //!
 //! ```text
 //!              ┌─ worker 0: skynet-in-0, skynet-out-0, the configured UDP port, TUN queue 0
 //!  DataPlane ──┼─ worker 1: skynet-in-1, skynet-out-1, any free UDP port,       TUN queue 1
-//!              └─ …         as lanes want them
+//!              └─ …         as lanes want them           (one thread for both halves: skynet-io-k)
 //! ```
-//! Worker 0's inbound thread runs from the start, because handshakes and relay frames come through it; outbound threads
+//! Worker 0's inbound half runs from the start, because handshakes and relay frames come through it; outbound halves
 //! run while there is a TUN device. The kernel keeps a flow on the TUN queue it last was written to.
 
 use std::io;
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use arc_swap::ArcSwap;
-use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
 use skynet_core::flows::FlowTable;
 use skynet_core::forwarding::ForwardingTable;
@@ -26,17 +25,22 @@ use skynet_core::time::Instant;
 use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
+use super::halves::{InboundIo, OutboundIo, run_inbound, run_outbound};
 use super::load::{BusyBell, CpuMeter};
 use super::queues::QueueSink;
 pub(super) use super::threads::Fault;
-use super::threads::{InboundThread, OutboundThread, Shared, Sockets, Thread, ToInbound, name};
+use super::threads::{Bell, Shared, Sockets, Thread, ToInbound};
 use super::to_tun::{ToTun, WriteState};
+use crate::config::WorkerThreads;
 use crate::tun::TunDevice;
-use crate::udp::UdpSocket;
+use crate::udp::{UdpFigures, UdpSocket};
 
 /// Changes of keys on their way to the inbound thread. It drains them before every batch, so a sender that finds the
 /// queue full waits for one batch at most.
 const COMMANDS: usize = 1_024;
+
+/// Longest wait for a thread to let go of the TUN device. A batch takes a millisecond.
+const LET_GO: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// What `Node` and the workers share.
 pub(super) struct Counted {
@@ -50,9 +54,12 @@ pub(super) struct DataPlane {
     counted: Counted,
     sink: QueueSink,
     coalesce: Offloads,
+    threads: WorkerThreads,
     /// The TUN device, by its first queue.
     tun: Option<TunDevice>,
     workers: [Option<Worker>; MAX_PORTS],
+    /// What the sockets of closed ports have counted.
+    closed: UdpFigures,
 }
 
 /// One port's threads.
@@ -70,6 +77,7 @@ impl DataPlane {
         counted: Counted,
         sink: QueueSink,
         coalesce: Offloads,
+        threads: WorkerThreads,
         faults: mpsc::Sender<Fault>,
     ) -> io::Result<Self> {
         let written = Arc::new(WriteState::new(coalesce));
@@ -81,7 +89,8 @@ impl DataPlane {
             faults,
         });
         let workers = [const { None }; MAX_PORTS];
-        let mut plane = Self { shared, counted, sink, coalesce, tun: None, workers };
+        let mut plane =
+            Self { shared, counted, sink, coalesce, threads, tun: None, workers, closed: UdpFigures::NONE };
         plane.open(PortNo(0), socket)?;
         Ok(plane)
     }
@@ -90,16 +99,17 @@ impl DataPlane {
     pub(super) fn open(&mut self, port: PortNo, socket: Arc<UdpSocket>) -> io::Result<()> {
         self.close(port);
         let (to_inbound, commands) = sync_channel(COMMANDS);
-        let half = InboundThread {
-            shared: Arc::clone(&self.shared),
-            socket: Arc::clone(&socket),
-            half: Inbound::new(port, Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows)),
-            commands,
-            sink: self.sink.clone(),
-            tun: ToTun::new(self.coalesce, Arc::clone(&self.shared.written)),
+        let half = Inbound::new(port, Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows));
+        let tun = ToTun::new(self.coalesce, Arc::clone(&self.shared.written));
+        let io = InboundIo::new(Arc::clone(&socket), half, self.sink.clone(), tun);
+        let name = match self.threads {
+            WorkerThreads::One => format!("skynet-io-{}", port.0),
+            WorkerThreads::Two => format!("skynet-in-{}", port.0),
         };
-        let inbound = Some(Thread::spawn(name("in", port), &self.shared, move |bell| half.run(bell))?);
-        let worker = Worker { to_inbound, inbound, outbound: None, meters: Default::default() };
+        let inbound =
+            Thread::spawn(name, &self.shared, move |shared, bell| run_inbound(io, &commands, shared, bell))?;
+        let worker =
+            Worker { to_inbound, inbound: Some(inbound), outbound: None, meters: Default::default() };
         self.workers[usize::from(port.0)] = Some(worker);
         if let Err(e) = self.attach_worker(port) {
             self.close(port);
@@ -111,6 +121,10 @@ impl DataPlane {
 
     /// Ends the worker of `port`. Its TUN queue and its socket go with it; the kernel spreads its flows anew.
     pub(super) fn close(&mut self, port: PortNo) {
+        if let Some(socket) = self.socket(port) {
+            let UdpFigures { dropped, refused_trains, .. } = self.closed.and(UdpFigures::of(&socket));
+            self.closed = UdpFigures { dropped, refused_trains, ..self.closed };
+        }
         self.set_socket(port, None);
         if let Some(worker) = self.workers[usize::from(port.0)].take() {
             worker.end();
@@ -126,6 +140,11 @@ impl DataPlane {
     /// The socket of a port that is open.
     pub(super) fn socket(&self, port: PortNo) -> Option<Arc<UdpSocket>> {
         self.shared.sockets.load().get(usize::from(port.0))?.clone()
+    }
+
+    /// How the sockets of all ports fare, those closed included.
+    pub(super) fn udp(&self) -> UdpFigures {
+        self.shared.sockets.load().iter().flatten().fold(self.closed, |sum, s| sum.and(UdpFigures::of(s)))
     }
 
     /// Packets flow to and from `tun` from now on.
@@ -150,28 +169,39 @@ impl DataPlane {
         };
         let tun = if port == PortNo(0) { tun.clone() } else { tun.queue()? };
         let queue = tun.clone();
-        let half = OutboundThread {
-            shared: Arc::clone(&self.shared),
-            half: Outbound::new(Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows)),
-            drops: Arc::clone(&self.counted.drops),
-            sink: self.sink.clone(),
-            tun,
-            batch: SendBatch::default(),
-        };
-        // First the thread that reads the queue: one that nobody reads swallows the flows the kernel puts there.
-        worker.outbound = Some(Thread::spawn(name("out", port), &self.shared, move |bell| half.run(bell))?);
+        let drops = Arc::clone(&self.counted.drops);
+        let half = Outbound::new(Arc::clone(&drops), Arc::clone(&self.counted.flows));
+        let io = OutboundIo::new(tun, half, drops, self.sink.clone());
+        // First whoever reads the queue: one that nobody reads swallows the flows the kernel puts there.
+        match self.threads {
+            WorkerThreads::One => worker.tell_inbound(ToInbound::Outbound(Some(Box::new(io)))),
+            WorkerThreads::Two => {
+                let name = format!("skynet-out-{}", port.0);
+                let run = move |shared: &Shared, bell: &Bell| run_outbound(io, shared, bell);
+                worker.outbound = Some(Thread::spawn(name, &self.shared, run)?);
+            }
+        }
         worker.tell_inbound(ToInbound::Tun(Some(queue)));
         Ok(())
     }
 
-    /// Lets go of the TUN device; when this returns no thread holds it but, for one batch, the inbound ones.
+    /// Lets go of the TUN device; when this returns no thread holds it any more.
     pub(super) fn detach(&mut self) {
-        self.tun = None;
+        if self.tun.take().is_none() {
+            return;
+        }
+        let (done, confirmed) = sync_channel(MAX_PORTS);
+        let mut told = 0;
         for worker in self.workers.iter_mut().flatten() {
-            if let Some(outbound) = worker.outbound.take() {
-                outbound.end();
-                worker.tell_inbound(ToInbound::Tun(None));
-            }
+            worker.outbound.take().into_iter().for_each(Thread::end);
+            worker.tell_inbound(ToInbound::Outbound(None));
+            worker.tell_inbound(ToInbound::Tun(None));
+            worker.tell_inbound(ToInbound::Confirm(done.clone()));
+            told += 1;
+        }
+        for _ in 0..told {
+            // One that has ended confirms nothing, and holds nothing either.
+            let _ = confirmed.recv_timeout(LET_GO);
         }
     }
 

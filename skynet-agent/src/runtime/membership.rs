@@ -78,6 +78,7 @@ impl Agent {
             counted,
             sink,
             self.config.coalescing(),
+            self.config.worker_threads,
             self.fault_sender.clone(),
         )
         .context("starting the data plane")?;

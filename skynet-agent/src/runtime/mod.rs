@@ -3,14 +3,15 @@
 //! ```text
 //!  control socket ─┐                             ┌─ skynet-in-0   UDP → TUN
 //!  TCP to relay ───┼─ control task ── Node ──────┤      ▲ keys, snapshots │ bounded queues
-//!  netlink, timers ┘   (tokio, one thread)       ├─ skynet-out-0  TUN → UDP
-//!                                                └─ … two more for every further port that lanes want
+//!  netlink, timers ┘   (tokio, one thread)       ├─ skynet-out-0  TUN → UDP     (or skynet-io-0 for both)
+//!                                                └─ … the same for every further port that lanes want
 //! ```
 //! The control task is the only caller of `Node`; the threads own the worker's halves. A thread that fails ends the
 //! agent: it is never half alive.
 
 mod agent;
 mod data_plane;
+mod halves;
 mod interface;
 mod load;
 mod membership;

@@ -17,6 +17,7 @@ use crate::api::{LaneReport, PeerReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
 use crate::config::Offload;
 use crate::tun::TunWrite;
+use crate::udp::UdpFigures;
 
 impl Agent {
     /// The answer to `status`.
@@ -39,7 +40,7 @@ impl Agent {
             port_mapping: self.reach.mapping_report(clock::monotonic()),
             offloads_off: offloads.iter().filter_map(Fate::off).collect(),
             offload_fallbacks: offloads.iter().filter_map(Fate::fallbacks).collect(),
-            drops: [("UdpSend".to_owned(), self.socket.dropped())].into(),
+            drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
         };
         if let Some(engine) = &self.engine {
             let status = engine.node.status();
@@ -58,9 +59,17 @@ impl Agent {
         report
     }
 
+    /// How the sockets of all ports fare; port 0's alone before the workers run.
+    fn udp(&self) -> UdpFigures {
+        match &self.engine {
+            Some(engine) => engine.plane.udp(),
+            None => UdpFigures::of(&self.socket),
+        }
+    }
+
     /// How the offloads fare, asked of whoever uses them.
     fn offloads(&self) -> [Fate; Offload::ALL.len()] {
-        let udp = self.socket.offloads();
+        let udp = self.udp();
         let tun = self.interface.as_ref().is_none_or(|i| i.tun.has_offload());
         let takes = self.interface.as_ref().map_or(Offloads::ALL, |i| i.tun.takes());
         let written = self.engine.as_ref().map(|e| e.plane.written());
@@ -69,8 +78,8 @@ impl Agent {
         Offload::ALL.map(|offload| {
             let (works, refusals, needs) = match offload {
                 Offload::Tun => (tun, 0, None),
-                Offload::UdpGso => (udp.gso, self.socket.refused_trains(), None),
-                Offload::UdpGro => (udp.gro, 0, None),
+                Offload::UdpGso => (udp.offloads.gso, udp.refused_trains, None),
+                Offload::UdpGro => (udp.offloads.gro, 0, None),
                 Offload::CoalesceTcp => {
                     let works = takes.tcp4 && joins(WriteState::coalesces_tcp);
                     (works, refused(WriteState::refused_tcp), (!tun).then_some(Offload::Tun))

@@ -8,5 +8,7 @@ mod socket;
 mod sys;
 mod train;
 
-pub use socket::{ReceiveBatch, Received, UdpOffloads, UdpSocket, segments_mut};
+pub use socket::{
+    ReceiveBatch, Received, Room, SEND_WAIT, UdpFigures, UdpOffloads, UdpSocket, segments_mut, wait_for_room,
+};
 pub(crate) use sys::set_option;

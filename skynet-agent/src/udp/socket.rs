@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,9 +16,9 @@ use super::train::{SendMessage, Trains};
 const BUFFER_BYTES: i32 = 8 << 20;
 /// What is taken if 8 MiB is refused.
 const BUFFER_BYTES_SMALL: usize = 4 << 20;
-/// How long a send waits for a full socket buffer before its datagrams are dropped, in milliseconds. Waiting is the
-/// back-pressure: packets stay in the TUN queue, where a drop costs no encryption.
-const SEND_WAIT_MS: u16 = 100;
+/// How long a send waits for a full socket buffer before its datagrams are dropped. Waiting is the back-pressure: packets
+/// stay in the TUN queue, where a drop costs no encryption.
+pub const SEND_WAIT: Duration = Duration::from_millis(100);
 /// Receive buffers per batch. Each may hold a whole GRO train, so eight are as good as more (measured).
 const RECEIVE_COUNT: usize = 8;
 /// One GRO train is at most 64 KiB.
@@ -36,6 +37,42 @@ impl UdpOffloads {
     /// All of them: the default.
     pub const ALL: Self = Self { gso: true, gro: true };
 }
+
+/// How one socket fares, or several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UdpFigures {
+    /// What works with every one of them.
+    pub offloads: UdpOffloads,
+    /// See [`UdpSocket::dropped`].
+    pub dropped: u64,
+    /// See [`UdpSocket::refused_trains`].
+    pub refused_trains: u64,
+}
+
+impl UdpFigures {
+    /// Of no socket.
+    pub const NONE: Self = Self { offloads: UdpOffloads::ALL, dropped: 0, refused_trains: 0 };
+
+    /// Of this one.
+    pub fn of(socket: &UdpSocket) -> Self {
+        let (dropped, refused_trains) = (socket.dropped(), socket.refused_trains());
+        Self { offloads: socket.offloads(), dropped, refused_trains }
+    }
+
+    /// Of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (a, b) = (self.offloads, other.offloads);
+        Self {
+            offloads: UdpOffloads { gso: a.gso && b.gso, gro: a.gro && b.gro },
+            dropped: self.dropped + other.dropped,
+            refused_trains: self.refused_trains + other.refused_trains,
+        }
+    }
+}
+
+/// Waits a bounded time for room in the buffer of a socket: whether there is any.
+pub type Room<'a> = dyn FnMut(BorrowedFd<'_>) -> io::Result<bool> + 'a;
 
 /// One UDP port: shared by the outbound and the inbound half of a worker and by the control task.
 pub struct UdpSocket {
@@ -129,8 +166,24 @@ impl UdpSocket {
     /// # Errors
     /// The first refused datagram's error; what could be sent was sent, the rest is counted in [`Self::dropped`].
     pub fn send_train(&self, to: SocketAddr, ecn: u8, bytes: &[u8], segment: usize) -> io::Result<()> {
+        self.send_train_while(to, ecn, bytes, segment, &mut wait_for_room)
+    }
+
+    /// As [`Self::send_train`], with something to do while the socket's buffer is full: `room` waits for room, for a
+    /// bounded time, and says whether there is any.
+    ///
+    /// # Errors
+    /// As [`Self::send_train`], and those of `room`.
+    pub fn send_train_while(
+        &self,
+        to: SocketAddr,
+        ecn: u8,
+        bytes: &[u8],
+        segment: usize,
+        room: &mut Room<'_>,
+    ) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
-        self.trains.send(&self.socket, to, ecn, bytes, segment)
+        self.trains.send(&mut Leaf { socket: &self.socket, room }, to, ecn, bytes, segment)
     }
 
     /// Sends one datagram, with its own TTL (hop limit) if one is given.
@@ -140,7 +193,8 @@ impl UdpSocket {
     pub fn send_one(&self, to: SocketAddr, bytes: &[u8], ttl: Option<u8>) -> io::Result<()> {
         let Some(to) = self.destination(to) else { return Err(no_ipv6()) };
         let options = SendOptions { ttl, ..SendOptions::default() };
-        self.trains.send_plain(&self.socket, to, bytes, bytes.len().max(1), options)
+        let mut leaf = Leaf { socket: &self.socket, room: &mut wait_for_room };
+        self.trains.send_plain(&mut leaf, to, bytes, bytes.len().max(1), options)
     }
 
     /// `to` in the socket's own family.
@@ -170,23 +224,40 @@ impl UdpSocket {
     }
 }
 
-impl SendMessage for Socket {
-    fn send_message(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
+/// A socket, and what to do while its buffer is full.
+struct Leaf<'a> {
+    socket: &'a Socket,
+    room: &'a mut Room<'a>,
+}
+
+impl SendMessage for Leaf<'_> {
+    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
         loop {
-            match sys::send(self.as_fd(), to, bytes, options) {
+            match sys::send(self.socket.as_fd(), to, bytes, options) {
                 Ok(_) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
-                    match poll(&mut fds, PollTimeout::from(SEND_WAIT_MS)) {
-                        Ok(0) => return Err(e),
-                        Ok(_) | Err(nix::Error::EINTR) => {}
-                        Err(e) => return Err(e.into()),
+                    if !(self.room)(self.socket.as_fd())? {
+                        return Err(e);
                     }
                 }
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// Waits for room in the buffer of `socket`; false if it stays full for [`SEND_WAIT`].
+///
+/// # Errors
+/// The kernel's.
+pub fn wait_for_room(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(socket, PollFlags::POLLOUT)];
+    let wait = PollTimeout::try_from(SEND_WAIT).expect("a tenth of a second");
+    match poll(&mut fds, wait) {
+        Ok(0) => Ok(false),
+        Ok(_) | Err(nix::Error::EINTR) => Ok(true),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -22,7 +22,7 @@ const MAX_PAYLOAD: usize = 65_507;
 /// The system call under a train. A test stands in for a kernel that refuses.
 pub(super) trait SendMessage {
     /// Sends `bytes` to `to`, waiting a bounded time for room.
-    fn send_message(&self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()>;
+    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()>;
 }
 
 /// How trains leave one socket, and what became of them.
@@ -57,7 +57,7 @@ impl Trains {
     /// As [`super::UdpSocket::send_train`].
     pub(super) fn send(
         &self,
-        leaf: &impl SendMessage,
+        leaf: &mut impl SendMessage,
         to: SocketAddr,
         ecn: u8,
         bytes: &[u8],
@@ -84,7 +84,7 @@ impl Trains {
 
     fn send_segmented(
         &self,
-        leaf: &impl SendMessage,
+        leaf: &mut impl SendMessage,
         to: SocketAddr,
         part: &[u8],
         size: u16,
@@ -115,7 +115,7 @@ impl Trains {
     /// Each datagram by a call of its own. What is refused is counted; the others go on, unless the buffer stays full.
     pub(super) fn send_plain(
         &self,
-        leaf: &impl SendMessage,
+        leaf: &mut impl SendMessage,
         to: SocketAddr,
         bytes: &[u8],
         segment: usize,

@@ -16,7 +16,7 @@ struct Kernel {
 }
 
 impl SendMessage for Kernel {
-    fn send_message(&self, _to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
+    fn send_message(&mut self, _to: SocketAddr, bytes: &[u8], options: SendOptions) -> io::Result<()> {
         let segment = options.segment.map_or(bytes.len(), usize::from);
         if options.segment.is_some() {
             let train = self.trains.replace_with(|n| *n + 1);
@@ -50,15 +50,15 @@ fn a_refused_train_is_sent_again_datagram_by_datagram_whichever_it_is() {
     for errno in [libc::EIO, libc::EINVAL] {
         // 200 datagrams are four trains; the one refused first is each in turn.
         for from in 0..4 {
-            let kernel = Kernel { refuse_train: Some((from, errno)), ..Kernel::default() };
+            let mut kernel = Kernel { refuse_train: Some((from, errno)), ..Kernel::default() };
             let trains = Trains::new(true);
             let batch = batch(200);
-            trains.send(&kernel, to(), 0, &batch, 1000).unwrap();
+            trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap();
             assert_eq!(*kernel.sent.borrow(), datagrams(&batch), "errno {errno}, train {from}");
             assert_eq!((trains.segments(), trains.refusals(), trains.dropped()), (false, 1, 0));
             // Off for good: the kernel is not asked again.
             let asked = *kernel.trains.borrow();
-            trains.send(&kernel, to(), 0, &batch, 1000).unwrap();
+            trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap();
             assert_eq!((*kernel.trains.borrow(), trains.refusals()), (asked, 1));
             assert_eq!(kernel.sent.borrow().len(), 2 * 201);
         }
@@ -69,14 +69,14 @@ fn a_refused_train_is_sent_again_datagram_by_datagram_whichever_it_is() {
 fn segments_above_the_mtu_are_counted_drops_and_segmentation_stays() {
     // Linux has answered this with EINVAL and later with EMSGSIZE.
     for train_errno in [libc::EINVAL, libc::EMSGSIZE] {
-        let kernel = Kernel {
+        let mut kernel = Kernel {
             refuse_train: Some((0, train_errno)),
             mtu: Some((900, libc::EMSGSIZE)),
             ..Kernel::default()
         };
         let trains = Trains::new(true);
         let batch = batch(10);
-        let error = trains.send(&kernel, to(), 0, &batch, 1000).unwrap_err();
+        let error = trains.send(&mut kernel, to(), 0, &batch, 1000).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
         assert_eq!((trains.segments(), trains.refusals()), (true, 0));
         // Of a train that was refused whole, datagram by datagram, the short one fits.
@@ -88,9 +88,9 @@ fn segments_above_the_mtu_are_counted_drops_and_segmentation_stays() {
 #[test]
 fn no_other_error_turns_segmentation_off() {
     for errno in [libc::EAGAIN, libc::ENOBUFS, libc::ENETUNREACH, libc::EPERM, libc::ECONNREFUSED] {
-        let kernel = Kernel { refuse_train: Some((0, errno)), ..Kernel::default() };
+        let mut kernel = Kernel { refuse_train: Some((0, errno)), ..Kernel::default() };
         let trains = Trains::new(true);
-        assert!(trains.send(&kernel, to(), 0, &batch(10), 1000).is_err());
+        assert!(trains.send(&mut kernel, to(), 0, &batch(10), 1000).is_err());
         assert_eq!((trains.segments(), trains.refusals(), trains.dropped()), (true, 0, 11));
     }
 }

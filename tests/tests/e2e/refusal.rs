@@ -12,16 +12,20 @@ use crate::{DIRECT, Story};
 struct Refusal {
     /// At the receiver or at the sender.
     at: &'static str,
-    thread: &'static str,
+    /// The thread that receives or sends: its name if it has a half of its own, or both.
+    thread: [&'static str; 2],
     call: &'static str,
     error: &'static str,
     /// What is not used any more.
     off: &'static str,
 }
 
+const RECEIVES: [&str; 2] = ["skynet-in-0", "skynet-io-0"];
+const SENDS: [&str; 2] = ["skynet-out-0", "skynet-io-0"];
+
 const REFUSALS: [Refusal; 2] = [
-    Refusal { at: "b1", thread: "skynet-in-0", call: "writev", error: "EINVAL", off: "coalesce-udp" },
-    Refusal { at: "a1", thread: "skynet-out-0", call: "sendmsg", error: "EIO", off: "udp-gso" },
+    Refusal { at: "b1", thread: RECEIVES, call: "writev", error: "EINVAL", off: "coalesce-udp" },
+    Refusal { at: "a1", thread: SENDS, call: "sendmsg", error: "EIO", off: "udp-gso" },
 ];
 
 #[test]
@@ -37,7 +41,7 @@ fn an_offload_the_kernel_refuses_at_run_time_is_given_up_and_its_batch_is_not_lo
     for Refusal { at, thread, call, error, off } in REFUSALS {
         let agent = story.fleet.agent(at);
         assert!(!agent.status().unwrap().offloads_off.contains_key(off));
-        let threads = syscalls::threads(agent.id().unwrap(), &[thread]).unwrap();
+        let threads = syscalls::threads(agent.id().unwrap(), &thread).unwrap();
         let tracer = syscalls::fail(agent.namespace(), threads[0].0, call, error, (10, 0)).unwrap();
         let report = transfer::udp(ends, &plan).unwrap();
         drop(tracer);
@@ -49,7 +53,7 @@ fn an_offload_the_kernel_refuses_at_run_time_is_given_up_and_its_batch_is_not_lo
         assert_eq!(warnings, 1, "{}", agent.log_end());
     }
     // By TCP, where also acknowledgements are written: what they lose is sent again.
-    let threads = syscalls::threads(b.id().unwrap(), &["skynet-in-0"]).unwrap();
+    let threads = syscalls::threads(b.id().unwrap(), &RECEIVES).unwrap();
     let tracer = syscalls::fail(b.namespace(), threads[0].0, "writev", "EINVAL", (20, 7)).unwrap();
     transfer::tcp(ends, &TcpPlan::bulk(2, Amount::Bytes(5_000_001))).unwrap();
     drop(tracer);
