@@ -117,8 +117,10 @@ fn an_honest_answer_is_a_grant() {
 
 #[test]
 fn whatever_a_gateway_says_the_answer_is_bounded_and_no_grant() {
+    let bystander = TcpListener::bind("127.5.99.1:8080").unwrap();
+    bystander.set_nonblocking(true).unwrap();
     let deep = "<a>".repeat(5_000);
-    let elsewhere = "http://127.5.99.1:80/desc.xml";
+    let elsewhere = "http://127.5.99.1:8080/desc.xml";
     let endless: Pages = Arc::new(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n<root>");
         while stream.write_all(&[b' '; 65_536]).is_ok() {}
@@ -127,7 +129,7 @@ fn whatever_a_gateway_says_the_answer_is_bounded_and_no_grant() {
     let nested: Pages = Arc::new(move |_, stream| body(stream, &deep));
     let foreign: Pages = Arc::new(|_, stream| {
         let service = "<serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
-                       <SCPDURL>http://127.5.99.1/s</SCPDURL><controlURL>http://127.5.99.1/c</controlURL>";
+                       <SCPDURL>http://127.5.99.1:8080/s</SCPDURL><controlURL>http://127.5.99.1:8080/c</controlURL>";
         body(
             stream,
             &format!("<root><device><serviceList><service>{service}</service></serviceList></device></root>"),
@@ -169,6 +171,7 @@ fn whatever_a_gateway_says_the_answer_is_bounded_and_no_grant() {
         assert!(granted.is_err(), "{what}: {granted:?}");
         assert!(took < BOUND, "{what}: {took:?}");
     }
+    assert!(bystander.accept().is_err(), "nobody was sent to another host");
 }
 
 #[test]
