@@ -91,7 +91,8 @@ fn a_gateway_is_asked_at_once_when_a_nat_is_seen() {
 
 #[test]
 fn nobody_is_asked_without_a_nat_a_gateway_or_permission() {
-    let changes: [(&str, fn(&mut World)); 6] = [
+    type Change = (&'static str, fn(&mut World));
+    let changes: [Change; 6] = [
         ("public host", |w| w.local.push(ip(OUTSIDE))),
         ("no gateway", |w| w.gateway = None),
         ("nobody says how we are seen", |w| w.observed = None),

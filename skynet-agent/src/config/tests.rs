@@ -195,7 +195,7 @@ fn addresses_to_advertise_are_ones_that_peers_may_try() {
         assert!(parse_advertised(wrong).is_err());
     }
     assert!(message("[paths]\nadvertise = [\"203.0.113.7\"]").contains("line 2"));
-    let many = vec!["\"203.0.113.7:1\""; MAX_ADVERTISED + 1].join(", ");
+    let many = ["\"203.0.113.7:1\""; MAX_ADVERTISED + 1].join(", ");
     assert!(message(&format!("[paths]\nadvertise = [{many}]")).contains("at most 8"));
     let overrides = Overrides {
         advertise: Some(vec!["203.0.113.9:2".parse().unwrap()]),

@@ -16,6 +16,7 @@ const BOUND: Duration = Duration::from_secs(12);
 
 type Datagrams = Arc<dyn Fn(&[u8]) -> Vec<Vec<u8>> + Send + Sync>;
 type Pages = Arc<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
+type Case = (&'static str, Datagrams, Option<&'static str>, Pages);
 
 /// A gateway at 127.5.`number`.1 that lives as long as the test's process.
 fn gateway(number: u8, datagrams: Datagrams, location: Option<&str>, pages: Pages) -> Gateway {
@@ -138,7 +139,7 @@ fn whatever_a_gateway_says_the_answer_is_bounded_and_no_grant() {
     let garbage: Datagrams = Arc::new(|request| vec![request.iter().map(|b| !b).collect(), vec![0xff; 3]]);
     let echo: Datagrams = Arc::new(|request| vec![request.to_vec()]);
     let huge: Datagrams = Arc::new(|_| vec![vec![2; 9_000]]);
-    let cases: Vec<(&str, Datagrams, Option<&str>, Pages)> = vec![
+    let cases: Vec<Case> = vec![
         ("silence", silent(), None, no_pages()),
         ("garbage", garbage, None, no_pages()),
         ("an echo", echo, None, no_pages()),

@@ -50,6 +50,8 @@ struct CloudAddress {
     enabled: bool,
     task: JoinSet<Option<PublicAddress>>,
     found: Option<PublicAddress>,
+    /// It has spoken, or nobody has in its place: until then no gateway is asked, for there may be nothing to map.
+    settled: bool,
     /// To be asked then.
     due: Option<Instant>,
     asked: Option<Instant>,
@@ -67,6 +69,7 @@ impl Reach {
                 enabled: config.cloud_metadata,
                 task: JoinSet::new(),
                 found: None,
+                settled: !config.cloud_metadata,
                 due: config.cloud_metadata.then_some(now),
                 asked: None,
                 disbelieved: None,
@@ -109,6 +112,7 @@ impl Reach {
                     tracing::debug!(cloud = cloud.name(), %ip, "public address by the metadata service");
                 }
                 self.cloud.found = found;
+                self.cloud.settled = true;
             }
             Reached::Due => {
                 self.mapping.handle_timeout(now);
@@ -144,7 +148,7 @@ impl Reach {
         let around = Surroundings {
             gateway: *gateway,
             port: *port,
-            observed: *observed,
+            observed: observed.filter(|_| self.cloud.settled),
             local,
             one_to_one: one_to_one.is_some(),
         };
