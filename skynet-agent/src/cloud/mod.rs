@@ -74,7 +74,7 @@ impl Silence {
     }
 }
 
-/// Asks all clouds at once; at most twice [`PATIENCE`]. Of several that answer, as an imitation of one by another does, the
+/// Asks all clouds at once; 400 ms at most. Of several that answer, as an imitation of one by another does, the
 /// first in the order of [`Cloud`] counts.
 pub async fn public_address(service: SocketAddr) -> Option<PublicAddress> {
     let (ec2, gce, azure, openstack) =
