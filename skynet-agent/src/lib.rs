@@ -6,12 +6,14 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod cloud;
 pub mod config;
 pub mod entropy;
 pub mod fingerprint;
 pub mod icmp;
 pub mod netcfg;
 pub mod notify;
+pub mod port_mapping;
 pub mod privileges;
 pub mod runtime;
 pub mod secret;

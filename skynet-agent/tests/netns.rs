@@ -8,7 +8,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use skynet_agent::netcfg::{NetConfig, Netlink, Prefix, candidates, overlap, watch_changes};
+use skynet_agent::netcfg::{NetConfig, Netlink, Prefix, candidates, gateway, overlap, watch_changes};
 use skynet_agent::tun::{PacketBatch, TunDevice, TunError, TunRead, TunWrite, Written};
 use skynet_agent::wake::Waker;
 use skynet_core::offload::VnetHeader;
@@ -184,9 +184,55 @@ fn collisions_are_found_in_what_the_kernel_reports() {
         ip(&["route", "add", "10.77.8.0/24", "dev", "eth0", "table", "200"]);
         let error = overlap::check(&overlay, &net.snapshot().await.unwrap(), None).unwrap_err();
         assert!(error.to_string().contains("10.77.8.0/24 (eth0)"), "{error}");
+    });
+}
 
-        let candidates = candidates::host_candidates(&net.snapshot().await.unwrap(), None, 99, true);
-        assert_eq!(candidates, ["10.0.0.2:99".parse().unwrap()]);
+#[test]
+fn the_kernels_own_words_tell_the_underlay_and_its_gateway() {
+    in_namespace(|| async {
+        let net = Netlink::open().unwrap();
+        let seen = async || {
+            let snapshot = net.snapshot().await.unwrap();
+            let candidates = candidates::host_candidates(&snapshot, None, 99, true);
+            let addresses: Vec<String> = candidates.iter().map(|c| c.ip().to_string()).collect();
+            (
+                addresses,
+                gateway::default_gateway(&snapshot, None).map(|g| (g.address.to_string(), g.own.to_string())),
+            )
+        };
+        veth("eth0");
+        ip(&["addr", "add", "10.0.0.2/8", "dev", "eth0"]);
+        assert_eq!(seen().await, (vec![], None), "a pair with no router behind it leads into a container");
+        ip(&["route", "add", "default", "via", "10.0.0.1", "metric", "100"]);
+        let gateway = Some(("10.0.0.1".to_owned(), "10.0.0.2".to_owned()));
+        assert_eq!(seen().await, (vec!["10.0.0.2".to_owned()], gateway.clone()));
+        // IPv6: deprecated ones are not told.
+        for (address, life) in [("2001:db8::5/64", "forever"), ("2001:db8::6/64", "0")] {
+            ip(&[
+                "addr",
+                "add",
+                address,
+                "dev",
+                "eth0",
+                "nodad",
+                "preferred_lft",
+                life,
+                "valid_lft",
+                "forever",
+            ]);
+        }
+        let expected = (["10.0.0.2", "2001:db8::5"].map(str::to_owned).to_vec(), gateway);
+        assert_eq!(seen().await, expected);
+        // A container engine's bridge, and another tunnel.
+        ip(&["link", "add", "mybridge", "type", "bridge"]);
+        ip(&["addr", "add", "172.18.0.1/16", "dev", "mybridge"]);
+        veth("c1");
+        ip(&["link", "set", "c1", "master", "mybridge"]);
+        ip(&["link", "set", "mybridge", "up"]);
+        let tun = TunDevice::create("othervpn", 1360, false, false).unwrap();
+        net.bring_up(tun.index().unwrap(), &addresses()).await.unwrap();
+        assert_eq!(seen().await, expected);
+        drop(tun);
     });
 }
 

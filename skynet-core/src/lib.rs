@@ -24,6 +24,7 @@ pub mod node;
 mod noise;
 pub mod offload;
 pub mod path;
+pub mod port_mapping;
 pub mod receive;
 pub mod relay;
 pub mod rng;

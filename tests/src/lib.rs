@@ -13,6 +13,7 @@ pub mod clock;
 pub mod fleet;
 pub mod iperf;
 pub mod lab;
+pub mod metadata;
 pub mod ping;
 pub mod sniffer;
 mod sys;

@@ -14,7 +14,10 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
-pub use report::{AgentState, LaneReport, PeerReport, RelayReport, SelfReport, StatusReport};
+pub use report::{
+    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RelayReport, SelfReport,
+    StatusReport,
+};
 pub use server::{Call, ServeError, Server};
 
 /// Longest request or, times 1,024, answer in bytes: a status of 4,096 peers fits the answer.

@@ -36,6 +36,12 @@ pub struct StatusReport {
     pub relays: Vec<RelayReport>,
     /// The peers it knows, by name.
     pub peers: Vec<PeerReport>,
+    /// Where peers are told that this node can be reached, the best first.
+    #[serde(default)]
+    pub candidates: Vec<CandidateReport>,
+    /// How the port mapping on the gateway stands.
+    #[serde(default)]
+    pub port_mapping: PortMappingReport,
     /// Segmentation offloads that are not in use, and why; empty if all are.
     #[serde(default)]
     pub offloads_off: BTreeMap<String, String>,
@@ -70,6 +76,33 @@ pub struct SelfReport {
     pub port: u16,
     /// Host candidates told to peers.
     pub local_addresses: Vec<String>,
+}
+
+/// An address at which peers are told to try this node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CandidateReport {
+    /// `ip:port`.
+    pub address: String,
+    /// `host`, `global_ipv6`, `server_reflexive`, `port_mapping`, `configured` or `cloud`.
+    pub kind: String,
+    /// Who told it: `interface`, `relay`, `PCP at 192.168.1.1`, `configuration`, `EC2 metadata` …
+    pub source: String,
+}
+
+/// The port mapping on the gateway.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PortMappingReport {
+    /// `off`, `not_needed` (no NAT is seen, or no gateway), `asking`, `mapped`, `no_answer`, `refused`, `implausible`
+    /// or `double_nat`.
+    pub state: String,
+    /// The router of the IPv4 default route.
+    pub gateway: Option<String>,
+    /// `PCP`, `NAT-PMP` or `UPnP IGD`.
+    pub protocol: Option<String>,
+    /// Where it maps to, or the private address that shows a double NAT.
+    pub external: Option<String>,
+    /// Seconds until it is asked again.
+    pub retry_s: Option<u64>,
 }
 
 /// One relay.

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, WorkerThreads, parse_max_lanes,
-    parse_mtu, parse_worker_threads,
+    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, WorkerThreads, parse_advertised,
+    parse_max_lanes, parse_mtu, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -102,6 +102,15 @@ struct AgentArgs {
     /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one or two cores, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
+    /// Where peers reach this node, if nothing on it can know: a port forwarded by hand.
+    #[arg(long, env = "SKYNET_ADVERTISE", value_name = "IP:PORT,…", value_delimiter = ',', value_parser = parse_advertised)]
+    advertise: Option<Vec<SocketAddr>>,
+    /// Ask the gateway for a port mapping (PCP, NAT-PMP, UPnP) where a NAT is seen [default: true].
+    #[arg(long, env = "SKYNET_PORT_MAPPING", value_name = "BOOL")]
+    port_mapping: Option<bool>,
+    /// Ask the cloud's metadata service for the public address [default: true].
+    #[arg(long, env = "SKYNET_CLOUD_METADATA", value_name = "BOOL")]
+    cloud_metadata: Option<bool>,
 }
 
 impl AgentArgs {
@@ -121,6 +130,9 @@ impl AgentArgs {
             min_lanes: self.min_lanes,
             mtu: self.mtu,
             worker_threads: self.worker_threads,
+            advertise: self.advertise.clone(),
+            port_mapping: self.port_mapping,
+            cloud_metadata: self.cloud_metadata,
         };
         Ok(Config::load(overrides)?)
     }
@@ -152,6 +164,11 @@ impl AgentArgs {
             "--worker-threads",
             self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),
         );
+        let advertise =
+            self.advertise.as_ref().map(|list| list.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
+        push("--advertise", advertise.map(|list| list.join(",").into()));
+        push("--port-mapping", self.port_mapping.map(|on| on.to_string().into()));
+        push("--cloud-metadata", self.cloud_metadata.map(|on| on.to_string().into()));
         flags
     }
 }
@@ -213,7 +230,21 @@ mod tests {
 
     #[test]
     fn flags_survive_the_way_to_the_background_process_and_the_token_does_not() {
-        let line = ["skynet-agent", "up", "--token", "skj1.x", "--port", "7", "--name", "a"];
+        let addresses = "203.0.113.7:41820,[2001:db8::7]:41820";
+        let line = [
+            "skynet-agent",
+            "up",
+            "--token",
+            "skj1.x",
+            "--port",
+            "7",
+            "--name",
+            "a",
+            "--advertise",
+            addresses,
+        ]
+        .into_iter()
+        .chain(["--port-mapping", "false"]);
         let Verb::Up(args) = Cli::try_parse_from(line).unwrap().verb else { panic!("not up") };
         let flags: Vec<_> = args.agent.to_flags().into_iter().map(|f| f.into_string().unwrap()).collect();
         assert!(!flags.iter().any(|f| f.contains("skj1")));
@@ -221,5 +252,7 @@ mod tests {
         let Verb::Run(run) = Cli::try_parse_from(again).unwrap().verb else { panic!("not run") };
         assert_eq!(run.agent.port, args.agent.port);
         assert_eq!(run.agent.name.as_deref(), Some("a"));
+        assert_eq!(run.agent.advertise.map(|a| a.len()), Some(2));
+        assert_eq!((run.agent.port_mapping, run.agent.cloud_metadata), (Some(false), None));
     }
 }

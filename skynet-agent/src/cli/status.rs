@@ -8,7 +8,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{AskArgs, Exit, Failure, format};
-use crate::api::{AgentState, Client, PeerReport, Request, StatusReport};
+use crate::api::{AgentState, Client, PeerReport, PortMappingReport, Request, StatusReport};
 
 #[derive(Args)]
 pub(super) struct StatusArgs {
@@ -65,6 +65,9 @@ fn render(status: &StatusReport) -> String {
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
         let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
     }
+    if let Some(line) = mapping_line(&status.port_mapping) {
+        let _ = writeln!(out, "{line}");
+    }
     if !status.offloads_off.is_empty() {
         let off: Vec<String> =
             status.offloads_off.iter().map(|(name, why)| format!("{name} ({why})")).collect();
@@ -76,6 +79,22 @@ fn render(status: &StatusReport) -> String {
         let _ = writeln!(out, "{}", table(&status.peers));
     }
     out
+}
+
+/// Only what a person can use or cure.
+fn mapping_line(mapping: &PortMappingReport) -> Option<String> {
+    let external = mapping.external.as_deref().unwrap_or("?");
+    let gateway = mapping.gateway.as_deref().unwrap_or("the gateway");
+    match mapping.state.as_str() {
+        "mapped" => {
+            let protocol = mapping.protocol.as_deref().unwrap_or("?");
+            Some(format!("port mapping {external}  {protocol} at {gateway}"))
+        }
+        "double_nat" => Some(format!(
+            "double NAT: {gateway} maps to {external}, which is private; forward the port on the router in front of it too"
+        )),
+        _ => None,
+    }
 }
 
 fn table(peers: &[PeerReport]) -> String {
@@ -164,6 +183,14 @@ mod tests {
                 peer("d1", "none", None),
                 PeerReport { online: Some(false), ..peer("e1", "none", None) },
             ],
+            candidates: Vec::new(),
+            port_mapping: PortMappingReport {
+                state: "mapped".to_owned(),
+                gateway: Some("192.168.1.1".to_owned()),
+                protocol: Some("PCP".to_owned()),
+                external: Some("198.51.100.2:41820".to_owned()),
+                retry_s: None,
+            },
             offloads_off: [("udp-gso".to_owned(), "switched off".to_owned())].into(),
             offload_fallbacks: std::collections::BTreeMap::new(),
             drops: std::collections::BTreeMap::new(),
@@ -171,6 +198,7 @@ mod tests {
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
+port mapping 198.51.100.2:41820  PCP at 192.168.1.1
 offloads off: udp-gso (switched off)
  NAME  ADDRESS   PATH                           RTT   MTU       RX    TX  LAST  CIPHER       LANES
  b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1

@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) relay: Option<SocketAddr>,
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
+    pub(super) paths: Paths,
     pub(super) peer: Vec<Peer>,
 }
 
@@ -45,6 +46,14 @@ pub(super) struct DataPlane {
     pub(super) mtu_min: Option<u16>,
     pub(super) mtu_max: Option<u16>,
     pub(super) worker_threads: Option<WorkerThreads>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Paths {
+    pub(super) advertise: Option<Vec<SocketAddr>>,
+    pub(super) port_mapping: Option<bool>,
+    pub(super) cloud_metadata: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -15,6 +15,11 @@
 //! mtu = "auto"                         # or bytes
 //! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
+//! [paths]
+//! advertise = ["203.0.113.7:41820"]    # where peers reach this node, if nothing here can know
+//! port_mapping = true                  # ask the gateway for one
+//! cloud_metadata = true                # ask the cloud for the public address
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -30,6 +35,7 @@ mod dataplane;
 mod file;
 mod mtu;
 mod offload;
+mod paths;
 mod units;
 
 use std::io;
@@ -50,6 +56,7 @@ pub use dataplane::{
 };
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
+pub use paths::{MAX_ADVERTISED, parse_advertised};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -96,6 +103,12 @@ pub struct Overrides {
     pub mtu: Option<MtuChoice>,
     /// Threads of each worker.
     pub worker_threads: Option<WorkerThreads>,
+    /// Where peers reach this node.
+    pub advertise: Option<Vec<SocketAddr>>,
+    /// Ask the gateway for a port mapping.
+    pub port_mapping: Option<bool>,
+    /// Ask the cloud for the public address.
+    pub cloud_metadata: Option<bool>,
 }
 
 /// What the agent runs with.
@@ -127,6 +140,12 @@ pub struct Config {
     pub mtu: Mtu,
     /// Threads of each worker.
     pub worker_threads: WorkerThreads,
+    /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
+    pub advertise: Vec<SocketAddr>,
+    /// Whether a gateway is asked for a port mapping where a NAT is seen.
+    pub port_mapping: bool,
+    /// Whether the cloud is asked for the public address.
+    pub cloud_metadata: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -179,6 +198,9 @@ pub enum ConfigError {
     /// The name given as flag or in the environment is wrong.
     #[error("--name or SKYNET_NAME: {0}")]
     Name(String),
+    /// An address given as flag or in the environment is wrong.
+    #[error("--advertise or SKYNET_ADVERTISE: {0}")]
+    Advertise(String),
     /// One value is wrong.
     #[error("{path}: {key}: {what}")]
     Value {
@@ -230,6 +252,10 @@ impl Config {
         let choice = overrides.mtu.or(file.dataplane.mtu).unwrap_or_default();
         let mtu = Mtu::new(choice, file.dataplane.mtu_min, file.dataplane.mtu_max)
             .map_err(|(key, what)| at(&format!("dataplane.{key}"), what))?;
+        let in_file = file.paths.advertise.unwrap_or_default();
+        paths::check_advertised(&in_file).map_err(|what| at("paths.advertise", what))?;
+        let advertise = overrides.advertise.unwrap_or(in_file);
+        paths::check_advertised(&advertise).map_err(ConfigError::Advertise)?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -257,6 +283,9 @@ impl Config {
             min_lanes,
             mtu,
             worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
+            advertise,
+            port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
+            cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             wireguard,
             peers,
         })

@@ -193,3 +193,30 @@ fn offloads_are_switched_off_by_name_and_a_flag_beats_the_file() {
         assert_eq!(offload.as_str().parse(), Ok(offload));
     }
 }
+
+#[test]
+fn addresses_to_advertise_are_ones_that_peers_may_try() {
+    let config = parse("").unwrap();
+    assert!(config.advertise.is_empty() && config.port_mapping && config.cloud_metadata);
+    let file = "[paths]\nadvertise = [\"203.0.113.7:41820\", \"[2001:db8::7]:1\"]\nport_mapping = false\ncloud_metadata = false";
+    let config = parse(file).unwrap();
+    assert_eq!(config.advertise, ["203.0.113.7:41820".parse().unwrap(), "[2001:db8::7]:1".parse().unwrap()]);
+    assert!(!config.port_mapping && !config.cloud_metadata);
+    for wrong in ["203.0.113.7:0", "127.0.0.1:5", "0.0.0.0:5", "169.254.169.254:80", "224.0.0.1:5", "[::1]:5"]
+    {
+        let said = message(&format!("[paths]\nadvertise = [\"{wrong}\"]"));
+        assert!(said.contains("paths.advertise") && said.contains(wrong), "{said}");
+        assert!(parse_advertised(wrong).is_err());
+    }
+    assert!(message("[paths]\nadvertise = [\"203.0.113.7\"]").contains("line 2"));
+    let many = ["\"203.0.113.7:1\""; MAX_ADVERTISED + 1].join(", ");
+    assert!(message(&format!("[paths]\nadvertise = [{many}]")).contains("at most 8"));
+    let overrides = Overrides {
+        advertise: Some(vec!["203.0.113.9:2".parse().unwrap()]),
+        port_mapping: Some(true),
+        ..Overrides::default()
+    };
+    let config = Config::parse(file, Path::new("agent.toml"), overrides).unwrap();
+    assert_eq!(config.advertise, ["203.0.113.9:2".parse().unwrap()]);
+    assert!(config.port_mapping && !config.cloud_metadata);
+}

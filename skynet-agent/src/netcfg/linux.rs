@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -171,10 +171,23 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     });
+    let kind = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind.to_string()),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let master = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    });
     Some(Interface {
         index: link.header.index,
         name,
         mtu: mtu.unwrap_or(1_500),
+        kind,
+        master,
         up: link.header.flags.contains(LinkFlags::Up),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         addresses: Vec::new(),
@@ -198,6 +211,8 @@ fn address(message: &AddressMessage) -> Option<InterfaceAddress> {
         ip: ip?,
         prefix_len: message.header.prefix_len,
         usable: !flags.intersects(unusable),
+        // The same bit says "secondary" of an IPv4 address, which is as good as the first.
+        temporary: flags.contains(AddressFlags::Secondary) && message.header.family == AddressFamily::Inet6,
     })
 }
 
@@ -218,9 +233,12 @@ fn route(message: &RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let mut interface = None;
+    let (mut interface, mut gateway, mut metric) = (None, None, 0);
     for attribute in &message.attributes {
         match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(IpAddr::from(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(IpAddr::from(*ip)),
+            RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = IpAddr::from(*ip),
             RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = IpAddr::from(*ip),
             RouteAttribute::Oif(index) => interface = Some(*index),
@@ -228,7 +246,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         }
     }
     let destination = Prefix::new(destination, message.header.destination_prefix_length)?;
-    Some(Route { destination, interface, ours: is_ours(message) })
+    Some(Route { destination, interface, gateway, metric, ours: is_ours(message) })
 }
 
 fn failed(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetError {

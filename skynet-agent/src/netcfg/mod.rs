@@ -6,10 +6,12 @@
 //! or the next start, which recognise it by its protocol number.
 
 pub mod candidates;
+pub mod gateway;
 mod linux;
 mod monitor;
 pub mod overlap;
 mod prefix;
+mod underlay;
 
 use std::io;
 use std::net::IpAddr;
@@ -24,7 +26,7 @@ pub const UNREACHABLE_METRIC: u32 = 4_000_000_000;
 pub const ROUTE_PROTOCOL: u8 = 117;
 
 /// One network interface with its addresses.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Interface {
     /// The kernel's index.
     pub index: u32,
@@ -36,6 +38,10 @@ pub struct Interface {
     pub loopback: bool,
     /// Largest IP packet it takes.
     pub mtu: u32,
+    /// What the kernel made it of (`IFLA_INFO_KIND`): `bridge`, `veth`, `tun`, `wireguard` …; nothing for a network card.
+    pub kind: Option<String>,
+    /// The bridge, bond or VRF it is part of, by index.
+    pub master: Option<u32>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -49,6 +55,8 @@ pub struct InterfaceAddress {
     pub prefix_len: u8,
     /// May be used as a source for new flows: neither tentative nor deprecated (RFC 4862 §5.5.4).
     pub usable: bool,
+    /// An IPv6 privacy address (RFC 8981): another one tomorrow.
+    pub temporary: bool,
 }
 
 /// One route of any table except the kernel's own list of local addresses.
@@ -58,6 +66,10 @@ pub struct Route {
     pub destination: Prefix,
     /// Index of the interface it leaves through, if it has one.
     pub interface: Option<u32>,
+    /// The router it leads to; none if its destinations are on-link.
+    pub gateway: Option<IpAddr>,
+    /// Of several routes to one destination the least wins.
+    pub metric: u32,
     /// Added by skynet, possibly by a run that was killed.
     pub ours: bool,
 }

@@ -65,21 +65,27 @@ mod tests {
 
     fn machine(address: &str, routes: &[(&str, u32, bool)]) -> Snapshot {
         let (ip, len) = address.split_once('/').unwrap();
-        let address =
-            InterfaceAddress { ip: ip.parse().unwrap(), prefix_len: len.parse().unwrap(), usable: true };
+        let (ip, prefix_len) = (ip.parse().unwrap(), len.parse().unwrap());
+        let address = InterfaceAddress { ip, prefix_len, usable: true, temporary: false };
         let interface = |index, name: &str, addresses| Interface {
             index,
             name: name.to_owned(),
             up: true,
-            loopback: false,
             mtu: 1_500,
             addresses,
+            ..Interface::default()
         };
         Snapshot {
             interfaces: vec![interface(2, "eth0", vec![address]), interface(9, "skynet0", vec![])],
             routes: routes
                 .iter()
-                .map(|&(d, i, ours)| Route { destination: d.parse().unwrap(), interface: Some(i), ours })
+                .map(|&(d, i, ours)| Route {
+                    destination: d.parse().unwrap(),
+                    interface: Some(i),
+                    gateway: None,
+                    metric: 0,
+                    ours,
+                })
                 .collect(),
         }
     }

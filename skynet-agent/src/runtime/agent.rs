@@ -19,11 +19,12 @@ use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
+use super::reach::{Reach, Reached};
 use super::stream::ControlStream;
 use crate::api::{AgentState, Call, Reply, Request, Server};
 use crate::clock;
 use crate::config::Config;
-use crate::netcfg::{NetConfig, Netlink, candidates, watch_changes};
+use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
@@ -43,6 +44,7 @@ pub(super) struct Agent {
     pub(super) local_addresses: Vec<SocketAddr>,
     /// Of the TUN device.
     pub(super) tun_mtu: u16,
+    pub(super) reach: Reach,
     pub(super) stream: ControlStream,
     pub(super) phase: AgentState,
     /// A token is being used for the first time.
@@ -72,6 +74,7 @@ enum Happened {
     Control(ControlStreamEvent),
     Call(Call),
     NetworkChanged,
+    Reached(Reached),
     Busy,
     Sample,
     Timeout,
@@ -89,6 +92,7 @@ impl Agent {
         let net = Netlink::open()?;
         interface::clean_up(&net).await;
         let (fault_sender, faults) = mpsc::channel(4);
+        let reach = Reach::new(&config, clock::monotonic());
         let mut agent = Self {
             config,
             state,
@@ -99,6 +103,7 @@ impl Agent {
             offload_faults,
             local_addresses: Vec::new(),
             tun_mtu: INNER_MTU,
+            reach,
             stream: ControlStream::new(),
             phase: AgentState::NotJoined,
             is_enrolling: false,
@@ -135,10 +140,12 @@ impl Agent {
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
+                Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
             }
+            self.tend_reach();
             self.drain().await?;
         }
         Ok(())
@@ -175,6 +182,7 @@ impl Agent {
             () = busy => Happened::Busy,
             Some(call) = calls.recv() => Happened::Call(call),
             Some(()) = changes.recv() => Happened::NetworkChanged,
+            happened = self.reach.next() => Happened::Reached(happened),
         }
     }
 
@@ -289,19 +297,29 @@ impl Agent {
     /// Tells the core which addresses a peer may try, and how large packets may be.
     pub(super) async fn tell_addresses(&mut self) {
         let own = self.interface.as_ref().map(|i| i.index);
-        let (addresses, link) = match (self.net.snapshot().await, self.socket.port()) {
-            (Ok(snapshot), Ok(port)) => (
-                candidates::host_candidates(&snapshot, own, port, self.socket.is_dual_stack()),
-                candidates::largest_packet(&snapshot, own),
-            ),
+        let (snapshot, port) = match (self.net.snapshot().await, self.socket.port()) {
+            (Ok(snapshot), Ok(port)) => (snapshot, port),
             (Err(e), _) => return tracing::warn!(%e, "host candidates stay as they are"),
             (_, Err(e)) => return tracing::warn!(%e, "host candidates stay as they are"),
         };
+        let addresses = candidates::host_candidates(&snapshot, own, port, self.socket.is_dual_stack());
+        let link = candidates::largest_packet(&snapshot, own);
+        let gateway = gateway::default_gateway(&snapshot, own);
+        self.reach.set_network(gateway, &addresses, port, clock::monotonic());
         self.feed(|node, now| {
             node.set_link_mtu(link, now);
             node.set_local_addresses(&addresses, now);
         });
         self.local_addresses = addresses;
+    }
+
+    /// Tells the core what changed of how port 0 is reached besides.
+    fn tend_reach(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        let now = clock::now();
+        if let Some(candidates) = self.reach.tend(engine.node.observed(), now.mono) {
+            engine.node.set_told_candidates(&candidates, now);
+        }
     }
 
     async fn answer(&mut self, call: Call) {
@@ -332,6 +350,7 @@ impl Agent {
         self.stream.close();
         self.remove_interface().await;
         self.engine = None;
+        self.reach.finish().await;
         interface::clean_up(&self.net).await;
         tracing::info!("stopped");
     }
@@ -339,7 +358,7 @@ impl Agent {
 
 /// Due at the first poll if `deadline` has come: tokio's own sleep takes a millisecond at least, and while messages
 /// keep coming no wait lasts that long.
-async fn sleep_until(deadline: Option<Instant>) {
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
     let Some(at) = deadline else { return std::future::pending().await };
     let left = at.saturating_since(clock::monotonic());
     if !left.is_zero() {

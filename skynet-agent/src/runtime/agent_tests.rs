@@ -62,6 +62,9 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         min_lanes: 1,
         mtu: Default::default(),
         worker_threads: Default::default(),
+        advertise: Vec::new(),
+        port_mapping: false,
+        cloud_metadata: false,
         wireguard: None,
         peers: Vec::new(),
     };
@@ -81,6 +84,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     .unwrap();
     let agent = Agent {
         state: StateDir::open(&dir.join("state")).unwrap(),
+        reach: Reach::new(&config, clock::monotonic()),
         config,
         net: Netlink::open().unwrap(),
         socket,

@@ -18,6 +18,7 @@ mod membership;
 mod offload_faults;
 mod ports;
 mod queues;
+mod reach;
 mod report;
 mod selfcheck;
 mod stream;

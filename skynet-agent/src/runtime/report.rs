@@ -36,6 +36,8 @@ impl Agent {
             },
             relays: Vec::new(),
             peers: Vec::new(),
+            candidates: Vec::new(),
+            port_mapping: self.reach.mapping_report(clock::monotonic()),
             offloads_off: offloads.iter().filter_map(Fate::off).collect(),
             offload_fallbacks: offloads.iter().filter_map(Fate::fallbacks).collect(),
             drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
@@ -45,6 +47,7 @@ impl Agent {
             let now = clock::monotonic();
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
+            report.candidates = self.reach.report(&status.candidates);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
             offload_faults::add_paths(&status.peers, &mut report);
             report.drops.insert("TunWrite".to_owned(), engine.plane.written().drops());

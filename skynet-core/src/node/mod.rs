@@ -5,7 +5,7 @@
 //! workers know of all that: `publish`.
 //!
 //! Methods are of four kinds. *Getters*: [`Node::status`], [`Node::drops`]. *Handlers*: `handle_*`, something
-//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::reset_sessions`]. *Polls*: after any of the others drain
+//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::set_told_candidates`], [`Node::reset_sessions`]. *Polls*: after any of the others drain
 //! [`Node::poll_transmit`], then [`Node::poll_event`], in that order, then read [`Node::poll_timeout`]. `now` never goes
 //! back.
 
@@ -58,7 +58,7 @@ use crate::node::remembered::Remembered;
 use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::check::PunchRate;
-use crate::path::{MtuConfig, ProbeTags};
+use crate::path::{Candidate, MtuConfig, ProbeTags};
 use crate::rng::Rng;
 use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
 use crate::time::{Duration, Instant, Now, earliest};
@@ -189,6 +189,11 @@ impl Node {
         &self.flows
     }
 
+    /// How the relay sees port 0, while it does.
+    pub fn observed(&self) -> Option<SocketAddr> {
+        self.ports.observed()
+    }
+
     /// Our static public key.
     pub fn public_key(&self) -> PublicKey {
         self.local.public()
@@ -294,17 +299,18 @@ impl Node {
     /// have the same addresses with their own.
     pub fn set_local_addresses(&mut self, addresses: &[SocketAddr], now: Now) {
         if self.ports.set_addresses(addresses, now.mono) {
-            let local = self.local_candidates(PortNo(0));
-            for slot in self.peers.slots() {
-                if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-                    path.set_local_candidates(&local, now);
-                }
-                self.drain_path(slot, now);
-            }
+            self.tell_candidates(now);
             for port in 1..MAX_PORTS {
                 self.on_port_changed(PortNo(u8::try_from(port).expect("at most MAX_PORTS ports")), now);
             }
-            self.publish_record(now);
+        }
+        self.settle(now);
+    }
+
+    /// Where port 0 can be reached besides: a port mapping, a cloud's public address, what the operator says.
+    pub fn set_told_candidates(&mut self, candidates: &[Candidate], now: Now) {
+        if self.ports.set_told(candidates) {
+            self.tell_candidates(now);
         }
         self.settle(now);
     }

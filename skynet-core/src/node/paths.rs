@@ -314,6 +314,18 @@ impl Node {
         })
     }
 
+    /// Tells every peer, and the directory, where port 0 can be reached.
+    pub(super) fn tell_candidates(&mut self, now: Now) {
+        let local = self.local_candidates(PortNo(0));
+        for slot in self.peers.slots() {
+            if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                path.set_local_candidates(&local, now);
+            }
+            self.drain_path(slot, now);
+        }
+        self.publish_record(now);
+    }
+
     /// Tells the directory where we can be reached.
     pub(super) fn publish_record(&mut self, now: Now) {
         let endpoints = self

@@ -65,6 +65,8 @@ struct Port {
 pub(super) struct Ports {
     ports: [Port; MAX_PORTS],
     relay: Option<Relay>,
+    /// Where port 0 can be reached besides, as the shell has found out or was told.
+    told: Vec<Candidate>,
     events: VecDeque<NodeEvent>,
 }
 
@@ -117,8 +119,14 @@ impl Ports {
         self.ports.get(usize::from(port.0)).is_some_and(|p| p.state == State::Open)
     }
 
-    /// Where a port can be reached: interface addresses, and the one the relay sees.
-    pub(super) fn candidates(&self, port: PortNo) -> Vec<Candidate> {
+    /// How the relay sees port 0, while it does.
+    pub(super) fn observed(&self) -> Option<SocketAddr> {
+        self.ports[0].client.as_ref().and_then(RelayClient::observed)
+    }
+
+    /// Where a port can be reached: what the shell was told of port 0, the address the relay sees, and interface
+    /// addresses as far as there is room: they are the ones there may be many of.
+    pub(super) fn candidates(&self, no: PortNo) -> Vec<Candidate> {
         let host = |a: &SocketAddr| {
             let kind = match a.ip() {
                 IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => CandidateKind::GlobalV6,
@@ -126,13 +134,15 @@ impl Ports {
             };
             Candidate::new(kind, *a)
         };
-        let Some(port) = self.ports.get(usize::from(port.0)) else { return Vec::new() };
-        let mut candidates: Vec<Candidate> = port.local.iter().map(host).collect();
+        let Some(port) = self.ports.get(usize::from(no.0)) else { return Vec::new() };
+        let mut candidates = if no == PortNo(0) { self.told.clone() } else { Vec::new() };
         if let Some(observed) = port.client.as_ref().and_then(RelayClient::observed)
             && !port.local.contains(&observed)
         {
             candidates.push(Candidate::new(CandidateKind::ServerReflexive, observed));
         }
+        let room = MAX_CANDIDATES.saturating_sub(candidates.len());
+        candidates.extend(port.local.iter().take(room).map(host));
         candidates
     }
 
@@ -161,6 +171,14 @@ impl Ports {
             }
         }
         true
+    }
+
+    /// Where port 0 can be reached besides. False if nothing changed. No binding is renewed: the network has not moved.
+    pub(super) fn set_told(&mut self, candidates: &[Candidate]) -> bool {
+        let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];
+        let changed = self.told != candidates;
+        self.told = candidates.to_vec();
+        changed
     }
 
     /// The shell has bound a socket.
@@ -318,5 +336,26 @@ impl Ports {
 impl Relay {
     fn client(&self, port: PortNo, rng: &mut Rng, now: Instant) -> RelayClient {
         RelayClient::new(RelayClientConfig { lane: port.0, ..self.ticket.clone() }, rng.fork(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_never_crowded_out_by_interfaces_and_is_port_0s_alone() {
+        let mut ports = Ports::new();
+        let many: Vec<SocketAddr> = (1..=40).map(|i| SocketAddr::from(([192, 0, 2, i], 41_820))).collect();
+        assert!(ports.set_addresses(&many, Instant::ZERO));
+        let told = [
+            Candidate::new(CandidateKind::Configured, "203.0.113.7:41820".parse().unwrap()),
+            Candidate::new(CandidateKind::PortMapping, "198.51.100.2:5000".parse().unwrap()),
+        ];
+        assert!(ports.set_told(&told) && !ports.set_told(&told), "a change is one once");
+        let all = ports.candidates(PortNo(0));
+        assert_eq!(all.len(), MAX_CANDIDATES);
+        assert!(told.iter().all(|t| all.contains(t)));
+        assert!(ports.candidates(PortNo(1)).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
-use crate::path::{HistoryEntry, Path};
+use crate::path::{Candidate, HistoryEntry, Path};
 use crate::session::{Suite, Traffic};
 use crate::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub struct Status {
     pub control_connected: bool,
     /// The relay, if a session was tried.
     pub relay: Option<RelayStatus>,
+    /// Where peers are told that port 0 can be reached, best first.
+    pub candidates: Vec<Candidate>,
     /// All known members and configured peers, by name.
     pub peers: Vec<PeerStatus>,
 }
@@ -151,6 +153,7 @@ impl Node {
                 rtt: client.rtt(),
                 observed: client.observed(),
             }),
+            candidates: self.local_candidates(PortNo(0)),
             peers,
         }
     }

@@ -21,7 +21,7 @@ pub enum CandidateKind {
     PortMapping = 2,
     /// Learned from a probe that came from it (RFC 8445 §4).
     PeerReflexive = 3,
-    /// Told by the operator.
+    /// Told by the operator, or by a cloud that translates one to one.
     Configured = 4,
     /// A global IPv6 address of an interface.
     GlobalV6 = 5,
@@ -60,6 +60,9 @@ impl CandidateKind {
     }
 }
 
+/// Between [`CandidateKind::GlobalV6`] and [`CandidateKind::PortMapping`].
+const CLOUD_PRIORITY: u8 = 170;
+
 /// One candidate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {
@@ -75,6 +78,12 @@ impl Candidate {
     /// A candidate with its kind's default priority. A v4-mapped address becomes IPv4.
     pub fn new(kind: CandidateKind, addr: SocketAddr) -> Self {
         Self { kind, priority: kind.priority(), addr: canonical(addr) }
+    }
+
+    /// The public address that a cloud translates to this host one to one. As open as what an operator tells, but tried
+    /// after the addresses of interfaces, which are nearer for a neighbour.
+    pub fn cloud(addr: SocketAddr) -> Self {
+        Self { priority: CLOUD_PRIORITY, ..Self::new(CandidateKind::Configured, addr) }
     }
 
     pub(super) fn from_call(c: &CallCandidate) -> Option<Self> {
@@ -112,6 +121,27 @@ fn ip_is_probe_target(ip: IpAddr, overlay: &[Prefix]) -> bool {
                 && embedded_v4(v6).is_none_or(|v4| ip_is_probe_target(IpAddr::V4(v4), overlay))
         }
     }
+}
+
+/// Does `ip` mean the same host beyond this site? Not what each site numbers for itself: RFC 1918, the shared space of
+/// carriers' NATs (RFC 6598), unique local IPv6 (RFC 4193).
+pub fn is_beyond_site(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_private() || in4(v4, Ipv4Addr::new(100, 64, 0, 0), 10)),
+        IpAddr::V6(v6) => !v6.is_unique_local(),
+    }
+}
+
+/// Does a NAT translate `public`, which a cloud's metadata calls ours, to this host one to one? Only if what a relay sees
+/// agrees: it sees that very address, or, inside the cloud, an address of an interface (`local`), or it is reached by IPv6
+/// and sees nothing of IPv4. Whoever else answers in a metadata service's place could make peers probe a stranger.
+pub fn is_one_to_one(public: IpAddr, observed: Option<SocketAddr>, local: &[IpAddr]) -> bool {
+    let plausible = is_beyond_site(public) && ip_is_probe_target(public.to_canonical(), &[]);
+    let agrees = observed.is_some_and(|o| {
+        let seen = o.ip().to_canonical();
+        seen.is_ipv6() || seen == public.to_canonical() || local.contains(&seen)
+    });
+    plausible && agrees && !local.contains(&public)
 }
 
 const REFUSED_V4: [([u8; 4], u8); 8] = [

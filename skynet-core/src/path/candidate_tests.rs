@@ -110,3 +110,56 @@ fn kinds_survive_the_wire_and_unknown_ones_are_none() {
         assert_eq!(CandidateKind::from_wire(value).map(|k| k as u8), (value < 6).then_some(value));
     }
 }
+
+#[test]
+fn what_every_site_numbers_for_itself_means_nothing_beyond_it() {
+    for (ip, beyond) in [
+        ("10.255.0.1", false),
+        ("172.15.0.1", true),
+        ("172.16.0.1", false),
+        ("172.31.255.255", false),
+        ("192.168.0.1", false),
+        ("100.63.255.255", true),
+        ("100.64.0.0", false),
+        ("100.127.255.255", false),
+        ("100.128.0.0", true),
+        ("::ffff:192.168.0.1", false),
+        ("198.51.100.2", true),
+        ("fd00::1", false),
+        ("2001:db8::1", true),
+    ] {
+        assert_eq!(is_beyond_site(ip.parse().unwrap()), beyond, "{ip}");
+    }
+}
+
+#[test]
+fn a_clouds_address_is_told_as_configured_and_tried_after_the_neighbours() {
+    let cloud = Candidate::cloud("198.51.100.2:7001".parse().unwrap());
+    assert!(cloud.kind == CandidateKind::Configured && cloud.kind.is_open());
+    let order = [CandidateKind::Configured, CandidateKind::Host, CandidateKind::GlobalV6];
+    assert!(order.iter().all(|k| k.priority() > cloud.priority));
+    assert!(CandidateKind::PortMapping.priority() < cloud.priority);
+}
+
+#[test]
+fn a_clouds_word_is_believed_as_far_as_the_relay_sees_the_same() {
+    let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let local = [ip("10.1.0.10"), ip("2001:db8::1")];
+    for (public, observed, believed) in [
+        ("198.51.100.2", Some("198.51.100.2:41820"), true),
+        ("198.51.100.2", Some("198.51.100.2:5000"), true),
+        ("198.51.100.2", Some("10.1.0.10:41820"), true),
+        ("198.51.100.2", Some("[2001:db8::1]:41820"), true),
+        ("198.51.100.2", Some("198.51.100.3:41820"), false),
+        ("198.51.100.2", None, false),
+        ("10.9.9.9", Some("10.9.9.9:41820"), false),
+        ("127.0.0.1", Some("10.1.0.10:41820"), false),
+        ("169.254.169.254", Some("10.1.0.10:41820"), false),
+        ("10.1.0.10", Some("10.1.0.10:41820"), false),
+    ] {
+        let observed = observed.map(|o| o.parse().unwrap());
+        assert_eq!(is_one_to_one(ip(public), observed, &local), believed, "{public} {observed:?}");
+    }
+    let public_host = [ip("198.51.100.2")];
+    assert!(!is_one_to_one(ip("198.51.100.2"), Some("198.51.100.2:1".parse().unwrap()), &public_host));
+}

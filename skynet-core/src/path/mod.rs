@@ -42,7 +42,8 @@ pub use agent::{
     PathTimer, ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
 pub use candidate::{
-    Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_probe_target, select_candidates,
+    Candidate, CandidateKind, MAX_CANDIDATES, canonical, is_beyond_site, is_one_to_one, is_probe_target,
+    select_candidates,
 };
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};

@@ -284,6 +284,11 @@ impl Agent {
         Ok(process.wait_within(within)?.code())
     }
 
+    /// All it has printed; nothing if it does not run.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
     /// The last lines it has printed.
     pub fn log_end(&self) -> String {
         let Some(process) = &self.process else {

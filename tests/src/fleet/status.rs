@@ -59,12 +59,36 @@ pub struct Status {
     pub offloads_off: BTreeMap<String, String>,
     /// The peers it knows.
     pub peers: Vec<PeerStatus>,
+    /// Where peers are told that it can be reached.
+    pub candidates: Vec<Candidate>,
+    /// How its port mapping stands.
+    pub port_mapping: PortMapping,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct ThisNode {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
+}
+
+/// An address at which peers try it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Candidate {
+    /// `ip:port`.
+    pub address: String,
+    /// `host`, `server_reflexive`, `port_mapping`, `cloud` …
+    pub kind: String,
+    /// Who told it.
+    pub source: String,
+}
+
+/// The port mapping on its gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PortMapping {
+    /// `mapped`, `not_needed`, `no_answer` …
+    pub state: String,
+    /// Where it maps to.
+    pub external: Option<String>,
 }
 
 /// One relay.
@@ -144,6 +168,8 @@ mod tests {
             r#"{"schema":"status/1","version":"0.1.0","state":"up","message":null,
                 "self":{"name":"a1","ipv4":"10.77.1.2","ipv4_prefix_len":16,"interface":"skynet0","port":41820},
                 "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],"offloads_off":{},
+                "candidates":[{"address":"192.0.2.1:41820","kind":"host","source":"interface"}],
+                "port_mapping":{"state":"not_needed","gateway":null,"protocol":null,"external":null,"retry_s":null},
                 "peers":[{"name":"b1","ipv4":"10.77.9.9","ipv6":null,"public_key":"x","path":"relay","via":"relay 1",
                           "rtt_us":250,"rx_bytes":1,"tx_bytes":2,"handshake_age_s":3,"cipher":null,"lanes":1}]}"#,
         )

@@ -27,6 +27,7 @@ mod netns;
 mod plan;
 mod police;
 mod policed;
+mod port_mapper;
 mod process;
 mod reaper;
 mod setup;
@@ -47,6 +48,7 @@ pub use flows::UdpFlow;
 pub use nat::{NAT_KINDS, NatKind};
 pub use netns::{Netns, Output};
 pub use plan::RELAY_ADDRESSES;
+pub use port_mapper::{MapsBy, PortMapper};
 pub use process::Process;
 pub use reaper::{cleanup_all_stale, cleanup_own, namespaces_of, remove_lab};
 

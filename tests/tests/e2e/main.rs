@@ -9,6 +9,7 @@
 
 mod attack;
 mod bulk;
+mod candidates;
 mod changes;
 mod ecn;
 mod idle;

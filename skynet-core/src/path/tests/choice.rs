@@ -14,11 +14,18 @@ fn addresses() -> [SocketAddr; 2] {
     [([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 1).into()]
 }
 
+type Selections = Vec<(u64, Option<Path>, Reason)>;
+
 /// Runs `millis` of steady traffic; `delay(address, t)` in ms. The selections with their times in ms.
-fn run(
+fn run(millis: u64, delay: impl Fn(SocketAddr, u64) -> Option<u64>) -> (PathAgent, Selections) {
+    run_with(addresses(), millis, delay)
+}
+
+fn run_with(
+    addresses: [SocketAddr; 2],
     millis: u64,
     delay: impl Fn(SocketAddr, u64) -> Option<u64>,
-) -> (PathAgent, Vec<(u64, Option<Path>, Reason)>) {
+) -> (PathAgent, Selections) {
     let secrets = [1, 2].map(|i| StaticSecret::from_bytes([i; 32]));
     let keys = |i: usize| {
         PairKeys::new(&[1; 32], &secrets[i], &secrets[1 - i].public(), crate::id::PortNo(0)).unwrap()
@@ -29,7 +36,7 @@ fn run(
     let mut agent = PathAgent::new(PathConfig::default(), keys(0), 1, rng, wall(Instant::ZERO));
     let relay = RelayPath { relay_no: 1, node_no: 7, rtt: ms(50), peer_rtt: None };
     agent.set_relay(Some(relay), wall(Instant::ZERO));
-    let endpoints = addresses().map(|a| Candidate::new(CandidateKind::Configured, a));
+    let endpoints = addresses.map(|a| Candidate::new(CandidateKind::Configured, a));
     agent.set_peer_endpoints(&endpoints, &[], wall(Instant::ZERO));
     let mut answers: BTreeMap<(u64, u64), (SocketAddr, Vec<u8>)> = BTreeMap::new();
     let mut selections = Vec::new();
@@ -123,4 +130,18 @@ fn when_one_direct_path_dies_the_other_takes_over() {
     let t = selections.last().map(|s| s.0).unwrap();
     println!("one of two direct paths cut: the other carries data after {} ms", t - 20_000);
     assert!(t <= 23_600);
+}
+
+#[test]
+fn a_neighbour_is_reached_by_its_private_address_though_the_public_one_answered_first() {
+    let [public, private] = [([198, 51, 100, 2], 1).into(), ([10, 1, 0, 11], 1).into()];
+    // The gateway hairpins as fast as the switch; the first checks of the private address are lost.
+    let (agent, selections) = run_with([public, private], 60_000, |addr, t| match t {
+        0..50 if addr == private => None,
+        _ => Some(1),
+    });
+    assert_eq!(selections[1].1, Some(Path::Direct { remote: public }));
+    assert_eq!(agent.selected(), Some(Path::Direct { remote: private }), "{selections:?}");
+    println!("private path taken after {} s", selections[2].0 / 1000);
+    assert_eq!(selections.len(), 3);
 }
