@@ -44,6 +44,15 @@ fn mtu(from: &Agent, to: &str) -> Option<u16> {
     from.status().unwrap().peer(to).and_then(|peer| peer.mtu)
 }
 
+/// What `from` may send to `to`, once it is known.
+pub(crate) fn known(from: &Agent, to: &Agent) -> u16 {
+    wait_for(FOUND, &format!("the MTU from {} to {}", from.host(), to.host()), || {
+        crate::first_answer(from, to, Duration::from_secs(5))?;
+        mtu(from, to.host()).ok_or_else(|| anyhow::anyhow!("none yet; {}", from.log_end()))
+    })
+    .unwrap()
+}
+
 /// Waits until `from` knows what it may send to `to`; how long that took.
 fn wait_mtu(from: &Agent, to: &Agent, expected: u16, within: Duration) -> Duration {
     let start = clock::now();

@@ -26,8 +26,7 @@ fn overlay_addresses(agent: &Agent) -> [IpAddr; 2] {
 /// TCP in one and in eight streams and UDP of every size, alone and in trains, over both families.
 pub(crate) fn everything_arrives_as_sent(from: &Agent, to: &Agent, scale: u64) {
     // By the relay it is less, and the kernel refuses trains of more once it was told.
-    let mtu = from.status().unwrap().peer(to.host()).and_then(|peer| peer.mtu).unwrap_or(MTU);
-    let largest = mtu.min(MTU) - 40 - 8;
+    let largest = crate::mtu::known(from, to).min(MTU) - 40 - 8;
     for target in overlay_addresses(to) {
         let ends = Ends::new(from.namespace(), to.namespace(), target);
         let one = transfer::tcp(ends, &TcpPlan::ragged(1, Amount::Bytes(3_000_001 * scale))).unwrap();

@@ -94,7 +94,13 @@ impl PathAgent {
         let Some(path) = self.selected else { return };
         let before = self.size();
         if let Some(link) = self.link_mut(path) {
+            let holes = link.mtu.black_holes();
             f(link);
+            if link.mtu.black_holes() != holes {
+                // What was lost in it says nothing of the path.
+                link.forget_data();
+                self.confirm_at = None;
+            }
         }
         while let Some(size) = self.link_mut(path).and_then(|link| link.mtu.poll_probe()) {
             self.send_mtu_probe(path, size);
@@ -161,10 +167,7 @@ impl PathAgent {
         if !self.selected.and_then(|path| self.link(path)).is_some_and(in_doubt) {
             return false;
         }
-        self.with_mtu(|link| {
-            link.mtu.handle_black_hole(link.rtt.timeout(), now);
-            link.forget_data();
-        });
+        self.with_mtu(|link| link.mtu.handle_black_hole(link.rtt.timeout(), now));
         true
     }
 }
