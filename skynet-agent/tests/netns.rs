@@ -202,10 +202,12 @@ fn the_kernels_own_words_tell_the_underlay_and_its_gateway() {
         };
         veth("eth0");
         ip(&["addr", "add", "10.0.0.2/8", "dev", "eth0"]);
-        assert_eq!(seen().await, (vec![], None), "a pair with no router behind it leads into a container");
+        assert_eq!(seen().await, (vec!["10.0.0.2".to_owned()], None));
+        ip(&["addr", "add", "10.88.0.1/32", "dev", "veth-eth0"]);
         ip(&["route", "add", "default", "via", "10.0.0.1", "metric", "100"]);
         let gateway = Some(("10.0.0.1".to_owned(), "10.0.0.2".to_owned()));
-        assert_eq!(seen().await, (vec!["10.0.0.2".to_owned()], gateway.clone()));
+        let expected = (vec!["10.0.0.2".to_owned()], gateway.clone());
+        assert_eq!(seen().await, expected, "not what leads into a container");
         // IPv6: deprecated ones are not told.
         for (address, life) in [("2001:db8::5/64", "forever"), ("2001:db8::6/64", "0")] {
             ip(&[

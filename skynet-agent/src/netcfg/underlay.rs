@@ -3,7 +3,8 @@
 //! ciphers and one more thing that can fail.
 //!
 //! The kernel knows what it made an interface of (`IFLA_INFO_KIND`), and nobody can rename that. Names decide only where
-//! it says nothing, and then only names that container engines and tunnels give.
+//! that does not, and then only names that container engines and tunnels give: of an interface of no kind, and of the two
+//! ends of a pair, which are of one kind on the host and in the container.
 
 use super::{Interface, Snapshot};
 
@@ -38,11 +39,11 @@ const NOT_UNDERLAY: [&str; 27] = [
     "xfrm",
 ];
 
-/// The host's end of a pair whose other end is in a container.
+/// Pairs of which one end is in a container.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
 
-/// Names of what containers and tunnels bring, for interfaces of which the kernel does not say what they are.
-const NAMES: [&str; 19] = [
+/// Names that container engines and tunnels give on the host.
+const NAMES: [&str; 20] = [
     "cali",
     "cilium",
     "cni",
@@ -50,7 +51,7 @@ const NAMES: [&str; 19] = [
     "flannel",
     "incusbr",
     "kube-",
-    "lxcbr",
+    "lxc",
     "lxdbr",
     "nebula",
     "podman",
@@ -58,6 +59,7 @@ const NAMES: [&str; 19] = [
     "tailscale",
     "tap",
     "tun",
+    "ve-",
     "veth",
     "virbr",
     "weave",
@@ -68,13 +70,20 @@ const NAMES: [&str; 19] = [
 pub(super) fn is_underlay(interface: &Interface, snapshot: &Snapshot) -> bool {
     match interface.kind.as_deref() {
         Some(kind) if NOT_UNDERLAY.contains(&kind) => false,
-        // The way out of a container in which this agent runs, or into one: only the first has a router behind it.
-        Some(kind) if PAIRS.contains(&kind) => leads_to_a_router(interface, snapshot),
+        // The way out of a container in which this agent runs, or into one. Only the first has a router behind it, but a
+        // link between two containers has none either.
+        Some(kind) if PAIRS.contains(&kind) => {
+            leads_to_a_router(interface, snapshot) || !is_known(&interface.name)
+        }
         // A host's own LAN with its card in it, or a switch for containers and virtual machines only.
         Some("bridge" | "openvswitch") => has_a_card(interface, snapshot),
         Some(_) => true,
-        None => !NAMES.iter().any(|name| interface.name.starts_with(name)),
+        None => !is_known(&interface.name),
     }
+}
+
+fn is_known(name: &str) -> bool {
+    NAMES.iter().any(|known| name.starts_with(known))
 }
 
 fn leads_to_a_router(interface: &Interface, snapshot: &Snapshot) -> bool {
@@ -144,6 +153,7 @@ mod tests {
             ("ipvl0", Some("ipvlan"), Nothing, true),
             ("ppp0", Some("ppp"), Nothing, true),
             ("wlan0", None, Nothing, true),
+            ("venet0", None, Router, true),
             ("tunnel0", Some("vlan"), Nothing, true),
             // Bridges: a LAN, or a switch for containers.
             ("br0", Some("bridge"), Port(None), true),
@@ -161,8 +171,11 @@ mod tests {
             ("veth1a2b3c4", Some("veth"), Nothing, false),
             ("cali0123456", Some("veth"), Nothing, false),
             ("lxc_health", Some("veth"), Nothing, false),
-            ("nk0", Some("netkit"), Nothing, false),
+            ("lxc1a2b3c4d5e6", Some("netkit"), Nothing, false),
+            ("ve-machine", Some("veth"), Nothing, false),
             ("eth0", Some("veth"), Router, true),
+            ("veth0", Some("veth"), Router, true),
+            ("net1", Some("veth"), Nothing, true),
             ("eth0", Some("netkit"), Router, true),
             // Tunnels, whatever they are called.
             ("wg0", Some("wireguard"), Router, false),

@@ -88,6 +88,7 @@ impl Agent {
             self.fault_sender.clone(),
         )
         .context("starting the data plane")?;
+        self.reach.forget_told();
         self.engine = Some(EngineRoom { node, plane, queues, sampling: Sampling::default() });
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());

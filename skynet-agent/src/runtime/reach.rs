@@ -111,7 +111,8 @@ impl Reach {
                 {
                     tracing::debug!(cloud = cloud.name(), %ip, "public address by the metadata service");
                 }
-                self.cloud.found = found;
+                // A service that is silent this time takes nothing back: what the relay sees does.
+                self.cloud.found = found.or(self.cloud.found);
                 self.cloud.settled = true;
             }
             Reached::Due => {
@@ -119,6 +120,11 @@ impl Reach {
                 self.cloud.ask_if_due(now);
             }
         }
+    }
+
+    /// There is another core, which knows nothing yet.
+    pub(super) fn forget_told(&mut self) {
+        self.told.clear();
     }
 
     /// Interfaces or routes have changed.

@@ -5,9 +5,9 @@
 //! workers know of all that: `publish`.
 //!
 //! Methods are of four kinds. *Getters*: [`Node::status`], [`Node::drops`]. *Handlers*: `handle_*`, something
-//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::set_told_candidates`], [`Node::reset_sessions`]. *Polls*: after any of the others drain
-//! [`Node::poll_transmit`], then [`Node::poll_event`], in that order, then read [`Node::poll_timeout`]. `now` never goes
-//! back.
+//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::set_told_candidates`], [`Node::reset_sessions`]. *Polls*:
+//! after any of the others drain [`Node::poll_transmit`], then [`Node::poll_event`], in that order, then read
+//! [`Node::poll_timeout`]. `now` never goes back.
 
 mod config;
 pub mod directory;

@@ -167,11 +167,11 @@ fn neighbours_take_the_private_path_and_containers_that_come_and_go_change_nothi
             "link add br-7f3a type bridge",
             "addr add 172.18.0.1/16 dev br-7f3a",
             "link set br-7f3a up",
-            "link add veth12 type veth peer name inside",
+            "link add veth12 type veth peer name veth13",
             "link set veth12 master br-7f3a",
             "link set veth12 up",
-            "link set inside up",
-            "addr add 10.244.0.1/32 dev inside",
+            "link set veth13 up",
+            "addr add 10.244.0.1/32 dev veth13",
         ]);
         // Longer than changes are collected.
         std::thread::sleep(Duration::from_millis(400));
