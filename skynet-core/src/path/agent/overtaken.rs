@@ -33,7 +33,11 @@ impl PathAgent {
     pub(super) fn was_overtaken(&self, body: &Body) -> bool {
         match body {
             Body::Pong(pong) => self.pairs.iter().any(|pair| pair.link.is_outstanding(pong.txid)),
-            Body::Ping(ping) => self.overtaken.0.iter().any(|first| first.txid == ping.txid),
+            // As of the last look at the clock; `handle_overtaken` looks again.
+            Body::Ping(ping) => {
+                let recent = |first: &&FirstCopy| self.now.mono - first.at < OVERTAKES;
+                self.overtaken.0.iter().filter(recent).any(|first| first.txid == ping.txid)
+            }
             Body::Call(_) => false,
         }
     }
