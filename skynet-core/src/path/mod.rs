@@ -31,6 +31,7 @@ pub mod check;
 mod history;
 mod keys;
 mod link;
+mod report;
 mod rtt;
 mod score;
 mod stock;
@@ -45,6 +46,7 @@ pub use candidate::{
 };
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
+pub use report::{PairReport, Step};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};
 pub use stock::StockPath;
