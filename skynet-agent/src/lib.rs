@@ -11,6 +11,7 @@ pub mod entropy;
 pub mod fingerprint;
 pub mod icmp;
 pub mod netcfg;
+pub mod netcheck;
 pub mod notify;
 pub mod privileges;
 pub mod runtime;

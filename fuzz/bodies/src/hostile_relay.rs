@@ -168,6 +168,7 @@ impl World {
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
+                    | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

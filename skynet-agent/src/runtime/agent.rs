@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use skynet_core::diagnosis::{Echo, NetworkEvidence};
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
@@ -19,6 +20,7 @@ use super::load::Sampling;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::stream::ControlStream;
+use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
 use crate::clock;
 use crate::config::Config;
@@ -49,6 +51,7 @@ pub(super) struct Agent {
     pub(super) message: Option<String>,
     faults: mpsc::Receiver<Fault>,
     pub(super) fault_sender: mpsc::Sender<Fault>,
+    pub(super) looks: why::Looks,
     spins: u32,
     stopping: bool,
 }
@@ -69,6 +72,7 @@ enum Happened {
     Control(ControlStreamEvent),
     Call(Call),
     NetworkChanged,
+    Looked(NetworkEvidence),
     Busy,
     Sample,
     Timeout,
@@ -102,6 +106,7 @@ impl Agent {
             message: None,
             faults,
             fault_sender,
+            looks: why::Looks::new(),
             spins: 0,
             stopping: false,
         };
@@ -131,6 +136,7 @@ impl Agent {
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
+                Happened::Looked(seen) => self.looked(&seen),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
@@ -171,6 +177,7 @@ impl Agent {
             () = busy => Happened::Busy,
             Some(call) = calls.recv() => Happened::Call(call),
             Some(()) = changes.recv() => Happened::NetworkChanged,
+            Some(seen) = self.looks.next() => Happened::Looked(seen),
         }
     }
 
@@ -254,6 +261,7 @@ impl Agent {
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),
+            NodeEvent::LookAround => self.look_around(),
             NodeEvent::PathChanged { peer, path } => tracing::info!(peer, path, "path changed"),
         }
         Ok(())
@@ -289,12 +297,12 @@ impl Agent {
         tracing::debug!(request = ?call.request, "asked");
         let reply = match call.request {
             Request::Status => Reply::ok(&self.status()),
-            Request::Peer { peer } => match self.status().find(&peer) {
-                Some(found) => Reply::ok(found),
-                None => {
-                    Reply::error(1, &format!("no peer is called {peer:?}; skynet-agent status lists them"))
-                }
-            },
+            Request::Peer { peer } => self.peer(&peer),
+            Request::Why { peer, echo_sent, echo_received } => {
+                let echo = Echo { sent: echo_sent, received: echo_received };
+                self.why(&peer, (echo_sent > 0).then_some(echo))
+            }
+            Request::Relays => Reply::ok(&self.relays()),
             Request::Join { token, name } => match self.join(&token, name).await {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
                 Err(e) => Reply::error(1, &format!("{e:#}")),
@@ -306,6 +314,19 @@ impl Agent {
         };
         // A client that has gone needs no answer.
         let _ = call.reply.send(reply);
+    }
+
+    fn peer(&self, word: &str) -> Reply {
+        let status = self.status();
+        if let Some(found) = status.find(word) {
+            return Reply::ok(found);
+        }
+        let names: Vec<&str> = status.peers.iter().map(|p| p.name.as_str()).collect();
+        let hint = match why::nearest(word, &names)[..] {
+            [] => "skynet-agent status lists them".to_owned(),
+            ref near => format!("did you mean {}?", near.join(" or ")),
+        };
+        Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
     }
 
     /// Stops the threads and removes interface and routes.

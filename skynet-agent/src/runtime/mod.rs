@@ -23,6 +23,7 @@ mod selfcheck;
 mod stream;
 mod threads;
 mod to_tun;
+mod why;
 
 use std::future::Future;
 
