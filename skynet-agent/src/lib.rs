@@ -12,6 +12,7 @@ pub mod entropy;
 pub mod fingerprint;
 pub mod icmp;
 pub mod netcfg;
+pub mod netcheck;
 pub mod notify;
 pub mod port_mapping;
 pub mod privileges;

@@ -12,6 +12,7 @@ pub mod chunk;
 pub mod constants;
 pub mod control;
 pub mod crypto;
+pub mod diagnosis;
 pub mod drop;
 pub mod filter;
 pub mod flows;

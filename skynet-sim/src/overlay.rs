@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
 use skynet_core::path::{MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -274,6 +275,29 @@ impl Overlay {
         let status = self.agent(from).status()?;
         let peer = status.peers.iter().find(|p| p.addresses.contains(&address))?;
         Some((peer.trains_arrive, peer.train_failures))
+    }
+
+    /// What `id`'s shell finds when it looks at the network around.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn set_host_view(&mut self, id: HostId, view: HostView) -> Result<(), RunError> {
+        self.world_mut().with_host(id, |agent: &mut AgentHost, _| agent.set_host_view(view))
+    }
+
+    /// Somebody on `from` asks why `to` is reached as it is; what is known then.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn inquire(&mut self, from: HostId, to: HostId) -> Result<Option<Evidence>, RunError> {
+        let address = std::net::IpAddr::V4(self.address(to));
+        let status = self.agent(from).status();
+        let peer = status.into_iter().flat_map(|s| s.peers).find(|p| p.addresses.contains(&address));
+        let Some(key) = peer.map(|p| p.public_key) else { return Ok(None) };
+        self.world_mut().with_host(from, |agent: &mut AgentHost, now| {
+            agent.inquire(&key, now);
+            agent.evidence(&key, now)
+        })
     }
 
     /// Lets the network card of `id` lose every train of more than one datagram from now on, or no more.

@@ -171,6 +171,7 @@ impl World {
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
                     | NodeEvent::PersistPeers(_)
+                    | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}
             }

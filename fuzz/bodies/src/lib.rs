@@ -39,6 +39,7 @@ pub type Seed = (String, Vec<u8>);
 
 /// All of them, by name.
 pub const TARGETS: &[Target] = &[
+    Target { name: "binding", run: wire::binding, seeds: seeds::binding },
     Target { name: "bundle", run: member::bundle, seeds: seeds::bundle },
     Target { name: "chain", run: member::chain, seeds: seeds::chain },
     Target { name: "chunk", run: chunk::chunk, seeds: seeds::chunk },

@@ -2,15 +2,20 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use skynet_core::control::message::{ConflictWhat, DeniedCode, Lookup, Member, Message, Welcome};
+use skynet_core::diagnosis::{Change, End, HostView, PairView, Way};
 use skynet_core::id::LaneNo;
 use skynet_core::key::{Identity, PublicKey, Secret};
 use skynet_core::member::token::PREFIX;
 use skynet_core::member::{Bundle, JoinToken, Signed};
+use skynet_core::path::{CandidateKind, Reason, Step};
 use skynet_core::session::Suite;
+use skynet_core::time::Duration;
+use skynet_core::wire::binding::Request;
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
 use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
+use skynet_core::wire::view::View;
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
 
 use crate::{Seed, control, offload, sample, slices};
@@ -76,6 +81,20 @@ pub fn relay_frame() -> Vec<Seed> {
     ])
 }
 
+/// A request of each kind, and the answer of RFC 5769 §2.2.
+pub fn binding() -> Vec<Seed> {
+    let ask = |change_port, response_port| Request { change_port, response_port, len: 0 }.encode([7; 12]);
+    let mut answer = vec![1, 1, 0, 12, 0x21, 0x12, 0xa4, 0x42];
+    answer.extend([0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae]);
+    answer.extend([0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
+    named([
+        ("plain", ask(false, None)),
+        ("change_port", ask(true, None)),
+        ("response_port", ask(false, Some(4711))),
+        ("answer", answer),
+    ])
+}
+
 /// The sealed samples, and their bodies in the open.
 pub fn probe() -> Vec<Seed> {
     let sealed = sample::probes().iter().map(|p| with(0, p));
@@ -113,7 +132,35 @@ pub fn record() -> Vec<Seed> {
         ("accept", accept),
         ("pattern", pattern),
         ("report", report),
+        ("ask", Record::Ask(7).encode()),
+        ("view", view()),
     ])
+}
+
+fn view() -> Vec<u8> {
+    let addr = "198.51.100.7:41820".parse().expect("an address");
+    let pair = PairView {
+        kind: CandidateKind::ServerReflexive,
+        addr,
+        step: Step::Unanswered,
+        sent: 10,
+        answered: 0,
+    };
+    let change = |to, reason| Change { age: Duration::from_secs(9), to, reason };
+    let host = HostView { translated: Some(true), mtu: Some(1500), ..HostView::default() };
+    let end = End {
+        host,
+        relay_up: true,
+        observed: Some(addr),
+        clock_ahead_s: Some(-1),
+        pairs: vec![pair],
+        changes: vec![
+            change(Some(Way::Relay(1)), Reason::RelayUp),
+            change(Some(Way::Direct(addr)), Reason::Validated),
+            change(None, Reason::RelayDown),
+        ],
+    };
+    Record::View(Box::new(View { id: 7, end })).encode()
 }
 
 /// IPv4 with padding behind it, and IPv6.

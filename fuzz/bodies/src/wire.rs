@@ -1,12 +1,18 @@
 //! Formats of `skynet_core::wire`: what parses is written back as it came.
 
+use std::net::SocketAddr;
+
 use skynet_core::key::Secret;
+use skynet_core::rng::Rng;
+use skynet_core::time::Instant;
+use skynet_core::wire::binding::Answer;
 use skynet_core::wire::ip::IpPacket;
 use skynet_core::wire::probe::{self, Body, Head, Ping, ProbeKey};
 use skynet_core::wire::record::Record;
 use skynet_core::wire::relay::{Frame, TICKET_LEN, Ticket, fuzz_frame};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, Message, Response};
 use skynet_core::wire::{Kind, wireguard};
+use skynet_relay::server::Measure;
 
 use crate::sample;
 
@@ -98,6 +104,20 @@ fn probe_datagram(bytes: &[u8]) -> bool {
     };
     assert_eq!(head, Ok(opened));
     assert!(sample::probes().iter().any(|p| p == bytes), "a forged probe opened");
+    true
+}
+
+/// STUN: an answer is read or not; a request that comes to the port above the relay's gets no larger answer, to no other
+/// address, and one that its sender can read.
+pub fn binding(bytes: &[u8]) -> bool {
+    let read = Answer::parse(bytes).is_some();
+    let from: SocketAddr = "198.51.100.7:4711".parse().expect("an address");
+    let mut measure = Measure::new(&mut Rng::from_seed([1; 32]), Instant::ZERO);
+    let mut datagram = bytes.to_vec();
+    let Ok(measured) = measure.handle_datagram(from, &mut datagram, Instant::ZERO) else { return read };
+    assert!(measured.len <= bytes.len());
+    let answer = Answer::parse(&datagram[..measured.len]).expect("what the relay says is an answer");
+    assert_eq!((answer.mapped, &answer.transaction[..]), (from, &bytes[8..20]));
     true
 }
 

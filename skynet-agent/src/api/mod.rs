@@ -10,15 +10,17 @@
 mod client;
 mod report;
 mod server;
+mod why;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RelayReport, SelfReport,
-    StatusReport,
+    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RelayReport, RelaysReport,
+    SelfReport, StatusReport,
 };
 pub use server::{Call, ServeError, Server};
+pub use why::{ChangeReport, EndReport, HostReport, TriedReport, WhyReport};
 
 /// Longest request or, times 1,024, answer in bytes: a status of 4,096 peers fits the answer.
 pub const MAX_REQUEST: usize = 8 << 10;
@@ -36,6 +38,20 @@ pub enum Request {
         /// Name, overlay address or public key.
         peer: String,
     },
+    /// Why a peer is reached as it is. Answered by a [`WhyReport`], at once with what is known; what is not known yet is
+    /// found out meanwhile, so asking again tells more.
+    Why {
+        /// Name, overlay address or public key.
+        peer: String,
+        /// Echo requests that the client has sent through the overlay,
+        #[serde(default)]
+        echo_sent: u32,
+        /// and their answers.
+        #[serde(default)]
+        echo_received: u32,
+    },
+    /// Where relays are. Answered by a [`RelaysReport`].
+    Relays,
     /// Join a network. Answered at once; progress shows in the status.
     Join {
         /// The join token itself.
@@ -60,6 +76,8 @@ impl std::fmt::Debug for Request {
         match self {
             Self::Status => f.write_str("Status"),
             Self::Peer { peer } => write!(f, "Peer({peer})"),
+            Self::Why { peer, .. } => write!(f, "Why({peer})"),
+            Self::Relays => f.write_str("Relays"),
             Self::Join { name, .. } => write!(f, "Join(***, {name:?})"),
             Self::Down => f.write_str("Down"),
         }

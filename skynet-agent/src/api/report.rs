@@ -122,6 +122,21 @@ pub struct RelayReport {
     pub observed: Option<String>,
 }
 
+/// What `netcheck` asks of a running agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RelaysReport {
+    /// Addresses of relays, the one in use first.
+    pub relays: Vec<String>,
+    /// The agent's UDP port.
+    pub port: u16,
+    /// Seconds this machine's clock is ahead of the relay's.
+    pub clock_ahead_s: Option<i32>,
+    /// The agent is a member.
+    pub joined: bool,
+    /// What it waits for or what went wrong.
+    pub message: Option<String>,
+}
+
 /// One peer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PeerReport {

@@ -39,6 +39,15 @@ pub(super) fn rtt(us: u64) -> String {
     if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.1} ms") }
 }
 
+/// A clock against the relay's.
+pub(super) fn clock(ahead_s: i32) -> String {
+    match ahead_s {
+        -1..=1 => "right".to_owned(),
+        2.. => format!("{ahead_s} s ahead"),
+        _ => format!("{} s behind", ahead_s.unsigned_abs()),
+    }
+}
+
 /// An age as people read it.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {

@@ -3,11 +3,13 @@
 mod down;
 mod exit;
 mod format;
+mod netcheck;
 mod ping;
 mod run;
 mod spawn;
 mod status;
 mod up;
+mod why;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -55,6 +57,10 @@ enum Verb {
     Status(status::StatusArgs),
     /// Ping a peer through the overlay and name the path of each answer.
     Ping(ping::PingArgs),
+    /// Say why a peer is reached as it is, directly or not, and the one change that would set it right.
+    Why(why::WhyArgs),
+    /// Say what the network here does to the overlay: NAT, firewall, MTU, relays; and the cure.
+    Netcheck(netcheck::NetcheckArgs),
 }
 
 /// How the agent is to run: the same for `up` and `run`.
@@ -201,6 +207,8 @@ pub fn main() -> ExitCode {
         Verb::Down(args) => ("down/1", args.ask.json, down::run(&args)),
         Verb::Status(args) => ("status/1", args.ask.json, status::run(&args)),
         Verb::Ping(args) => ("ping/1", args.ask.json, ping::run(&args)),
+        Verb::Why(args) => ("why/1", args.ask.json, why::run(&args)),
+        Verb::Netcheck(args) => ("netcheck/1", args.ask.json, netcheck::run(&args)),
     };
     let exit = result.unwrap_or_else(|failure| {
         if json {

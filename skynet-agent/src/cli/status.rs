@@ -77,6 +77,9 @@ fn render(status: &StatusReport) -> String {
         out.push_str("no peers yet\n");
     } else {
         let _ = writeln!(out, "{}", table(&status.peers));
+        if let Some(relayed) = status.peers.iter().find(|p| p.path == "relay" && p.online != Some(false)) {
+            let _ = writeln!(out, "not direct? skynet-agent why {}", relayed.name);
+        }
     }
     out
 }
@@ -205,6 +208,7 @@ offloads off: udp-gso (switched off)
  c1    10.7.0.9  relay 1                    12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1
  d1    10.7.0.9  none                             -     -  1.50 MB  10 B     -  -                -
  e1    10.7.0.9  offline                          -     -  1.50 MB  10 B     -  -                -
+not direct? skynet-agent why c1
 ";
         assert_eq!(render(&status), expected);
         assert_eq!(status.find("10.7.0.9").unwrap().name, "b1");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use skynet_core::constants::INNER_MTU;
+use skynet_core::diagnosis::{Echo, NetworkEvidence};
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
@@ -21,6 +22,7 @@ use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
 use super::stream::ControlStream;
+use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
 use crate::clock;
 use crate::config::Config;
@@ -54,6 +56,7 @@ pub(super) struct Agent {
     pub(super) message: Option<String>,
     faults: mpsc::Receiver<Fault>,
     pub(super) fault_sender: mpsc::Sender<Fault>,
+    pub(super) looks: why::Looks,
     spins: u32,
     stopping: bool,
 }
@@ -75,6 +78,7 @@ enum Happened {
     Call(Call),
     NetworkChanged,
     Reached(Reached),
+    Looked(NetworkEvidence),
     Busy,
     Sample,
     Timeout,
@@ -111,6 +115,7 @@ impl Agent {
             message: None,
             faults,
             fault_sender,
+            looks: why::Looks::new(),
             spins: 0,
             stopping: false,
         };
@@ -141,6 +146,7 @@ impl Agent {
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
                 Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
+                Happened::Looked(seen) => self.looked(&seen),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
@@ -183,6 +189,7 @@ impl Agent {
             Some(call) = calls.recv() => Happened::Call(call),
             Some(()) = changes.recv() => Happened::NetworkChanged,
             happened = self.reach.next() => Happened::Reached(happened),
+            Some(seen) = self.looks.next() => Happened::Looked(seen),
         }
     }
 
@@ -271,6 +278,7 @@ impl Agent {
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),
+            NodeEvent::LookAround => self.look_around(),
             NodeEvent::PathChanged { peer, path } => tracing::info!(peer, path, "path changed"),
         }
         Ok(())
@@ -326,12 +334,12 @@ impl Agent {
         tracing::debug!(request = ?call.request, "asked");
         let reply = match call.request {
             Request::Status => Reply::ok(&self.status()),
-            Request::Peer { peer } => match self.status().find(&peer) {
-                Some(found) => Reply::ok(found),
-                None => {
-                    Reply::error(1, &format!("no peer is called {peer:?}; skynet-agent status lists them"))
-                }
-            },
+            Request::Peer { peer } => self.peer(&peer),
+            Request::Why { peer, echo_sent, echo_received } => {
+                let echo = Echo { sent: echo_sent, received: echo_received };
+                self.why(&peer, (echo_sent > 0).then_some(echo))
+            }
+            Request::Relays => Reply::ok(&self.relays()),
             Request::Join { token, name } => match self.join(&token, name).await {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
                 Err(e) => Reply::error(1, &format!("{e:#}")),
@@ -343,6 +351,19 @@ impl Agent {
         };
         // A client that has gone needs no answer.
         let _ = call.reply.send(reply);
+    }
+
+    fn peer(&self, word: &str) -> Reply {
+        let status = self.status();
+        if let Some(found) = status.find(word) {
+            return Reply::ok(found);
+        }
+        let names: Vec<&str> = status.peers.iter().map(|p| p.name.as_str()).collect();
+        let hint = match why::nearest(word, &names)[..] {
+            [] => "skynet-agent status lists them".to_owned(),
+            ref near => format!("did you mean {}?", near.join(" or ")),
+        };
+        Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
     }
 
     /// Stops the threads and removes interface and routes.

@@ -100,6 +100,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         message: None,
         faults,
         fault_sender,
+        looks: why::Looks::new(),
         spins: 0,
         stopping: false,
     };

@@ -24,6 +24,7 @@ mod selfcheck;
 mod stream;
 mod threads;
 mod to_tun;
+mod why;
 
 use std::future::Future;
 

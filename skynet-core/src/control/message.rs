@@ -95,6 +95,8 @@ pub enum DeniedCode {
     TryAgain = 8,
     /// Served only to members that have joined.
     NotJoined = 9,
+    /// A document is not valid yet: the node's clock, or the relay's, is wrong.
+    Clock = 10,
 }
 
 impl DeniedCode {
@@ -110,6 +112,7 @@ impl DeniedCode {
             7 => Self::NotProven,
             8 => Self::TryAgain,
             9 => Self::NotJoined,
+            10 => Self::Clock,
             _ => return None,
         })
     }

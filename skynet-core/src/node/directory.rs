@@ -4,6 +4,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::control::message::Lookup;
 use crate::id::NodeNo;
 use crate::key::{Identity, PublicKey};
 use crate::member::Member;
@@ -141,6 +142,25 @@ impl Directory {
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
         self.by_identity.is_empty()
+    }
+}
+
+/// Whether the relay answered for whom it was asked: it could show another, genuine member.
+pub(super) fn is_answer(lookup: &Lookup, member: &Member) -> bool {
+    match lookup {
+        Lookup::Key(key) => member.x25519() == *key,
+        Lookup::Identity(identity) => member.identity() == *identity,
+        Lookup::Name(name) => member.name().as_str() == name,
+        Lookup::Ipv4(address) => member.v4() == *address,
+        Lookup::Ipv6(address) => member.v6() == *address,
+    }
+}
+
+/// The question for an overlay address.
+pub(super) fn lookup_for(address: IpAddr) -> Lookup {
+    match address {
+        IpAddr::V4(a) => Lookup::Ipv4(a),
+        IpAddr::V6(a) => Lookup::Ipv6(a),
     }
 }
 

@@ -77,6 +77,9 @@ pub enum NodeEvent {
     },
     /// The relay showed documents that do not hold: worth a warning, nothing changed.
     Alarm(String),
+    /// Somebody wants to know what the network around this node is like: look, and tell by `Node::set_host_view`. At
+    /// most once in ten seconds.
+    LookAround,
     /// The path to a peer changed.
     PathChanged {
         /// Its name, or its key if it has none.

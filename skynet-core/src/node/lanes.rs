@@ -275,7 +275,9 @@ impl LaneSet {
                     self.events.push_back(LaneEvent::Changed);
                 }
             }
-            Record::Pattern(_) | Record::Report(_) => return Err(DropReason::UnexpectedRecord),
+            Record::Pattern(_) | Record::Report(_) | Record::Ask(_) | Record::View(_) => {
+                return Err(DropReason::UnexpectedRecord);
+            }
         }
         self.advance(now, cx);
         Ok(())

@@ -7,12 +7,12 @@ use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;
 use crate::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 
-fn now_at(mono: Instant) -> Now {
+pub(super) fn now_at(mono: Instant) -> Now {
     Now { mono, unix: UnixTime(1_800_000_000 + mono.as_nanos() / 1_000_000_000), unix_nanos: 0 }
 }
 
 /// A node that is a member of `network`.
-fn member_node(network: &mut crate::member::fixture::Network) -> Node {
+pub(super) fn member_node(network: &mut crate::member::fixture::Network) -> Node {
     let config = NodeConfig {
         membership: Membership::Joined(Box::new(network.credentials())),
         stock: None,

@@ -8,7 +8,7 @@
 //!
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
@@ -18,7 +18,7 @@ use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::{
     Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
 };
-use crate::node::directory::{Directory, Inserted};
+use crate::node::directory::{Directory, Inserted, is_answer};
 use crate::node::event::{Addresses, ControlStreamEvent};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
@@ -75,6 +75,10 @@ pub(super) struct MembershipAgent {
     next_roster: Option<Instant>,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
+    /// Our clock against the relay's at the last WELCOME, milliseconds.
+    clock_ahead_ms: Option<i64>,
+    /// The relay said that our documents are from the future.
+    pub(super) clock_refused: bool,
     /// Where the control channel was last tried, for people.
     relay_address: Option<SocketAddr>,
     /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
@@ -142,6 +146,8 @@ impl MembershipAgent {
             roster_request: None,
             next_roster: None,
             published: Default::default(),
+            clock_ahead_ms: None,
+            clock_refused: false,
             relay_address: None,
             update: None,
             unpublished: false,
@@ -186,6 +192,17 @@ impl MembershipAgent {
             ipv4_prefix_len: credentials.trust().manifest().v4.prefix_len(),
             ipv6: me.v6(),
         })
+    }
+
+    /// Where relays may be reached: what the manifest says, or the token as long as there is none.
+    pub(super) fn relay_addresses(&self) -> Vec<SocketAddr> {
+        match &self.phase {
+            Phase::Member { credentials, .. } => {
+                credentials.trust().manifest().relays.iter().flat_map(|r| r.addresses.clone()).collect()
+            }
+            Phase::Enrolling(e) => e.token().relays().iter().map(|r| r.address).collect(),
+            Phase::Failed => self.relay_address.into_iter().collect(),
+        }
     }
 
     /// Whether the relay's control channel is open and we are joined on it.
@@ -236,7 +253,11 @@ impl MembershipAgent {
 
     /// Says where we can be reached, if that is news.
     pub(super) fn publish(&mut self, endpoints: Vec<Endpoint>, relays: Vec<RelayRtt>, now: Now) {
-        if !self.control.is_joined() || (self.published.0 == endpoints && !self.unpublished) {
+        if !self.control.is_joined()
+            || (self.published.0 == endpoints
+                && self.published.1.is_empty() == relays.is_empty()
+                && !self.unpublished)
+        {
             return;
         }
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
@@ -300,7 +321,16 @@ impl MembershipAgent {
         }
     }
 
+    /// How many seconds our clock was ahead of the relay's when it last let us in, or would have.
+    pub(super) fn clock_ahead_s(&self) -> Option<i32> {
+        let seconds = self.clock_ahead_ms? / 1_000;
+        Some(i32::try_from(seconds).unwrap_or(if seconds > 0 { i32::MAX } else { i32::MIN }))
+    }
+
     fn on_welcome(&mut self, welcome: Box<Welcome>, now: Now) {
+        let ours = i64::try_from(now.unix.0.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let theirs = i64::try_from(welcome.relay_unix_ms).unwrap_or(i64::MAX);
+        self.clock_ahead_ms = Some(ours.saturating_sub(theirs));
         let phase = core::mem::replace(&mut self.phase, Phase::Failed);
         let accepted = match phase {
             Phase::Enrolling(enrolment) => enrolment
@@ -360,6 +390,7 @@ impl MembershipAgent {
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
     fn on_denied(&mut self, code: u16, text: String) {
         let passing = DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
+        self.clock_refused = DeniedCode::from_u16(code) == Some(DeniedCode::Clock);
         let fatal = matches!(self.phase, Phase::Enrolling(_)) && !passing;
         if fatal {
             self.phase = Phase::Failed;
@@ -468,23 +499,4 @@ impl MembershipAgent {
 fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {
     let binding = credentials.bundle().binding.unverified();
     now.0 >= binding.not_before.0.midpoint(binding.not_after.0)
-}
-
-/// Whether the relay answered for whom it was asked: it could show another, genuine member.
-fn is_answer(lookup: &Lookup, member: &Member) -> bool {
-    match lookup {
-        Lookup::Key(key) => member.x25519() == *key,
-        Lookup::Identity(identity) => member.identity() == *identity,
-        Lookup::Name(name) => member.name().as_str() == name,
-        Lookup::Ipv4(address) => member.v4() == *address,
-        Lookup::Ipv6(address) => member.v6() == *address,
-    }
-}
-
-/// The question for an overlay address.
-pub(super) fn lookup_for(address: IpAddr) -> Lookup {
-    match address {
-        IpAddr::V4(a) => Lookup::Ipv4(a),
-        IpAddr::V6(a) => Lookup::Ipv6(a),
-    }
 }

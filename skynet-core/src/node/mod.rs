@@ -5,9 +5,9 @@
 //! workers know of all that: `publish`.
 //!
 //! Methods are of four kinds. *Getters*: [`Node::status`], [`Node::drops`]. *Handlers*: `handle_*`, something
-//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::set_told_candidates`], [`Node::reset_sessions`]. *Polls*:
-//! after any of the others drain [`Node::poll_transmit`], then [`Node::poll_event`], in that order, then read
-//! [`Node::poll_timeout`]. `now` never goes back.
+//! happened. *Commands*: [`Node::set_local_addresses`], [`Node::set_told_candidates`], [`Node::reset_sessions`],
+//! [`Node::inquire`]. *Polls*: after any of the others drain [`Node::poll_transmit`], then [`Node::poll_event`], in that
+//! order, then read [`Node::poll_timeout`]. `now` never goes back.
 
 mod config;
 pub mod directory;
@@ -35,6 +35,7 @@ mod status;
 mod tests;
 mod train_check;
 mod trains;
+mod views;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -51,7 +52,8 @@ use crate::drop::{DropCounters, DropReason};
 use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
-use crate::node::membership::{MembershipAgent, lookup_for};
+use crate::node::directory::lookup_for;
+use crate::node::membership::MembershipAgent;
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::remembered::Remembered;
@@ -95,6 +97,8 @@ pub struct Node {
     drops: Arc<DropCounters>,
     leased_timestamp: Tai64n,
     table_version: u64,
+    /// What the shell found of the network around.
+    host: views::Host,
     dirty: bool,
     /// Opening keys to take away, of which port, once the snapshot without them is out.
     removals: Vec<(PortNo, ReceiverIndex)>,
@@ -152,6 +156,7 @@ impl Node {
             drops: Arc::default(),
             leased_timestamp: config.floors.handshake_timestamp,
             table_version: 0,
+            host: views::Host::default(),
             dirty: true,
             removals: Vec::new(),
             suites: config.suites,

@@ -348,7 +348,7 @@ impl Node {
     }
 }
 
-fn candidates_of(member: &Member) -> Vec<Candidate> {
+pub(super) fn candidates_of(member: &Member) -> Vec<Candidate> {
     let known = |e: &Endpoint| Some(Candidate::new(CandidateKind::from_wire(e.kind)?, e.address));
     member.endpoints().iter().filter_map(known).collect()
 }

@@ -15,6 +15,7 @@ use crate::node::load::Load;
 use crate::node::sessions::Source;
 use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
+use crate::node::views::Views;
 use crate::path::{PathAgent, StockPath};
 use crate::session::{SealingKey, Session};
 
@@ -42,6 +43,8 @@ pub(super) struct Peer {
     pub(super) lanes: LaneSet,
     /// Idle for a stock peer.
     pub(super) trains: TrainCheck,
+    /// What the two ends told each other of what they see.
+    pub(super) views: Views,
 }
 
 /// What the peer is to us.
@@ -119,6 +122,7 @@ impl Peers {
             key: session.peer(),
             lanes: LaneSet::new(session.peer()),
             trains: TrainCheck::new(),
+            views: Views::default(),
             kind,
             session,
             sealing: None,

@@ -16,7 +16,7 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::record::{FEATURE_CHUNKS, Hello, Record};
+use crate::wire::record::{FEATURE_CHUNKS, FEATURE_VIEW, Hello, Record};
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 
@@ -249,7 +249,7 @@ impl Node {
             max_packet: self.mtu.most,
             manifest_epoch: manifest.epoch,
             manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
-            features: if self.chunks { FEATURE_CHUNKS } else { 0 },
+            features: FEATURE_VIEW | if self.chunks { FEATURE_CHUNKS } else { 0 },
         })
     }
 
@@ -269,6 +269,9 @@ impl Node {
         self.on_confirmed(slot, index, now)?;
         if Record::is_of_train(record) {
             return self.on_train_record(slot, record, now);
+        }
+        if Record::is_of_view(record) {
+            return self.on_view_record(slot, record, now);
         }
         self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))?;
         self.tend_trains(slot, now);

@@ -88,6 +88,8 @@ pub struct PathAgent {
     events: VecDeque<PathEvent>,
     history: History,
     counters: Counters,
+    /// The candidates of the peer's last CALL, at most [`super::MAX_CANDIDATES`].
+    called: Vec<Candidate>,
 }
 
 impl PathAgent {
@@ -135,6 +137,7 @@ impl PathAgent {
             events: VecDeque::new(),
             history: History::default(),
             counters: Counters::default(),
+            called: Vec::new(),
         }
     }
 
@@ -196,6 +199,30 @@ impl PathAgent {
     /// Counts since the agent began.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether it is known how it stands with the direct paths: one carries the data, or a whole round has found none.
+    pub fn is_settled(&self) -> bool {
+        let checking = self.pairs.iter().any(|p| p.check.is_some() || p.opener_at.is_some());
+        let through = self.failed_rounds > 1 || !(checking || self.caller.due_at().is_some());
+        self.is_direct() || (self.suspect.is_none() && through)
+    }
+
+    pub(super) fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    pub(super) fn called(&self) -> &[Candidate] {
+        &self.called
+    }
+
+    pub(super) fn overlay(&self) -> &[crate::allowed_ips::Prefix] {
+        &self.config.overlay
+    }
+
+    /// Whether this is one of my own candidates.
+    pub(super) fn own(&self, addr: SocketAddr) -> bool {
+        self.local.iter().any(|l| l.addr == addr)
     }
 
     /// The peer's candidates with whether they answer, best first.

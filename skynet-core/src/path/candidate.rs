@@ -41,6 +41,18 @@ impl CandidateKind {
         })
     }
 
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::ServerReflexive => "server-reflexive",
+            Self::PortMapping => "port-mapping",
+            Self::PeerReflexive => "peer-reflexive",
+            Self::Configured => "configured",
+            Self::GlobalV6 => "global-ipv6",
+        }
+    }
+
     /// Default priority: what needs no hole first, the nearest first.
     pub fn priority(self) -> u8 {
         match self {

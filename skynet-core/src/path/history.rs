@@ -47,6 +47,48 @@ pub enum Reason {
     Idle,
 }
 
+impl Reason {
+    /// In the order of the wire.
+    const ALL: [Self; 10] = [
+        Self::RelayUp,
+        Self::RelayChanged,
+        Self::RelayDown,
+        Self::Validated,
+        Self::Recovered,
+        Self::Better,
+        Self::ProbesLost,
+        Self::Silent,
+        Self::DataLost,
+        Self::Idle,
+    ];
+
+    /// Its value on the wire.
+    pub fn to_wire(self) -> u8 {
+        (0..).zip(Self::ALL).find(|(_, r)| *r == self).map_or(u8::MAX, |(i, _)| i)
+    }
+
+    /// The reason with this value on the wire.
+    pub fn from_wire(value: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(value)).copied()
+    }
+
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::RelayUp => "the relay session is up",
+            Self::RelayChanged => "the pair's relay changed",
+            Self::RelayDown => "the relay session is gone",
+            Self::Validated => "a direct path answered",
+            Self::Recovered => "the direct path answers again",
+            Self::Better => "another direct path is better",
+            Self::ProbesLost => "checks went unanswered",
+            Self::Silent => "nothing came for 3 s of sending",
+            Self::DataLost => "probes passed, data did not",
+            Self::Idle => "no traffic for 45 s",
+        }
+    }
+}
+
 /// One change of the selected path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HistoryEntry {
@@ -82,6 +124,14 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_wire(reason.to_wire()), Some(reason));
+        }
+        assert_eq!(Reason::from_wire(200), None);
+    }
 
     #[test]
     fn keeps_the_last_thirty_two() {

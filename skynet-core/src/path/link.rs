@@ -50,6 +50,10 @@ pub(super) struct Link {
     pub last_pong: Option<Instant>,
     /// PINGs since the last PONG.
     pub unanswered: u32,
+    /// All PINGs sent,
+    pub pings: u32,
+    /// and answered.
+    pub pongs: u32,
     echo: Option<Echo>,
     doubt: Option<Instant>,
     /// How large its datagrams may be.
@@ -64,6 +68,7 @@ impl Link {
         self.outstanding.push_back(Outstanding { txid, sent: now, tx_data });
         self.last_ping = Some(now);
         self.unanswered += 1;
+        self.pings = self.pings.saturating_add(1);
     }
 
     #[cfg(test)]
@@ -83,6 +88,7 @@ impl Link {
         self.last_rx = Some(now);
         self.last_pong = Some(now);
         self.unanswered = 0;
+        self.pongs = self.pongs.saturating_add(1);
         Some(ping)
     }
 

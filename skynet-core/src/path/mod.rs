@@ -32,6 +32,7 @@ mod history;
 mod keys;
 mod link;
 mod mtu;
+mod report;
 mod rtt;
 mod score;
 mod stock;
@@ -48,6 +49,7 @@ pub use candidate::{
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
 pub use mtu::{BASE, Bounds, DATAGRAM, MIN, MtuConfig, PathMtu, Size};
+pub use report::{PairReport, Step};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};
 pub use stock::StockPath;

@@ -1,10 +1,12 @@
 //! Bytes ↔ types: one file per format, no state, no policy. `docs/PROTOCOL.md` is the norm.
 
 pub mod address;
+pub mod binding;
 pub mod ip;
 pub mod probe;
 pub mod record;
 pub mod relay;
+pub mod view;
 pub mod wireguard;
 
 /// What a datagram is, told by its first bytes (PROTOCOL §1).

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! 0  0x10 control record   1  type   2  u16 length of body   4  body (TLV)   …  padding
-//!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT
+//!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT   8 ASK   9 VIEW
 //! ```
 
 use crate::id::LaneNo;
 use crate::member::tlv::{Reader, TlvError, Writer};
 use crate::session::Suite;
+use crate::wire::view::View;
 use crate::wire::wireguard::ReceiverIndex;
 
 /// First byte of a control record.
@@ -17,6 +18,8 @@ const TYPE_OPEN: u8 = 2;
 const TYPE_ACCEPT: u8 = 3;
 const TYPE_PATTERN: u8 = 4;
 const TYPE_REPORT: u8 = 5;
+const TYPE_ASK: u8 = 8;
+const TYPE_VIEW: u8 = 9;
 /// PATTERN records of one train: a bit each in REPORT.
 pub const PATTERNS: u8 = 8;
 /// Bytes of a PATTERN beside its fill: record header and three fields.
@@ -30,6 +33,8 @@ pub const SUITE_AES_256_GCM: u32 = Suite::Aes256Gcm.bit();
 
 /// The node joins chunks (PROTOCOL §2.2), in [`Hello::features`].
 pub const FEATURE_CHUNKS: u8 = 1;
+/// The node answers ASK, in [`Hello::features`].
+pub const FEATURE_VIEW: u8 = 16;
 
 /// A control record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,9 +49,18 @@ pub enum Record {
     Pattern(Pattern),
     /// The answer to PATTERN records: which have arrived.
     Report(Report),
+    /// What do you see of our pair? With a number that the answer repeats.
+    Ask(u32),
+    /// The answer to ASK.
+    View(Box<View>),
 }
 
 impl Record {
+    /// Whether these bytes claim to be an ASK or a VIEW.
+    pub fn is_of_view(record: &[u8]) -> bool {
+        matches!(record, [CONTROL_RECORD, TYPE_ASK | TYPE_VIEW, ..])
+    }
+
     /// Whether these bytes claim to be a PATTERN or a REPORT.
     pub fn is_of_train(record: &[u8]) -> bool {
         matches!(record, [CONTROL_RECORD, TYPE_PATTERN | TYPE_REPORT, ..])
@@ -87,7 +101,7 @@ pub struct Hello {
     pub manifest_epoch: u64,
     /// HASH of the manifest held: the same epoch with another hash is an alarm.
     pub manifest_hash: [u8; 32],
-    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`].
+    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`], [`FEATURE_VIEW`].
     pub features: u8,
 }
 
@@ -129,6 +143,8 @@ impl Record {
             TYPE_ACCEPT => LaneOffer::parse_body(body).map(Self::Accept),
             TYPE_PATTERN => Pattern::parse_body(body).map(Self::Pattern),
             TYPE_REPORT => Report::parse_body(body).map(Self::Report),
+            TYPE_ASK => parse_ask(body).map(Self::Ask),
+            TYPE_VIEW => Ok(Self::View(Box::new(View::parse_body(body)?))),
             _ => Err(RecordError::Unknown),
         }
     }
@@ -141,6 +157,12 @@ impl Record {
             Self::Accept(offer) => joined(TYPE_ACCEPT, &offer.body()),
             Self::Pattern(pattern) => joined(TYPE_PATTERN, &pattern.body()),
             Self::Report(report) => joined(TYPE_REPORT, &report.body()),
+            Self::Ask(id) => {
+                let mut w = Writer::new();
+                w.u32(0x81, *id);
+                joined(TYPE_ASK, &w.finish())
+            }
+            Self::View(view) => joined(TYPE_VIEW, &view.body()),
         }
     }
 
@@ -164,6 +186,13 @@ fn split(record: &[u8]) -> Result<(u8, &[u8]), RecordError> {
         return Err(RecordError::Malformed);
     }
     Ok((*kind, body))
+}
+
+fn parse_ask(body: &[u8]) -> Result<u32, RecordError> {
+    let mut r = Reader::new(body);
+    let id = r.u32(0x81)?;
+    r.finish()?;
+    Ok(id)
 }
 
 fn joined(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -284,7 +313,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn samples() -> [Record; 5] {
+    fn samples() -> [Record; 7] {
         let hello = Hello {
             suites: 3,
             max_lanes: 4,
@@ -303,6 +332,8 @@ mod tests {
             Record::Accept(offer),
             Record::Pattern(pattern),
             Record::Report(report),
+            Record::Ask(0x0102_0304),
+            Record::View(Box::new(View { id: 5, end: crate::diagnosis::sample_end() })),
         ]
     }
 
@@ -340,7 +371,7 @@ mod tests {
     #[test]
     fn another_version_record_type_or_suite_is_unknown() {
         let [hello, open, ..] = samples().map(|s| s.encode());
-        for (bytes, at, value) in [(&hello, 7, 2), (&hello, 1, 9), (&open, 11, 2)] {
+        for (bytes, at, value) in [(&hello, 7, 2), (&hello, 1, 15), (&open, 11, 2)] {
             let mut bytes = bytes.clone();
             bytes[at] = value;
             assert_eq!(Record::parse(&bytes), Err(RecordError::Unknown));

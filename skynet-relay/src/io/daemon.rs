@@ -16,14 +16,17 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::io::control::{self, ControlStats, Directory};
 use crate::io::forward::{ForwardStats, ForwardThread};
+use crate::io::measure::MeasureThread;
 use crate::io::port;
 use crate::io::udp::UdpSocket;
-use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder};
+use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
 /// Both sockets of one port.
 #[derive(Debug)]
 pub struct Sockets {
     udp: UdpSocket,
+    /// The port above, by which nodes measure their NATs; not there if it is taken.
+    measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
     /// The address bound; with port 0 asked for, the one the system chose.
     pub addr: SocketAddr,
@@ -72,7 +75,18 @@ impl Sockets {
         let udp = UdpSocket::bind(listen).map_err(|e| PortError::new("udp", listen, e))?;
         let addr = udp.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
-        Ok(Self { udp, tcp, addr })
+        Ok(Self { udp, measure: bind_above(addr), tcp, addr })
+    }
+}
+
+fn bind_above(addr: SocketAddr) -> Option<UdpSocket> {
+    let above = SocketAddr::new(addr.ip(), addr.port().checked_add(1)?);
+    match UdpSocket::bind(above) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            warn!(%above, %error, "not opened: nodes cannot measure how their NATs behave; the relay does all else");
+            None
+        }
     }
 }
 
@@ -128,6 +142,13 @@ pub async fn run<D: Directory>(
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
     let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
     let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
+    let measure = match sockets.measure {
+        Some(socket) => {
+            let measure = Measure::new(&mut rng, clock.now().mono);
+            Some(MeasureThread::start(socket, sockets.udp.try_clone()?, measure, clock)?)
+        }
+        None => None,
+    };
     let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
@@ -140,6 +161,9 @@ pub async fn run<D: Directory>(
     };
     if let Some(path) = &parts.status_socket {
         let _ = std::fs::remove_file(path);
+    }
+    if let Some(measure) = measure {
+        measure.stop();
     }
     let stopped = thread.stop();
     info!("stopped");

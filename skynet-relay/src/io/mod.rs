@@ -6,6 +6,7 @@ pub mod control;
 pub mod daemon;
 pub mod directory;
 pub mod forward;
+pub mod measure;
 pub mod port;
 mod sockaddr;
 pub mod udp;

@@ -66,6 +66,14 @@ impl UdpSocket {
         Ok(Self { socket, v6: addr.is_ipv6() })
     }
 
+    /// The same socket once more, for another thread to send by.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, v6: self.v6 })
+    }
+
     /// The address bound.
     ///
     /// # Errors

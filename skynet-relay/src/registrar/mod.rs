@@ -60,6 +60,8 @@ pub enum DenyCode {
     TryLater = 8,
     /// Only members may ask this.
     NotJoined = 9,
+    /// A document is not valid yet: a clock is wrong.
+    Clock = 10,
 }
 
 /// A refusal as it goes to the node.
@@ -106,6 +108,7 @@ impl From<ChainError> for Refusal {
         let code = match error {
             ChainError::ForeignNetwork(_) | ChainError::UnknownIssuer => DenyCode::ForeignNetwork,
             ChainError::TokenExpired | ChainError::Expired(_) => DenyCode::Expired,
+            ChainError::NotYetValid(_) => DenyCode::Clock,
             _ => DenyCode::BadSignature,
         };
         // The chain's errors speak of "the peer", which from here is the node itself.

@@ -9,6 +9,7 @@ pub mod control;
 pub mod drops;
 pub mod forward;
 mod limit;
+pub mod measure;
 mod session;
 mod stun;
 
@@ -18,6 +19,9 @@ pub use control::{
     StreamOutput,
 };
 pub use drops::{DropReason, Drops};
+pub use measure::Measure;
+pub use stun::Measured;
+
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
 
 use core::net::{IpAddr, Ipv4Addr};

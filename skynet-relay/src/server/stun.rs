@@ -1,7 +1,9 @@
-//! STUN Binding (RFC 8489) on the relay's port, in place and never larger than the request.
+//! STUN Binding (RFC 8489) on the relay's port, in place and never larger than the request; and on the port above what
+//! shows a client how its NAT behaves (RFC 5780).
 
 use core::net::SocketAddr;
 
+use skynet_core::wire::binding::{CHANGE_PORT, CHANGE_REQUEST, RESPONSE_PORT};
 use stun_rs::attributes::stun::{Fingerprint, XorMappedAddress};
 use stun_rs::methods::BINDING;
 use stun_rs::{MessageClass, MessageDecoderBuilder, MessageEncoderBuilder, StunMessage, StunMessageBuilder};
@@ -13,6 +15,8 @@ const MAGIC: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
 /// A request is asked to carry padding, not to fill a datagram.
 const MAX_REQUEST: usize = 576;
 const PADDING: u16 = 0x0026;
+/// Longest request on the port above: a jumbo frame, for clients that measure what passes.
+const MAX_MEASURING: usize = 9_216;
 /// Types below this must be understood (RFC 8489 §14).
 const COMPREHENSION_OPTIONAL: u16 = 0x8000;
 
@@ -23,7 +27,51 @@ pub(super) fn is_stun(datagram: &[u8]) -> bool {
 
 /// Answers a Binding request from `from` in place; the length of the answer.
 pub(super) fn answer(datagram: &mut [u8], from: SocketAddr) -> Result<usize, DropReason> {
-    check_form(datagram)?;
+    check_form(datagram, MAX_REQUEST, |kind| kind == PADDING)?;
+    answer_checked(datagram, from)
+}
+
+/// Where an answer on the port above the relay's leaves and goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Measured {
+    /// Length of the answer.
+    pub len: usize,
+    /// From the relay's own port, which this client may never have sent to (CHANGE-REQUEST).
+    pub from_main: bool,
+    /// To this port of the client's address (RESPONSE-PORT).
+    pub to_port: Option<u16>,
+}
+
+/// Answers a Binding request that came to the port above the relay's: as [`answer`], and it may ask for the answer by the
+/// other port, or to another port of its own address. Never to another address.
+pub(super) fn measure(datagram: &mut [u8], from: SocketAddr) -> Result<Measured, DropReason> {
+    let known = |kind| matches!(kind, PADDING | CHANGE_REQUEST | RESPONSE_PORT);
+    check_form(datagram, MAX_MEASURING, known)?;
+    let change = attribute(datagram, CHANGE_REQUEST).and_then(|v| v.try_into().ok()).map(u32::from_be_bytes);
+    let to_port =
+        attribute(datagram, RESPONSE_PORT).and_then(|v| Some(u16::from_be_bytes([*v.first()?, *v.get(1)?])));
+    // There is no other address to answer from.
+    if change.is_some_and(|c| c & !CHANGE_PORT != 0) || to_port == Some(0) {
+        return Err(DropReason::StunUnsupported);
+    }
+    let len = answer_checked(datagram, from)?;
+    Ok(Measured { len, from_main: change.is_some_and(|c| c & CHANGE_PORT != 0), to_port })
+}
+
+/// The value of the first attribute of this kind, in a datagram whose form was checked.
+fn attribute(datagram: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = datagram.get(HEADER_LEN..)?;
+    while let [k0, k1, l0, l1, value @ ..] = rest {
+        let len = usize::from(u16::from_be_bytes([*l0, *l1]));
+        if u16::from_be_bytes([*k0, *k1]) == wanted {
+            return value.get(..len);
+        }
+        rest = rest.get(4 + len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn answer_checked(datagram: &mut [u8], from: SocketAddr) -> Result<usize, DropReason> {
     let (request, _) =
         MessageDecoderBuilder::default().build().decode(datagram).map_err(|_| DropReason::StunUnsupported)?;
     if request.method() != BINDING || request.class() != MessageClass::Request {
@@ -54,11 +102,11 @@ fn encode(request: &StunMessage, from: SocketAddr, fingerprint: bool, out: &mut 
 
 /// The header and the chain of attributes are consistent, and none must be understood that is not. Checked before the
 /// codec sees the bytes, so that it only works on requests worth an answer.
-fn check_form(datagram: &[u8]) -> Result<(), DropReason> {
+fn check_form(datagram: &[u8], most: usize, known: impl Fn(u16) -> bool) -> Result<(), DropReason> {
     let unsupported = Err(DropReason::StunUnsupported);
     let len = datagram.len();
     let field = |at: usize| u16::from_be_bytes([datagram[at], datagram[at + 1]]);
-    if !is_stun(datagram) || len > MAX_REQUEST || field(0) != 1 || usize::from(field(2)) != len - HEADER_LEN {
+    if !is_stun(datagram) || len > most || field(0) != 1 || usize::from(field(2)) != len - HEADER_LEN {
         return unsupported;
     }
     let mut at = HEADER_LEN;
@@ -67,7 +115,7 @@ fn check_form(datagram: &[u8]) -> Result<(), DropReason> {
             return unsupported;
         }
         let kind = field(at);
-        if kind < COMPREHENSION_OPTIONAL && kind != PADDING {
+        if kind < COMPREHENSION_OPTIONAL && !known(kind) {
             return unsupported;
         }
         at += 4 + usize::from(field(at + 2)).next_multiple_of(4);
@@ -126,6 +174,37 @@ mod tests {
     }
 
     #[test]
+    fn the_port_above_answers_by_the_other_port_or_to_another_of_the_client_and_nowhere_else() {
+        use skynet_core::wire::binding::{Answer, Request};
+        let from: SocketAddr = "203.0.113.7:4711".parse().unwrap();
+        for (request, from_main, to_port) in [
+            (Request { len: 1_400, ..Request::default() }, false, None),
+            (Request { change_port: true, ..Request::default() }, true, None),
+            (Request { response_port: Some(99), ..Request::default() }, false, Some(99)),
+        ] {
+            let mut buffer = request.encode([5; 12]);
+            let before = buffer.len();
+            let measured = measure(&mut buffer, from).unwrap();
+            assert!(measured.len <= before);
+            assert_eq!((measured.from_main, measured.to_port), (from_main, to_port));
+            assert_eq!(
+                Answer::parse(&buffer[..measured.len]),
+                Some(Answer { transaction: [5; 12], mapped: from })
+            );
+        }
+        let asked = Request { change_port: true, ..Request::default() }.encode([5; 12]);
+        assert_eq!(answer(&mut asked.clone(), from), Err(DropReason::StunUnsupported), "on the relay's port");
+        let mut address = asked;
+        address[27] = 4;
+        assert_eq!(measure(&mut address, from), Err(DropReason::StunUnsupported));
+        for port in [None, Some(0)] {
+            let len = 9_300 * usize::from(port.is_none());
+            let mut request = Request { response_port: port, len, ..Request::default() }.encode([5; 12]);
+            assert_eq!(measure(&mut request, from), Err(DropReason::StunUnsupported), "{port:?}");
+        }
+    }
+
+    #[test]
     fn altered_cut_and_random_requests_never_panic_and_are_never_amplified() {
         let from: SocketAddr = "[2001:db8::7]:4711".parse().unwrap();
         let good = request(Some("padding of a client, long enough"));
@@ -133,6 +212,9 @@ mod tests {
             let mut buffer = bytes.to_vec();
             if let Ok(len) = answer(&mut buffer, from) {
                 assert!(len <= bytes.len());
+            }
+            if let Ok(measured) = measure(&mut bytes.to_vec(), from) {
+                assert!(measured.len <= bytes.len());
             }
         };
         for bit in 0..good.len() * 8 {

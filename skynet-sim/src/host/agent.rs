@@ -13,9 +13,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use skynet_core::batch::SendBatch;
+use skynet_core::diagnosis::{Control, Evidence, HostView};
 use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
+use skynet_core::key::PublicKey;
 use skynet_core::member::{Credentials, JoinToken};
 use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
@@ -110,6 +112,7 @@ pub struct AgentHost {
     notes: Vec<(Instant, String)>,
     rx_bytes: u64,
     eats_trains: bool,
+    host_view: HostView,
 }
 
 impl AgentHost {
@@ -129,12 +132,31 @@ impl AgentHost {
             notes: Vec::new(),
             rx_bytes: 0,
             eats_trains: false,
+            host_view: HostView::default(),
         }
     }
 
     /// From now on this host's network card loses what is sent as a train of more than one datagram, or does not.
     pub const fn set_eats_trains(&mut self, eats: bool) {
         self.eats_trains = eats;
+    }
+
+    /// What this host's shell finds when it looks at the network around.
+    pub const fn set_host_view(&mut self, view: HostView) {
+        self.host_view = view;
+    }
+
+    /// Somebody asks why this peer is reached as it is.
+    pub fn inquire(&mut self, peer: &PublicKey, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.inquire(Some(peer), now);
+        }
+        self.settle(now);
+    }
+
+    /// What is known of the pair with this peer.
+    pub fn evidence(&self, peer: &PublicKey, now: Now) -> Option<Evidence> {
+        self.running.as_ref()?.node.evidence(peer, now)
     }
 
     /// Its place in the overlay, once joined.
@@ -320,6 +342,7 @@ impl AgentHost {
                 self.note(now, format!("join failed{}: {reason}", if fatal { " for good" } else { "" }));
             }
             NodeEvent::Alarm(reason) => self.note(now, format!("alarm: {reason}")),
+            NodeEvent::LookAround => running.node.set_host_view(self.host_view, Control::Joined, now),
             NodeEvent::PathChanged { peer, path } => self.note(now, format!("path to {peer}: {path}")),
         }
     }

@@ -24,6 +24,7 @@ mod relay;
 mod restart;
 mod tokens;
 mod trains;
+mod why;
 
 use std::time::Duration;
 

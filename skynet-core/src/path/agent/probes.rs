@@ -209,6 +209,7 @@ impl PathAgent {
         }
         let offered: Vec<_> = call.candidates.iter().filter_map(Candidate::from_call).collect();
         self.merge(&offered, Origin::Call);
+        self.called = offered;
         self.peer_relays.clone_from(&call.relays);
         let repeated = self.caller.heard(call.txid);
         if call.flags & probe::CALL_ANSWER_WANTED != 0 {
