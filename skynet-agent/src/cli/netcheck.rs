@@ -11,13 +11,15 @@ use skynet_core::diagnosis::{
     Cause, Degree, Finding, HostView, NetworkEvidence, TcpProbe, examine, host_view,
 };
 use skynet_core::member::{Credentials, JoinToken};
-
 use zeroize::Zeroizing;
 
 use super::{AskArgs, Exit, Failure, format};
 use crate::api::{Client, ClientError, HostReport, RelaysReport, Request};
 use crate::config::{Config, DEFAULT_PORT, Overrides, parse_duration};
+use crate::netcfg::gateway::default_gateway;
+use crate::netcfg::{NetConfig as _, Netlink};
 use crate::netcheck::{self, Plan, Proxies};
+use crate::port_mapping::survey;
 
 const EXIT_CODES: &str = "Exit codes:
   0  nothing stands in the way of direct paths
@@ -29,8 +31,6 @@ The causes and their cures: docs/TROUBLESHOOTING.md.";
 
 /// What is waited for if `--timeout` names no time: RFC 4787 REQ-5 asks for two minutes.
 const DEFAULT_TIMEOUT: &str = "2m";
-/// Until port mapping is asked for here.
-const NOT_PROBED: &str = "not probed";
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
@@ -65,8 +65,8 @@ struct NetcheckReport {
     udp_timeout_alive_s: Option<u32>,
     /// It did not after so many; `null`: never, or not measured.
     udp_timeout_dead_s: Option<u32>,
-    /// What became of PCP, NAT-PMP and UPnP.
-    port_mapping: String,
+    /// Which of PCP, NAT-PMP and UPnP IGD the gateway speaks.
+    port_mapping: GatewayReport,
     /// Proxies of the environment, by variable.
     proxies: Vec<(String, String)>,
     /// Seconds this machine's clock is ahead of the relay's; `null` without a joined agent.
@@ -90,6 +90,17 @@ struct FamilyReport {
     seen_as: Vec<String>,
 }
 
+/// The router of the IPv4 default route.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+struct GatewayReport {
+    /// `null`: there is none.
+    gateway: Option<String>,
+    /// `PCP`, `NAT-PMP`, `UPnP IGD`.
+    protocols: Vec<String>,
+    /// The external address it told.
+    external: Option<String>,
+}
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct RelayCheck {
     address: String,
@@ -105,7 +116,11 @@ pub(super) fn run(args: &NetcheckArgs) -> Result<Exit, Failure> {
     if plan.timeout.is_some() && !args.ask.json && std::io::stderr().is_terminal() {
         eprintln!("measuring how long idle UDP lives …");
     }
-    let report = report(&netcheck::look(&plan), !plan.try_port);
+    let (evidence, gateway) = std::thread::scope(|scope| {
+        let gateway = scope.spawn(ask_gateway);
+        (netcheck::look(&plan), gateway.join().unwrap_or_default())
+    });
+    let report = report(&evidence, gateway, !plan.try_port);
     if args.ask.json {
         format::print_json(&report);
     } else {
@@ -158,7 +173,39 @@ fn known_relays() -> Vec<SocketAddr> {
     token.iter().flat_map(|t| t.relays()).map(|r| r.address).collect()
 }
 
-fn report(evidence: &NetworkEvidence, agent: bool) -> NetcheckReport {
+/// What the gateway speaks; nothing is mapped.
+fn ask_gateway() -> GatewayReport {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return GatewayReport::default();
+    };
+    runtime.block_on(async {
+        let snapshot = match Netlink::open() {
+            Ok(net) => net.snapshot().await.unwrap_or_default(),
+            Err(_) => return GatewayReport::default(),
+        };
+        let Some(gateway) = default_gateway(&snapshot, None) else { return GatewayReport::default() };
+        let survey = survey(gateway).await;
+        let spoken = [("PCP", survey.pcp), ("NAT-PMP", survey.nat_pmp), ("UPnP IGD", survey.upnp_igd)];
+        GatewayReport {
+            gateway: Some(gateway.address.to_string()),
+            protocols: spoken.iter().filter(|(_, s)| s.speaks).map(|(name, _)| (*name).to_owned()).collect(),
+            external: survey.external().map(|ip| ip.to_string()),
+        }
+    })
+}
+
+impl GatewayReport {
+    fn words(&self) -> String {
+        let Some(gateway) = &self.gateway else { return "no gateway".to_owned() };
+        if self.protocols.is_empty() {
+            return format!("{gateway} speaks none of PCP, NAT-PMP, UPnP");
+        }
+        let external = self.external.as_ref().map_or(String::new(), |ip| format!(", external {ip}"));
+        format!("{} at {gateway}{external}", self.protocols.join(", "))
+    }
+}
+
+fn report(evidence: &NetworkEvidence, gateway: GatewayReport, agent: bool) -> NetcheckReport {
     let findings = examine(evidence);
     let worst = findings.first().cloned().unwrap_or_else(|| Finding {
         cause: Cause::NetworkFine,
@@ -180,7 +227,7 @@ fn report(evidence: &NetworkEvidence, agent: bool) -> NetcheckReport {
         relays: evidence.relays.iter().map(relay).collect(),
         udp_timeout_alive_s: evidence.timeout_s.map(|(alive, _)| alive),
         udp_timeout_dead_s: evidence.timeout_s.and_then(|(_, dead)| dead),
-        port_mapping: NOT_PROBED.to_owned(),
+        port_mapping: gateway,
         proxies: Proxies::from_environment().0,
         clock_ahead_s: evidence.clock_ahead_s,
         agent,
@@ -239,7 +286,7 @@ fn render(report: &NetcheckReport) -> String {
     line("hairpin", yes_no(n.hairpin));
     line("MTU to relay", n.mtu.map_or_else(|| "unknown".to_owned(), |m| format!("{m} bytes")));
     line("UDP timeout", timeout_words(report));
-    line("port mapping", report.port_mapping.clone());
+    line("port mapping", report.port_mapping.words());
     line("cloud", n.cloud.clone().unwrap_or_else(|| "none known".to_owned()));
     let proxies: Vec<String> = report.proxies.iter().map(|(name, url)| format!("{name}={url}")).collect();
     line("proxy", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") });
@@ -303,7 +350,12 @@ mod tests {
 
     #[test]
     fn verdict_and_cure_come_first_and_the_facts_below() {
-        let report = report(&evidence(), true);
+        let gateway = GatewayReport {
+            gateway: Some("192.168.1.1".to_owned()),
+            protocols: vec!["PCP".to_owned(), "UPnP IGD".to_owned()],
+            external: Some("198.51.100.2".to_owned()),
+        };
+        let report = report(&evidence(), gateway, true);
         let text = render(&report);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("The NAT uses another port"), "{text}");
@@ -313,7 +365,7 @@ mod tests {
             "mapping       address-and-port-dependent",
             "IPv4          10.1.0.10; seen as 198.51.100.2",
             "UDP timeout   between 20 and 30 s",
-            "port mapping  not probed",
+            "port mapping  PCP, UPnP IGD at 192.168.1.1, external 198.51.100.2",
             "relay         203.0.113.10:3478  UDP 0.90 ms, TCP open",
         ] {
             assert!(text.contains(part), "{part} in {text}");

@@ -15,7 +15,7 @@ use crate::node::directory::lookup_for;
 use crate::node::paths::candidates_of;
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent};
-use crate::path::{Candidate, Path, PathAgent};
+use crate::path::{Candidate, DATAGRAM, Path, PathAgent};
 use crate::rng::RngCore as _;
 use crate::time::{Duration, Instant, Now};
 use crate::wire::record::{FEATURE_VIEW, Record};
@@ -251,6 +251,9 @@ impl Node {
         match &peer.kind {
             Kind::Member { path, .. } => {
                 evidence.path = path.selected().map(Into::into);
+                let found = Some(path.size()).filter(|size| size.settled);
+                // As a whole IPv4 packet.
+                evidence.path_mtu = found.map(|size| size.limit + DATAGRAM + 28);
                 evidence.tried = path.counters().rounds > 0;
                 evidence.settled &= path.is_settled() && evidence.tried;
                 // An answer that is on its way is waited for.

@@ -69,7 +69,13 @@ const FAULTS: &[Fault] = &[
         ("one-way", 6),
         "Packets from f1 do not reach d1",
     ),
-    fault("MTU hole", "f1", &["why", "h1"], ("mtu-hole", 6), "h1's uplink lets packets of 1300 bytes pass"),
+    fault(
+        "MTU hole, which the pair's own probes have found",
+        "f1",
+        &["why", "h1"],
+        ("direct", 0),
+        "f1 and h1 talk directly",
+    ),
     fault(
         "a firewall on the peer's interface",
         "f1",
