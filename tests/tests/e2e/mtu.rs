@@ -192,14 +192,13 @@ fn below_the_claim(rate: Option<u64>, amounts: &[u64]) -> Vec<String> {
         let lab = Lab::builder("ratio").relay().cloud("a", NatKind::Public, 2).cloud("b", NatKind::Public, 2);
         let lab = lab.build().unwrap();
         lab.silence_routers().unwrap();
+        if rate.is_some() {
+            let profile = Profile { rate_bits_per_second: rate, ..Profile::default() };
+            lab.insert_wan("b", profile, 1).unwrap();
+        }
         for cloud in ["a", "b"] {
             lab.set_cloud_mtu(cloud, hosts).unwrap();
             lab.set_uplink_mtu(cloud, uplink).unwrap();
-        }
-        if rate.is_some() {
-            let mtu_bytes = Some(usize::from(uplink));
-            let profile = Profile { rate_bits_per_second: rate, mtu_bytes, ..Profile::default() };
-            lab.insert_wan("b", profile, 1).unwrap();
         }
         let fixed: &'static str = Box::leak(limit.to_string().into_boxed_str());
         let told: &'static [&'static str] = Box::leak(Box::new(["--mtu", fixed]));
