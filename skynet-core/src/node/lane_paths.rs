@@ -304,7 +304,7 @@ impl Node {
                         }
                     }
                     // Port 0's agent hears of it as well, and says it.
-                    PathEvent::PeerRestarted => {}
+                    PathEvent::PeerRestarted | PathEvent::Announced => {}
                     PathEvent::RefreshCandidates => self.ports.observe_again(port, now.mono),
                 }
             }

@@ -170,6 +170,8 @@ pub enum PathEvent {
     },
     /// The direct path failed: ask STUN again, the local candidates may have changed.
     RefreshCandidates,
+    /// The peer has heard that this node started anew, and had time to begin a handshake.
+    Announced,
     /// The peer has started anew, and lost every session: what is sealed for it under old keys is lost.
     PeerRestarted,
 }
