@@ -315,7 +315,7 @@ impl Node {
                     }
                     PathEvent::SizeChanged => self.dirty = true,
                     // Port 0's agent hears of it as well, and says it.
-                    PathEvent::PeerRestarted => {}
+                    PathEvent::PeerRestarted | PathEvent::Announced => {}
                     PathEvent::RefreshCandidates => self.ports.observe_again(port, now.mono),
                 }
             }

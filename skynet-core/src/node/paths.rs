@@ -163,6 +163,11 @@ impl Node {
                 PathEvent::Selected { path, reason } => self.on_selected(slot, path, reason, now),
                 PathEvent::SizeChanged => self.dirty = true,
                 PathEvent::PeerRestarted => self.begin_anew(slot, now),
+                // It may not, within 5 s of its last one.
+                PathEvent::Announced if self.peers.get(slot).is_some_and(|p| p.sealing.is_none()) => {
+                    self.initiate(slot, now);
+                }
+                PathEvent::Announced => {}
                 PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
             }
         }

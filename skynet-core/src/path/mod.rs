@@ -14,14 +14,15 @@
 //! A path whose probes pass while its data vanishes is demoted for a minute, then two, up to ten.
 //!
 //! **Never.** The source of a packet never moves a path; it is a candidate to be challenged. Nothing
-//! unauthenticated or replayed changes anything. A pair without traffic has no timer and sends nothing. No peer
+//! unauthenticated or replayed changes anything, but the genuine copy of a probe that another copy has overtaken
+//! (`agent/overtaken.rs`). A pair without traffic has no timer and sends nothing. No peer
 //! can make this node send more than [`check::PINGS_PER_MINUTE`] PINGs a minute and one CALL a second.
 //!
 //! ```text
 //!            PONG                     not on hold
 //!  RELAYED ───────▶ VALIDATED ──────────────────▶ DIRECT
 //!     ▲                                           ▲    │ 12 checks in ≤ 1.4 s unanswered, or 3 s silent
-//!     │ 1.5 s                               PONG │    ▼
+//!     │ 1.5 s                                PONG │    ▼
 //!     └──────────────────────────────────────── SUSPECT (data on the relay)
 //! ```
 

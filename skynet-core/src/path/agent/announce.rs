@@ -1,7 +1,7 @@
 //! A node that has started anew tells a peer of its last run: the first probe of a later start ends what the peer
 //! believes of the run before.
 
-use super::PathAgent;
+use super::{PathAgent, PathEvent};
 use crate::time::{Duration, Instant, Now};
 
 /// PINGs through the relay, in case some are lost: at once, and so long after each.
@@ -33,6 +33,7 @@ impl PathAgent {
         }
         let Some(announced) = self.announce.take() else { return };
         if announced.next > 0 && self.relay_link.last_rx.is_some() {
+            self.emit(PathEvent::Announced);
             return;
         }
         self.ping_relay();

@@ -175,6 +175,8 @@ pub enum PathEvent {
     RefreshCandidates,
     /// [`super::PathAgent::size`] says something else now.
     SizeChanged,
+    /// The peer has heard that this node started anew, and had time to begin a handshake.
+    Announced,
     /// The peer has started anew, and lost every session: what is sealed for it under old keys is lost.
     PeerRestarted,
 }

@@ -33,13 +33,13 @@ impl PathAgent {
     pub(super) fn was_overtaken(&self, body: &Body) -> bool {
         match body {
             Body::Pong(pong) => self.pairs.iter().any(|pair| pair.link.is_outstanding(pong.txid)),
-            // As of the last look at the clock; `handle_overtaken` looks again.
-            Body::Ping(ping) => {
-                let recent = |first: &&FirstCopy| self.now.mono - first.at < OVERTAKES;
-                self.overtaken.0.iter().filter(recent).any(|first| first.txid == ping.txid)
-            }
+            Body::Ping(ping) => self.overtaken.0.iter().any(|f| f.txid == ping.txid && self.is_recent(f)),
             Body::Call(_) => false,
         }
+    }
+
+    fn is_recent(&self, first: &FirstCopy) -> bool {
+        self.now.mono - first.at < OVERTAKES
     }
 
     /// A PING came from `from` for the first time.
@@ -55,13 +55,14 @@ impl PathAgent {
 
     /// The second copy of a PING: answered if it comes from an address that the peer named, and the first did not.
     pub(super) fn handle_overtaken(&mut self, from: ProbeFrom, local: Option<IpAddr>, ping: &Ping) {
-        let now = self.now.mono;
         let is_named =
             |addr: SocketAddr| self.pair_index(addr).is_some_and(|i| self.pairs[i].origin != Origin::Source);
         let genuine = match from {
-            ProbeFrom::Direct(addr) if is_named(addr) => self.overtaken.0.iter().position(|first| {
-                first.txid == ping.txid && first.from != addr && now - first.at < OVERTAKES
-            }),
+            ProbeFrom::Direct(addr) if is_named(addr) => self
+                .overtaken
+                .0
+                .iter()
+                .position(|first| first.txid == ping.txid && first.from != addr && self.is_recent(first)),
             _ => None,
         };
         let Some(at) = genuine else {
