@@ -204,6 +204,7 @@ impl Stats {
             "datagrams_received": counters.received,
             "datagrams_forwarded": counters.forwarded,
             "bytes_forwarded": counters.forwarded_bytes,
+            "datagrams_unsent": self.forward.unsent,
             "replies": counters.replies,
             "drops": drops,
         })

@@ -1,4 +1,5 @@
-//! The thread that moves datagrams: receive a batch, let the [`Forwarder`] decide, send what is left of it.
+//! The thread that moves datagrams: receive trains, let the [`Forwarder`] decide on each datagram, send what is left as
+//! trains.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use skynet_core::time::Instant;
 
 use crate::clock::Clock;
-use crate::io::udp::{Batch, UdpSocket};
+use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
 use crate::server::{Action, Drops, ForwardCounters, Forwarder};
 
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ pub struct ForwardStats {
     pub counters: ForwardCounters,
     /// Drops by reason.
     pub drops: Drops,
+    /// Datagrams the kernel refused to send.
+    pub unsent: u64,
 }
 
 /// A running forwarding thread.
@@ -76,22 +79,26 @@ fn run(
     stats: &Mutex<ForwardStats>,
 ) -> io::Result<()> {
     let mut batch = Batch::new();
-    let mut next_publish = Instant::ZERO;
+    let (mut next_publish, mut unsent) = (Instant::ZERO, 0);
     while !stop.load(Ordering::Relaxed) {
         let received = socket.receive(&mut batch)?;
         let now = clock.now();
         for slot in 0..received {
-            let Some((local, from, datagram)) = batch.datagram(slot) else { continue };
-            let len = datagram.len();
-            match forwarder.handle_datagram(local, from, datagram, now) {
-                Action::Forward { local, to } => batch.send_to(slot, len, Some((local, to)), socket),
-                Action::Reply { len } => batch.send_to(slot, len, None, socket),
-                Action::Drop(_) => {}
+            let Some(train) = batch.train(slot) else { continue };
+            for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
+                let datagram = batch.datagram_mut(slot, at.clone());
+                let (at, local, to) = match forwarder.handle_datagram(train.local, train.from, datagram, now)
+                {
+                    Action::Forward { local, to } => (at, local, to),
+                    Action::Reply { len } => (at.start..at.start + len, train.local, train.from),
+                    Action::Drop(_) => continue,
+                };
+                while !batch.push(slot, at.clone(), local, to) {
+                    unsent += socket.send(&mut batch);
+                }
             }
         }
-        if received > 0 {
-            socket.send(&mut batch);
-        }
+        unsent += socket.send(&mut batch);
         if now.mono >= forwarder.poll_timeout() {
             forwarder.handle_timeout(now.mono);
         }
@@ -101,6 +108,7 @@ fn run(
                 stats.sessions = forwarder.sessions();
                 stats.counters = forwarder.counters();
                 stats.drops = forwarder.drops().clone();
+                stats.unsent = unsent;
             }
         }
     }

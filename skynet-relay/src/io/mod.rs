@@ -1,9 +1,11 @@
 //! The relay's shell: sockets, threads and the runtime around the machines of [`crate::server`].
 
+mod batch;
+mod cmsg;
 pub mod control;
 pub mod daemon;
 pub mod directory;
 pub mod forward;
-mod pktinfo;
 pub mod port;
+mod sockaddr;
 pub mod udp;

@@ -1,27 +1,27 @@
-//! UDP in batches: one system call receives up to [`BATCH`] datagrams, one sends what became of them.
+//! UDP in trains: one system call receives up to 32 of them (`UDP_GRO`), one sends what became of them
+//! (`UDP_SEGMENT`).
 //!
-//! All memory is allocated once. A received datagram is changed and sent from where it was received; there is no copy.
-//! The only `unsafe` of the relay is in this file.
+//! What costs is a datagram's way through the kernel, not its bytes: a train goes that way once. Where the kernel does not
+//! take trains, the same datagrams leave one by one. The `unsafe` of the relay is in this file and in `sockaddr.rs`.
 
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{debug, warn};
 
-use super::pktinfo::Control;
-use crate::server::Local;
+pub use super::batch::{Batch, MAX_DATAGRAM, Train};
+use super::batch::{RUNS, Run, SLOTS};
+use super::cmsg::Control;
+use super::sockaddr::{name_len, read_name, write_name};
 
-/// Datagrams per system call.
-pub const BATCH: usize = 64;
-/// Longest datagram, bytes: a jumbo frame. Longer ones are cut by the kernel and dropped here.
-pub const MAX_DATAGRAM: usize = 9_216;
 /// How long a receive waits, so that the caller sees its timers and a request to stop.
 pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(250);
-/// Asked of the kernel for both directions; it gives what `net.core.rmem_max` allows.
-const SOCKET_BUFFER: usize = 4 << 20;
+/// Asked of the kernel for both directions: 10 ms at 3 Gbit/s.
+const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
 /// A blocking UDP socket.
 #[derive(Debug)]
@@ -41,13 +41,31 @@ impl UdpSocket {
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
         }
-        // Less than asked for is not an error.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        // The privileged options pass the machine's limit; without the privilege the limit decides.
+        for (forced, plain) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        {
+            let _ = set_option(&socket, libc::SOL_SOCKET, forced, SOCKET_BUFFER)
+                .or_else(|_| set_option(&socket, libc::SOL_SOCKET, plain, SOCKET_BUFFER));
+        }
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         if addr.ip().is_unspecified() {
             // Before the bind: nothing may arrive that does not tell.
-            tell_local(&socket, addr.is_ipv6())?;
+            let (level, option) = if addr.is_ipv6() {
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+            } else {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO)
+            };
+            set_option(&socket, level, option, 1)?;
+        }
+        // What is too large for the way on is dropped, not cut: the members' own probes find the size (RFC 8899).
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        if addr.is_ipv6() {
+            let probe = libc::IPV6_PMTUDISC_PROBE;
+            set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
+        }
+        if let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
+            debug!(%error, "the kernel does not join datagrams on receive");
         }
         socket.bind(&addr.into())?;
         Ok(Self { socket, v6: addr.is_ipv6() })
@@ -61,25 +79,38 @@ impl UdpSocket {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Receives at least one datagram into `batch` and returns how many; 0 after [`RECEIVE_TIMEOUT`].
+    /// Receives at least one datagram into `batch` and returns how many slots were filled; 0 after [`RECEIVE_TIMEOUT`].
     ///
     /// # Errors
     /// As `recvmmsg(2)`, timeouts and interruptions excepted.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
-        let mut headers = batch.headers(MAX_DATAGRAM);
-        // SAFETY: the headers point into `batch`, which outlives the call, and say how long each buffer is.
+        batch.received = 0;
+        // SAFETY: iovec and mmsghdr are C structures for which all zero bytes are a value.
+        let (mut vectors, mut headers): ([libc::iovec; SLOTS], [libc::mmsghdr; SLOTS]) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        for (i, (vector, header)) in vectors.iter_mut().zip(&mut headers).enumerate() {
+            let bytes = batch.slot_mut(i);
+            *vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            let slot = &mut batch.slots[i];
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = (&raw mut slot.control).cast();
+            header.msg_hdr.msg_controllen = Control::SIZE;
+            header.msg_hdr.msg_name = (&raw mut slot.name).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        }
+        // SAFETY: the headers point into `batch` and `vectors`, which outlive the call, and say how long each buffer is.
         let n = unsafe {
             libc::recvmmsg(
                 self.socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as u32,
+                SLOTS as u32,
                 libc::MSG_WAITFORONE,
                 std::ptr::null_mut(),
             )
         };
         if n < 0 {
             let error = io::Error::last_os_error();
-            batch.received = 0;
             return match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
                 // An earlier datagram of ours met a closed port: nobody's error.
@@ -88,50 +119,101 @@ impl UdpSocket {
             };
         }
         batch.received = n as usize;
-        for (slot, header) in headers.iter().take(batch.received).enumerate() {
-            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            batch.lens[slot] = if cut { 0 } else { header.msg_len as usize };
-            batch.locals[slot] = batch.controls[slot].local(header.msg_hdr.msg_controllen);
-            batch.outgoing[slot] = false;
+        for (slot, header) in batch.slots.iter_mut().zip(&headers).take(n as usize) {
+            let told = slot.control.read(header.msg_hdr.msg_controllen);
+            let train = |from| Train::new(told.local, from, header.msg_len as usize, told.segment);
+            slot.train = read_name(&slot.name).filter(|_| header.msg_len > 0).map(train);
         }
         Ok(batch.received)
     }
 
-    /// Sends the slots marked by [`Batch::send_to`]; returns how many left. A datagram the kernel refuses is skipped.
-    pub fn send(&self, batch: &mut Batch) -> usize {
-        let mut chosen = [0usize; BATCH];
-        let mut count = 0;
-        for slot in 0..batch.received {
-            if batch.outgoing[slot] {
-                chosen[count] = slot;
-                count += 1;
-            }
-        }
-        let all = batch.headers(0);
-        // SAFETY: mmsghdr is a C structure for which all zero bytes are a value.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        for (header, &slot) in headers.iter_mut().zip(&chosen[..count]) {
-            *header = all[slot];
-        }
-        let (mut done, mut sent) = (0, 0);
-        while done < count {
-            // SAFETY: `done < count ≤ BATCH` headers follow; they point into `batch`, which outlives the call.
-            let n = unsafe {
-                libc::sendmmsg(
-                    self.socket.as_raw_fd(),
-                    headers.as_mut_ptr().add(done),
-                    (count - done) as u32,
-                    0,
-                )
+    /// Sends and forgets all runs of `batch`; how many datagrams did not leave because the kernel refused them.
+    pub fn send(&self, batch: &mut Batch) -> u64 {
+        let mut refused = 0;
+        let mut done = 0;
+        while done < batch.runs().len() {
+            let error = match self.send_runs(batch, done) {
+                Ok(sent) => {
+                    done += sent;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
             };
-            if n > 0 {
-                sent += n as usize;
-                done += n as usize;
-            } else if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                done += 1;
+            let run = &batch.runs()[done];
+            let segmented = run.datagrams > 1;
+            let lost = if segmented { self.send_one_by_one(batch, run) } else { 1 };
+            // Also the answer to datagrams above the device's MTU: only a run whose datagrams go out one by one proves
+            // that it is segmentation that does not work.
+            if segmented && lost == 0 && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) {
+                warn!(%error, "the kernel refuses trains; sending datagram by datagram from now on");
+                batch.joins = false;
+            }
+            refused += lost;
+            done += 1;
+        }
+        batch.clear_runs();
+        refused
+    }
+
+    /// Sends runs from number `first` on by one system call: how many left, or why the first did not.
+    fn send_runs(&self, batch: &Batch, first: usize) -> io::Result<usize> {
+        let runs = &batch.runs()[first..];
+        // SAFETY: mmsghdr is a C structure for which all zero bytes are a value.
+        let mut headers: [libc::mmsghdr; RUNS] = unsafe { mem::zeroed() };
+        let mut names = [super::sockaddr::empty(); RUNS];
+        let mut controls = [Control::EMPTY; RUNS];
+        let mut vectors = Vectors::new();
+        for (i, run) in runs.iter().enumerate() {
+            write_name(&mut names[i], self.native(run.to));
+            let segment = (run.datagrams > 1).then_some(run.segment as u16);
+            let control_len = controls[i].write(run.local, self.v6, segment);
+            let Some(pieces) = vectors.add(batch, run) else {
+                return self.send_headers(&mut headers[..i]);
+            };
+            let header = &mut headers[i].msg_hdr;
+            header.msg_name = (&raw mut names[i]).cast();
+            header.msg_namelen = name_len(&names[i]);
+            (header.msg_iov, header.msg_iovlen) = pieces;
+            if control_len > 0 {
+                header.msg_control = (&raw mut controls[i]).cast();
+                header.msg_controllen = control_len;
             }
         }
-        sent
+        self.send_headers(&mut headers[..runs.len()])
+    }
+
+    fn send_headers(&self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        // SAFETY: every header points to a name, a control message and vectors that its maker keeps alive for this call,
+        // and the vectors into the batch.
+        let n =
+            unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as u32, 0) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Sends the datagrams of a refused run; how many were refused again.
+    fn send_one_by_one(&self, batch: &Batch, run: &Run) -> u64 {
+        let mut name = super::sockaddr::empty();
+        write_name(&mut name, self.native(run.to));
+        let mut control = Control::EMPTY;
+        let control_len = control.write(run.local, self.v6, None);
+        let mut refused = 0;
+        for at in run.datagrams() {
+            let bytes = batch.piece(at);
+            let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            // SAFETY: msghdr is a C structure for which all zero bytes are a value.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            header.msg_name = (&raw mut name).cast();
+            header.msg_namelen = name_len(&name);
+            (header.msg_iov, header.msg_iovlen) = (&raw mut vector, 1);
+            if control_len > 0 {
+                header.msg_control = (&raw mut control).cast();
+                header.msg_controllen = control_len;
+            }
+            // SAFETY: the header points to locals and into the batch, all of which outlive the call; the kernel reads.
+            refused += u64::from(unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, 0) } < 0);
+        }
+        refused
     }
 
     fn native(&self, to: SocketAddr) -> SocketAddr {
@@ -144,204 +226,151 @@ impl UdpSocket {
     }
 }
 
-/// Has every datagram received say which address it came to.
-fn tell_local(socket: &Socket, v6: bool) -> io::Result<()> {
-    let (level, option) =
-        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
-    let on: libc::c_int = 1;
+/// The pieces of all runs of one system call.
+struct Vectors {
+    vectors: [libc::iovec; Self::MOST],
+    used: usize,
+}
+
+impl Vectors {
+    /// Four for each run; whoever needs more sends in two calls.
+    const MOST: usize = 4 * RUNS;
+
+    fn new() -> Self {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Self { vectors: [none; Self::MOST], used: 0 }
+    }
+
+    /// Those of one run; `None` if there is no room.
+    fn add(&mut self, batch: &Batch, run: &Run) -> Option<(*mut libc::iovec, usize)> {
+        let room = self.vectors.get_mut(self.used..self.used + run.pieces.len())?;
+        for (vector, piece) in room.iter_mut().zip(&run.pieces) {
+            let bytes = batch.piece(piece.clone());
+            // The kernel only reads what is to be sent.
+            *vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        }
+        self.used += run.pieces.len();
+        Some((room.as_mut_ptr(), run.pieces.len()))
+    }
+}
+
+fn set_option(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the value is a local int and its size is passed along; the kernel only reads it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Buffers, lengths and addresses of up to [`BATCH`] datagrams.
-pub struct Batch {
-    bytes: Box<[u8]>,
-    lens: [usize; BATCH],
-    names: Box<[libc::sockaddr_storage; BATCH]>,
-    controls: Box<[Control; BATCH]>,
-    /// Bytes of each control message to send.
-    control_lens: [usize; BATCH],
-    locals: [Local; BATCH],
-    vectors: Box<[libc::iovec; BATCH]>,
-    outgoing: [bool; BATCH],
-    received: usize,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Batch {
-    /// An empty batch; all its memory is reserved here.
-    pub fn new() -> Self {
-        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        // SAFETY: sockaddr_storage is a C structure for which all zero bytes are a value.
-        let name: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        Self {
-            bytes: vec![0; BATCH * MAX_DATAGRAM].into_boxed_slice(),
-            lens: [0; BATCH],
-            names: Box::new([name; BATCH]),
-            controls: Box::new([Control::EMPTY; BATCH]),
-            control_lens: [0; BATCH],
-            locals: [Local::ANY; BATCH],
-            vectors: Box::new([vector; BATCH]),
-            outgoing: [false; BATCH],
-            received: 0,
-        }
-    }
-
-    /// The datagram in `slot`, to which address it came and from where; `None` if it was cut or its family is unknown.
-    pub fn datagram(&mut self, slot: usize) -> Option<(Local, SocketAddr, &mut [u8])> {
-        let from = read_name(&self.names[slot])?;
-        let len = self.lens[slot];
-        let start = slot * MAX_DATAGRAM;
-        (len > 0).then(|| (self.locals[slot], from, &mut self.bytes[start..start + len]))
-    }
-
-    /// Marks `slot` to be sent: its first `len` bytes, from one address to another, or back the way it came.
-    pub fn send_to(
-        &mut self,
-        slot: usize,
-        len: usize,
-        ends: Option<(Local, SocketAddr)>,
-        socket: &UdpSocket,
-    ) {
-        let mut local = self.locals[slot];
-        if let Some((from, to)) = ends {
-            local = from;
-            write_name(&mut self.names[slot], socket.native(to));
-        }
-        self.control_lens[slot] = self.controls[slot].set(local, socket.v6);
-        self.lens[slot] = len.min(MAX_DATAGRAM);
-        self.outgoing[slot] = true;
-    }
-
-    /// Headers over all slots: with `capacity` bytes each for receiving, with their own lengths if it is 0.
-    fn headers(&mut self, capacity: usize) -> [libc::mmsghdr; BATCH] {
-        // SAFETY: mmsghdr is a C structure for which all zero bytes are a value.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        for (slot, header) in headers.iter_mut().enumerate() {
-            let start = slot * MAX_DATAGRAM;
-            let buffer = &mut self.bytes[start..start + MAX_DATAGRAM];
-            let receiving = capacity > 0;
-            self.vectors[slot].iov_base = buffer.as_mut_ptr().cast();
-            self.vectors[slot].iov_len = if receiving { capacity } else { self.lens[slot] };
-            header.msg_hdr.msg_iov = &mut self.vectors[slot];
-            header.msg_hdr.msg_iovlen = 1;
-            let control_len = if receiving { Control::SIZE } else { self.control_lens[slot] };
-            if control_len > 0 {
-                header.msg_hdr.msg_control = (&raw mut self.controls[slot]).cast();
-                header.msg_hdr.msg_controllen = control_len;
-            }
-            header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
-            header.msg_hdr.msg_namelen = if receiving {
-                size_of::<libc::sockaddr_storage>() as libc::socklen_t
-            } else {
-                name_len(&self.names[slot])
-            };
-        }
-        headers
-    }
-}
-
-fn name_len(name: &libc::sockaddr_storage) -> libc::socklen_t {
-    if i32::from(name.ss_family) == libc::AF_INET6 {
-        size_of::<libc::sockaddr_in6>() as libc::socklen_t
-    } else {
-        size_of::<libc::sockaddr_in>() as libc::socklen_t
-    }
-}
-
-fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match i32::from(name.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: sockaddr_storage is as large and as aligned as any socket address; the family says which it is.
-            let v4 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
-            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
-        }
-        _ => None,
-    }
-}
-
-fn write_name(name: &mut libc::sockaddr_storage, addr: SocketAddr) {
-    match addr {
-        SocketAddr::V4(a) => {
-            // SAFETY: sockaddr_storage is as large and as aligned as any socket address; zero bytes are a value of it.
-            let v4 = unsafe {
-                *name = mem::zeroed();
-                &mut *std::ptr::from_mut(name).cast::<libc::sockaddr_in>()
-            };
-            v4.sin_family = libc::AF_INET as libc::sa_family_t;
-            v4.sin_port = a.port().to_be();
-            v4.sin_addr.s_addr = u32::from(*a.ip()).to_be();
-        }
-        SocketAddr::V6(a) => {
-            // SAFETY: as above.
-            let v6 = unsafe {
-                *name = mem::zeroed();
-                &mut *std::ptr::from_mut(name).cast::<libc::sockaddr_in6>()
-            };
-            v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-            v6.sin6_port = a.port().to_be();
-            v6.sin6_addr.s6_addr = a.ip().octets();
-            v6.sin6_scope_id = a.scope_id();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
+    use crate::server::Local;
+
+    /// Forwards everything there is at once, by `way`; how many datagrams the kernel refused.
+    fn forward(
+        relay: &UdpSocket,
+        batch: &mut Batch,
+        way: impl Fn(&[u8], Train) -> (Local, SocketAddr),
+    ) -> (usize, u64) {
+        let mut datagrams = 0;
+        for slot in 0..relay.receive(batch).unwrap() {
+            let train = batch.train(slot).unwrap();
+            for at in train.datagrams() {
+                let (local, to) = way(batch.datagram_mut(slot, at.clone()), train);
+                assert!(batch.push(slot, at, local, to));
+                datagrams += 1;
+            }
+        }
+        (datagrams, relay.send(batch))
+    }
+
+    fn client() -> std::net::UdpSocket {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    }
 
     #[test]
-    fn batches_go_out_from_where_they_came_in() {
+    fn datagrams_go_out_from_where_they_came_in_each_to_its_own() {
         let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let to = relay.local_addr().unwrap();
-        let a = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let b = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        for i in 0..10u8 {
-            a.send_to(&vec![i; 100 + usize::from(i)], to).unwrap();
+        let [a, b, c] = [client(), client(), client()];
+        for i in 0..20u8 {
+            let len = if i < 10 { 100 + usize::from(i) } else { 200 };
+            a.send_to(&vec![i; len], to).unwrap();
         }
         let (mut batch, mut got) = (Batch::new(), 0);
-        while got < 10 {
-            let n = relay.receive(&mut batch).unwrap();
-            for slot in 0..n {
-                let (local, from, bytes) = batch.datagram(slot).unwrap();
-                assert_eq!((local, from), (Local::ANY, a.local_addr().unwrap()));
-                let (len, first) = (bytes.len(), bytes[0]);
-                assert_eq!(len, 100 + usize::from(first));
-                let target = (first % 2 == 0).then(|| (Local::ANY, b.local_addr().unwrap()));
-                batch.send_to(slot, len, target, &relay);
-            }
-            assert_eq!(relay.send(&mut batch), n);
+        while got < 20 {
+            let (n, refused) = forward(&relay, &mut batch, |bytes, train| {
+                assert_eq!((train.local, train.from), (Local::ANY, a.local_addr().unwrap()));
+                let target = if bytes[0] % 2 == 0 { &b } else { &c };
+                (Local::ANY, target.local_addr().unwrap())
+            });
+            assert_eq!(refused, 0);
             got += n;
         }
         let mut buffer = [0; 300];
-        for socket in [&a, &b] {
-            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            for _ in 0..5 {
+        for (socket, odd) in [(&b, 0), (&c, 1)] {
+            for i in 0..10u8 {
                 let (len, from) = socket.recv_from(&mut buffer).unwrap();
-                assert_eq!((len, from), (100 + usize::from(buffer[0]), to));
+                let number = 2 * i + odd;
+                let expected = if number < 10 { 100 + usize::from(number) } else { 200 };
+                assert_eq!((buffer[0], len, from), (number, expected, to), "in order");
             }
         }
+    }
+
+    #[test]
+    fn a_train_comes_and_leaves_whole_and_its_bytes_stay_as_they_are() {
+        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let [sender, receiver] = ["127.0.0.1:0"; 2].map(|a| UdpSocket::bind(a.parse().unwrap()).unwrap());
+        let mut batch = Batch::new();
+        let bytes: Vec<u8> = (0..40 * 1_000 + 7).map(|i| (i / 250) as u8).collect();
+        let at = 0..bytes.len();
+        batch.datagram_mut(0, at).copy_from_slice(&bytes);
+        let to = relay.local_addr().unwrap();
+        let train = Train::new(Local::ANY, to, bytes.len(), Some(1_000));
+        train.datagrams().for_each(|at| assert!(batch.push(0, at, Local::ANY, to)));
+        assert_eq!((batch.runs().len(), sender.send(&mut batch)), (1, 0));
+        // Loopback hands a train over as it is, to a socket that takes trains.
+        let target = receiver.local_addr().unwrap();
+        assert_eq!(forward(&relay, &mut batch, |_, _| (Local::ANY, target)), (41, 0));
+        assert_eq!(receiver.receive(&mut batch).unwrap(), 1);
+        let train = batch.train(0).unwrap();
+        assert_eq!((train.from, train.datagrams().count()), (to, 41));
+        assert_eq!(batch.datagram_mut(0, 0..bytes.len()), bytes);
+    }
+
+    #[test]
+    fn a_run_that_is_refused_leaves_datagram_by_datagram_and_only_proof_ends_trains() {
+        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let target = client();
+        let to = target.local_addr().unwrap();
+        let mut batch = Batch::new();
+        for slot in 0..3 {
+            assert!(batch.push(slot, 0..100, Local::ANY, to));
+        }
+        let run = batch.runs()[0].clone();
+        assert_eq!((run.datagrams, relay.send_one_by_one(&batch, &run)), (3, 0));
+        for _ in 0..3 {
+            assert_eq!(target.recv(&mut [0; 200]).unwrap(), 100);
+        }
+        batch.clear_runs();
+        // From an address this host does not have a train is refused, and so is each of its datagrams.
+        for slot in 0..2 {
+            assert!(batch.push(slot, 0..100, Local(IpAddr::from([203, 0, 113, 9])), to));
+        }
+        assert_eq!(relay.send(&mut batch), 2, "no such source");
+        assert!(batch.joins, "trains were not to blame");
     }
 
     #[test]
@@ -357,13 +386,11 @@ mod tests {
                 client.send_to(&[i], (host, port)).unwrap();
             }
             let mut batch = Batch::new();
-            assert_eq!(relay.receive(&mut batch).unwrap(), 4);
-            for slot in 0..4 {
-                let (local, from, _) = batch.datagram(slot).unwrap();
-                let local = if slot % 2 == 0 { Local(gone.parse().unwrap()) } else { local };
-                batch.send_to(slot, 1, Some((local, from)), &relay);
-            }
-            assert_eq!(relay.send(&mut batch), 2, "{gone} on {listen}");
+            let done = forward(&relay, &mut batch, |bytes, train| {
+                let local = if bytes[0] % 2 == 0 { Local(gone.parse().unwrap()) } else { train.local };
+                (local, train.from)
+            });
+            assert_eq!(done, (4, 2), "{gone} on {listen}");
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut buffer = [0; 9];
             for expected in [1, 3] {
@@ -377,15 +404,14 @@ mod tests {
     fn an_ipv6_socket_serves_both_families() {
         let relay = UdpSocket::bind("[::]:0".parse().unwrap()).unwrap();
         let port = relay.local_addr().unwrap().port();
-        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = client();
         client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
         let mut batch = Batch::new();
-        assert_eq!(relay.receive(&mut batch).unwrap(), 1);
-        let (local, canonical, _) = batch.datagram(0).unwrap();
-        assert_eq!(local, Local(Ipv4Addr::LOCALHOST.into()));
-        let canonical = SocketAddr::new(canonical.ip().to_canonical(), canonical.port());
-        batch.send_to(0, 5, Some((local, canonical)), &relay);
-        assert_eq!(relay.send(&mut batch), 1);
+        let done = forward(&relay, &mut batch, |_, train| {
+            assert_eq!(train.local, Local(Ipv4Addr::LOCALHOST.into()));
+            (train.local, SocketAddr::new(train.from.ip().to_canonical(), train.from.port()))
+        });
+        assert_eq!(done, (1, 0));
         assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
     }
 }
