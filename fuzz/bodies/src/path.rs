@@ -21,6 +21,7 @@ use skynet_core::path::{
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
+use skynet_core::wire::probe;
 
 use crate::Input;
 use crate::sample::NOW;
@@ -135,7 +136,9 @@ impl World {
 
     fn drain(&mut self, side: usize) {
         while let Some(t) = self.agents[side].poll_transmit() {
-            if t.bytes.get(1) == Some(&1) {
+            // Probes of size go where PINGs were answered, and have a bound of their own.
+            let of_size = t.bytes.get(3).is_some_and(|flags| u16::from(*flags) & probe::FLAG_MTU != 0);
+            if t.bytes.get(1) == Some(&1) && !of_size {
                 self.pings[side].push(self.now);
             }
             self.wire.push_back(Probe { by: side, to: t.to, bytes: t.bytes });

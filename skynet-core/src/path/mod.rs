@@ -16,7 +16,8 @@
 //! **Never.** The source of a packet never moves a path; it is a candidate to be challenged. Nothing
 //! unauthenticated or replayed changes anything, but the genuine copy of a probe that another copy has overtaken
 //! (`agent/overtaken.rs`). A pair without traffic has no timer and sends nothing. No peer
-//! can make this node send more than [`check::PINGS_PER_MINUTE`] PINGs a minute and one CALL a second.
+//! can make this node send more than [`check::PINGS_PER_MINUTE`] PINGs a minute and one CALL a second; probes of size
+//! aside, which only go where a PING was answered.
 //!
 //! ```text
 //!            PONG                     not on hold
