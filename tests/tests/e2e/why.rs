@@ -202,7 +202,13 @@ impl Faulty {
 fn seed(lab: &Lab) {
     let address = |host: &str| lab.public_address(host);
     for host in ["a1", "b1"] {
-        for line in ["link add dock0 type bridge", "addr add 172.17.0.1/16 dev dock0", "link set dock0 up"] {
+        // A bridge of containers would not be told as a candidate at all; a pair of an unknown engine's naming is.
+        for line in [
+            "link add dock0 type veth peer name dock1",
+            "addr add 172.17.0.1/16 dev dock0",
+            "link set dock1 up",
+            "link set dock0 up",
+        ] {
             ip(lab.host(host), line);
         }
     }
