@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "relay_forwarder", run: relay::forwarder, seeds: seeds::relay_forwarder },
     Target { name: "relay_frame", run: wire::relay_frame, seeds: seeds::relay_frame },
     Target { name: "store", run: store::store, seeds: seeds::store },
+    Target { name: "stun", run: wire::stun, seeds: seeds::stun },
     Target { name: "token", run: member::token, seeds: seeds::token },
     Target { name: "wireguard", run: wire::wireguard, seeds: seeds::wireguard },
 ];

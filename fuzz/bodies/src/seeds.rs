@@ -91,6 +91,20 @@ pub fn probe() -> Vec<Seed> {
     seeds
 }
 
+/// An answer with either kind of address, and one with more than that.
+pub fn stun() -> Vec<Seed> {
+    let answer = |before: &[u8], value: &[u8]| {
+        let behind = [before, &[0, 0x20, 0, value.len() as u8], value].concat();
+        [&[1, 1, 0, behind.len() as u8, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12], &behind].concat()
+    };
+    let v6 = [&[0, 2, 0x33, 0x44][..], &[9; 16]].concat();
+    named([
+        ("ipv4", answer(&[], &[0, 1, 0x33, 0x44, 5, 6, 7, 8])),
+        ("ipv6", answer(&[], &v6)),
+        ("software", answer(&[0x80, 0x22, 0, 3, b's', b'k', b'y', 0], &[0, 1, 0x33, 0x44, 5, 6, 7, 8])),
+    ])
+}
+
 /// HELLO, whole and as short as it may be, OPEN and ACCEPT.
 pub fn record() -> Vec<Seed> {
     let hello = InTunnelHello {

@@ -6,7 +6,7 @@ use skynet_core::wire::probe::{self, Body, Head, Ping, ProbeKey};
 use skynet_core::wire::record::Record;
 use skynet_core::wire::relay::{Frame, TICKET_LEN, Ticket, fuzz_frame};
 use skynet_core::wire::wireguard::{CookieReply, Initiation, Message, Response};
-use skynet_core::wire::{Kind, wireguard};
+use skynet_core::wire::{Kind, stun, wireguard};
 
 use crate::sample;
 
@@ -98,6 +98,14 @@ fn probe_datagram(bytes: &[u8]) -> bool {
     };
     assert_eq!(head, Ok(opened));
     assert!(sample::probes().iter().any(|p| p == bytes), "a forged probe opened");
+    true
+}
+
+/// Answers to STUN: an address is read from what is a whole answer and from nothing shorter.
+pub fn stun(bytes: &[u8]) -> bool {
+    let Ok((id, _)) = stun::parse_answer(bytes) else { return false };
+    assert_eq!((Kind::of(bytes), &bytes[8..20]), (Kind::Stun, &id[..]));
+    assert!(bytes.len() >= 32 && stun::parse_answer(&bytes[..bytes.len() - 1]).is_err());
     true
 }
 

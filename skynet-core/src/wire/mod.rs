@@ -5,6 +5,7 @@ pub mod ip;
 pub mod probe;
 pub mod record;
 pub mod relay;
+pub mod stun;
 pub mod wireguard;
 
 /// What a datagram is, told by its first bytes (PROTOCOL §1).

@@ -18,12 +18,14 @@ use crate::io::control::{self, ControlStats, Directory};
 use crate::io::forward::{ForwardStats, ForwardThread};
 use crate::io::port;
 use crate::io::udp::UdpSocket;
-use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder};
+use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, StunServer};
 
-/// Both sockets of one port.
+/// Both sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
 pub struct Sockets {
     udp: UdpSocket,
+    /// For STUN alone; without it nodes do not learn what kind of NAT they have.
+    stun: Option<UdpSocket>,
     tcp: std::net::TcpListener,
     /// The address bound; with port 0 asked for, the one the system chose.
     pub addr: SocketAddr,
@@ -72,7 +74,11 @@ impl Sockets {
         let udp = UdpSocket::bind(listen).map_err(|e| PortError::new("udp", listen, e))?;
         let addr = udp.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
-        Ok(Self { udp, tcp, addr })
+        let beside = SocketAddr::new(addr.ip(), addr.port().wrapping_add(1).max(1));
+        let stun = UdpSocket::bind(beside).inspect_err(|error| {
+            warn!(%beside, %error, "no second STUN port: nodes cannot tell which NATs need a guess of ports");
+        });
+        Ok(Self { udp, stun: stun.ok(), tcp, addr })
     }
 }
 
@@ -129,6 +135,8 @@ pub async fn run<D: Directory>(
     let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
     let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
     let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
+    let stun = StunServer::new(&mut rng, clock.now().mono);
+    let stun = sockets.stun.map(|s| ForwardThread::start_stun(s, stun, clock)).transpose()?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
     let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), stop);
@@ -142,8 +150,9 @@ pub async fn run<D: Directory>(
         let _ = std::fs::remove_file(path);
     }
     let stopped = thread.stop();
+    let stun_stopped = stun.map_or(Ok(()), ForwardThread::stop);
     info!("stopped");
-    result.and(stopped)
+    result.and(stopped).and(stun_stopped)
 }
 
 async fn watch_thread(thread: &ForwardThread) {

@@ -11,7 +11,7 @@ use skynet_core::time::Instant;
 
 use crate::clock::Clock;
 use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
-use crate::server::{Action, Drops, ForwardCounters, Forwarder};
+use crate::server::{Action, Drops, ForwardCounters, Forwarder, StunServer};
 
 const PUBLISH: Duration = Duration::from_secs(1);
 
@@ -49,6 +49,19 @@ impl ForwardThread {
             .name("forward".into())
             .spawn(move || run(&socket, forwarder, clock, &stop_2, &stats_2))?;
         Ok(Self { stop, stats, handle })
+    }
+
+    /// Starts a thread that answers STUN on a socket of its own; it has no figures.
+    ///
+    /// # Errors
+    /// The system cannot start a thread.
+    pub fn start_stun(socket: UdpSocket, server: StunServer, clock: Clock) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stop_2 = Arc::clone(&stop);
+        let handle = thread::Builder::new()
+            .name("stun".into())
+            .spawn(move || run_stun(&socket, server, clock, &stop_2))?;
+        Ok(Self { stop, stats: Arc::default(), handle })
     }
 
     /// The last published figures.
@@ -111,6 +124,26 @@ fn run(
                 stats.unsent = unsent;
             }
         }
+    }
+    Ok(())
+}
+
+fn run_stun(socket: &UdpSocket, mut server: StunServer, clock: Clock, stop: &AtomicBool) -> io::Result<()> {
+    let mut batch = Batch::new();
+    while !stop.load(Ordering::Relaxed) {
+        let received = socket.receive(&mut batch)?;
+        let now = clock.now().mono;
+        for slot in 0..received {
+            let Some(train) = batch.train(slot) else { continue };
+            for at in train.datagrams() {
+                let datagram = batch.datagram_mut(slot, at.clone());
+                let Ok(len) = server.handle_datagram(train.from, datagram, now) else { continue };
+                while !batch.push(slot, at.start..at.start + len, train.local, train.from) {
+                    socket.send(&mut batch);
+                }
+            }
+        }
+        socket.send(&mut batch);
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub use control::{
 pub use drops::{DropReason, Drops};
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
 
+pub use stun::StunServer;
+
 use core::net::{IpAddr, Ipv4Addr};
 
 use skynet_core::time::Now;

@@ -6,7 +6,11 @@ use stun_rs::attributes::stun::{Fingerprint, XorMappedAddress};
 use stun_rs::methods::BINDING;
 use stun_rs::{MessageClass, MessageDecoderBuilder, MessageEncoderBuilder, StunMessage, StunMessageBuilder};
 
+use skynet_core::rng::Rng;
+use skynet_core::time::Instant;
+
 use super::drops::DropReason;
+use super::limit::PrefixLimiter;
 
 const HEADER_LEN: usize = 20;
 const MAGIC: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
@@ -15,6 +19,41 @@ const MAX_REQUEST: usize = 576;
 const PADDING: u16 = 0x0026;
 /// Types below this must be understood (RFC 8489 §14).
 const COMPREHENSION_OPTIONAL: u16 = 0x8000;
+
+/// Requests answered per second and source prefix, and their burst.
+const RATE: (u64, u64) = (20, 40);
+
+/// STUN and nothing else, on the port beside the relay's: whoever asks both learns how a NAT maps towards two of them.
+pub struct StunServer(PrefixLimiter);
+
+impl StunServer {
+    /// One that has answered nobody.
+    pub fn new(rng: &mut Rng, now: Instant) -> Self {
+        Self(PrefixLimiter::new(RATE.0, RATE.1, rng, now))
+    }
+
+    /// Answers in place; the length of the answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn handle_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, DropReason> {
+        if from.port() == 0 {
+            return Err(DropReason::NoSourcePort);
+        }
+        if !is_stun(datagram) {
+            return Err(DropReason::UnknownKind);
+        }
+        if !self.0.allow(from.ip(), now) {
+            return Err(DropReason::StunRate);
+        }
+        answer(datagram, from)
+    }
+}
 
 /// Whether a datagram is STUN: two zero bits in front and the magic cookie at offset 4.
 pub(super) fn is_stun(datagram: &[u8]) -> bool {
