@@ -65,6 +65,8 @@ struct Session {
 #[derive(Debug)]
 pub struct Inbound {
     port: PortNo,
+    /// The socket the batch in hand came by: the port's own, or one for guessing.
+    arrival: PortNo,
     drops: Arc<DropCounters>,
     flows: Arc<FlowTable>,
     now: Instant,
@@ -87,6 +89,7 @@ impl Inbound {
     pub fn new(port: PortNo, drops: Arc<DropCounters>, flows: Arc<FlowTable>) -> Self {
         Self {
             port,
+            arrival: port,
             drops,
             flows,
             now: Instant::ZERO,
@@ -134,10 +137,16 @@ impl Inbound {
     /// Starts a batch: one clock reading and one snapshot for all of its datagrams.
     pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>) {
         self.now = now;
+        self.arrival = self.port;
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
             self.roamed = None;
         }
+    }
+
+    /// What follows until the next batch begins came by this socket, and not by the port's own.
+    pub fn arrived_by(&mut self, socket: PortNo) {
+        self.arrival = socket;
     }
 
     /// Ends a batch: what came in chunks and is complete is delivered, and the timers are told what came.
@@ -257,7 +266,9 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         let payload = &datagram[front..];
         let class = match kind {
-            Kind::RelayUpkeep | Kind::Stun => {
+            Kind::Stun if self.table.stun.contains(&from) => ControlClass::RelayUpkeep,
+            Kind::Stun => return Err(DropReason::BadRelayHeader),
+            Kind::RelayUpkeep => {
                 // Anybody else's would crowd out the keepalives of our relay session. A first relay may answer before
                 // the snapshot that names it is here.
                 if !self.table.relays.is_empty() && self.table.relay_at(from).is_none() {
@@ -275,7 +286,7 @@ impl Inbound {
             }
             Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
         };
-        offer(control, ToControl::Datagram { class, port: self.port, from, bytes: datagram.to_vec() })
+        offer(control, ToControl::Datagram { class, port: self.arrival, from, bytes: datagram.to_vec() })
     }
 
     /// A DATA frame counts as relayed only when it comes from one of our relays.

@@ -95,6 +95,8 @@ impl Host {
             max_lanes: 4,
             chunks: true,
             min_lanes: 1,
+            known_members: skynet_core::node::directory::MAX_MEMBERS,
+            guessing: skynet_core::path::Guessing::default(),
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).expect("it has a key");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

@@ -17,7 +17,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, WorkerThreads, parse_max_lanes, parse_worker_threads,
+    Ciphers, Config, DEFAULT_SOCKET, Offload, Overrides, WorkerThreads, parse_birthday, parse_max_lanes,
+    parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -95,6 +96,10 @@ struct AgentArgs {
     /// Lanes to open with every member at once, instead of when the load wants them [default: 1].
     #[arg(long, env = "SKYNET_MIN_LANES", value_name = "N", value_parser = parse_max_lanes)]
     min_lanes: Option<u8>,
+    /// Sockets opened at once to get through a NAT with another port for every destination, 0 to 128; 0: never
+    /// [default: 32, and only for pairs that carry bulk].
+    #[arg(long, env = "SKYNET_BIRTHDAY", value_name = "N", value_parser = parse_birthday)]
+    birthday: Option<u8>,
     /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one or two cores, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
@@ -115,6 +120,7 @@ impl AgentArgs {
             ciphers: self.cipher,
             max_lanes: self.max_lanes,
             min_lanes: self.min_lanes,
+            birthday: self.birthday,
             worker_threads: self.worker_threads,
         };
         Ok(Config::load(overrides)?)
@@ -142,6 +148,7 @@ impl AgentArgs {
         push("--cipher", cipher.map(|c| c.get_name().into()));
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
+        push("--birthday", self.birthday.map(|n| n.to_string().into()));
         push(
             "--worker-threads",
             self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),

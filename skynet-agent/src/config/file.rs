@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
+use super::paths::Paths;
 use super::{Ciphers, MAX_PEERS, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration};
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
@@ -20,6 +21,7 @@ pub(super) struct File {
     pub(super) relay: Option<SocketAddr>,
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
+    pub(super) paths: Paths,
     pub(super) peer: Vec<Peer>,
 }
 

@@ -14,6 +14,9 @@
 //! min_lanes = 1                        # more: open so many at once, whatever the load
 //! worker_threads = 2                   # 1: one thread for both directions of a lane
 //!
+//! [paths]
+//! birthday = 128                       # sockets to guess ports with; 0: never
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -28,6 +31,7 @@
 mod dataplane;
 mod file;
 mod offload;
+mod paths;
 mod units;
 
 use std::io;
@@ -38,6 +42,7 @@ use std::time::Duration;
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::member::Name;
 use skynet_core::offload::Offloads;
+use skynet_core::path::Guessing;
 
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
@@ -47,6 +52,7 @@ pub use dataplane::{
     Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
 };
 pub use offload::{DisabledOffloads, Offload};
+pub use paths::{check_birthday, parse_birthday};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -89,6 +95,8 @@ pub struct Overrides {
     pub max_lanes: Option<u8>,
     /// and at least.
     pub min_lanes: Option<u8>,
+    /// Sockets opened at once behind a hard NAT.
+    pub birthday: Option<u8>,
     /// Threads of each worker.
     pub worker_threads: Option<WorkerThreads>,
 }
@@ -118,6 +126,8 @@ pub struct Config {
     pub max_lanes: u8,
     /// and at least, as far as the member agrees: open as soon as there is a session.
     pub min_lanes: u8,
+    /// How far ports are guessed where plain punching fails.
+    pub guessing: Guessing,
     /// Threads of each worker.
     pub worker_threads: WorkerThreads,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
@@ -220,6 +230,8 @@ impl Config {
         let max_lanes = overrides.max_lanes.or(in_file).unwrap_or_else(default_max_lanes);
         let in_file = lanes("min_lanes", file.dataplane.min_lanes)?;
         let min_lanes = overrides.min_lanes.or(in_file).unwrap_or(1).min(max_lanes);
+        let in_file = file.paths.birthday.map(check_birthday).transpose();
+        let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -245,6 +257,7 @@ impl Config {
             ciphers: overrides.ciphers.or(file.dataplane.ciphers).unwrap_or_default(),
             max_lanes,
             min_lanes,
+            guessing: paths::guessing(birthday),
             worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             wireguard,
             peers,

@@ -38,6 +38,8 @@ fn node_with_a_due_timer() -> Node {
         max_lanes: 4,
         chunks: true,
         min_lanes: 1,
+        known_members: skynet_core::node::directory::MAX_MEMBERS,
+        guessing: skynet_core::path::Guessing::default(),
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -58,6 +60,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         ciphers: Default::default(),
         max_lanes: 4,
         min_lanes: 1,
+        guessing: skynet_core::path::Guessing::default(),
         worker_threads: Default::default(),
         wireguard: None,
         peers: Vec::new(),

@@ -6,6 +6,7 @@ use crate::allowed_ips::Prefix;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
 use crate::node::event::Floors;
+use crate::path::Guessing;
 use crate::session::Engine;
 use crate::time::Duration;
 
@@ -28,6 +29,11 @@ pub struct NodeConfig {
     pub chunks: bool,
     /// Lanes to have open with every member there is traffic with, as far as it agrees; 1: as many as the load wants.
     pub min_lanes: u8,
+    /// Members learned in the background at most, [`MAX_MEMBERS`](crate::node::directory::MAX_MEMBERS) if more: who is not
+    /// known is asked for when a packet wants to go there.
+    pub known_members: usize,
+    /// How far ports of peers are guessed where plain punching fails.
+    pub guessing: Guessing,
 }
 
 /// How this node comes to be a member.

@@ -22,6 +22,8 @@ fn member_node(network: &mut crate::member::fixture::Network) -> Node {
         max_lanes: 4,
         chunks: true,
         min_lanes: 1,
+        known_members: directory::MAX_MEMBERS,
+        guessing: Guessing::default(),
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::forwarding::Framing;
-use crate::id::LaneNo;
+use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
@@ -98,6 +98,8 @@ pub struct PeerStatus {
     pub trains_arrive: bool,
     /// How often they were found not to.
     pub train_failures: u32,
+    /// Datagrams sent to guess its ports, or to be guessed.
+    pub guesses_sent: u64,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -125,6 +127,7 @@ impl Node {
                     lane_list: Vec::new(),
                     trains_arrive: true,
                     train_failures: 0,
+                    guesses_sent: 0,
                     history: Vec::new(),
                 });
             }
@@ -181,6 +184,7 @@ impl Node {
             lane_list: self.lane_list(peer, &usable),
             trains_arrive: peer.trains.trains_arrive(),
             train_failures: peer.trains.failures(),
+            guesses_sent: peer.agent(PortNo(0)).map_or(0, |p| p.counters().guesses_sent),
             history,
         }
     }

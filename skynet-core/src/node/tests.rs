@@ -70,6 +70,8 @@ impl Host {
             max_lanes: 4,
             chunks: true,
             min_lanes: 1,
+            known_members: directory::MAX_MEMBERS,
+            guessing: Guessing::default(),
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

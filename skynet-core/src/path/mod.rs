@@ -31,11 +31,13 @@ pub mod check;
 mod history;
 mod keys;
 mod link;
+mod nat;
 mod rtt;
 mod score;
 mod stock;
 mod tags;
 
+pub use agent::{ATTEMPT_EVERY, GUESS_SOCKETS, GUESSES, Guessing, MAX_GUESS_SOCKETS_EACH, PLAIN_ROUNDS};
 pub use agent::{
     Attention, CARRIER, Counted, Counters, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState,
     PathTimer, ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
@@ -45,6 +47,7 @@ pub use candidate::{
 };
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
+pub use nat::{Mapping, NatSeen};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};
 pub use stock::StockPath;

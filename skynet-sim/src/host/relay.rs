@@ -10,7 +10,7 @@ use skynet_relay::io::control::Directory as _;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local, Server,
-    StreamOutput,
+    StreamOutput, StunServer,
 };
 use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
 
@@ -18,6 +18,9 @@ use super::{Host, MemberNetwork, Queue, StreamCommand, StreamEvent, StreamId, Tr
 
 /// UDP and TCP port of a relay.
 pub const CONTROL_PORT: u16 = 3478;
+
+/// UDP port beside it, for STUN alone.
+const STUN_PORT: u16 = CONTROL_PORT + 1;
 
 /// Bytes given to the control server at once, as its contract asks.
 const MAX_FEED: usize = 16 * 1024;
@@ -33,6 +36,7 @@ pub struct RelayHost {
     limits: ForwardConfig,
     directory: LocalDirectory<SharedStore>,
     server: Option<Server>,
+    stun: Option<StunServer>,
     out: VecDeque<Transmit>,
     commands: VecDeque<(StreamId, StreamCommand)>,
 }
@@ -45,9 +49,10 @@ impl RelayHost {
             network,
             local,
             seed,
-            limits: ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() },
+            limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
             directory,
             server: None,
+            stun: None,
             out: VecDeque::new(),
             commands: VecDeque::new(),
         }
@@ -118,6 +123,7 @@ impl Host for RelayHost {
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
         let config = ControlServerConfig::new(1, self.network.relay_key());
+        self.stun = Some(StunServer::new(&mut rng, now.mono));
         self.server = Some(Server {
             forwarder: Forwarder::new(self.limits.clone(), keys.clone(), rng.fork(), now.mono),
             control: ControlServer::new(config, keys, rng),
@@ -125,10 +131,15 @@ impl Host for RelayHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
-        let Some(server) = &mut self.server else { return };
-        if local.port() != CONTROL_PORT {
+        if local.port() == STUN_PORT
+            && let Some(stun) = &mut self.stun
+            && let Ok(len) = stun.handle_datagram(from, &mut bytes, now.mono)
+        {
+            bytes.truncate(len);
+            self.out.push_back(Transmit { from: local, to: from, ttl: None, bytes });
             return;
         }
+        let Some(server) = self.server.as_mut().filter(|_| local.port() == CONTROL_PORT) else { return };
         let asked = Local(local.ip());
         let (Local(source), to) = match server.forwarder.handle_datagram(asked, from, &mut bytes, now) {
             Action::Forward { local, to } => (local, to),
@@ -169,7 +180,7 @@ impl Host for RelayHost {
     }
 
     fn listens_on(&self, local: SocketAddr) -> bool {
-        local == self.local
+        local.port() == self.local.port()
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {

@@ -345,7 +345,7 @@ impl Net {
                     self.sides[side].selections.push((self.now, path, reason));
                 }
                 PathEvent::PeerRestarted => self.sides[side].peer_restarts.push(self.now),
-                PathEvent::RefreshCandidates => {}
+                PathEvent::RefreshCandidates | PathEvent::OpenSockets { .. } | PathEvent::KeepSocket(_) => {}
             }
         }
     }
