@@ -11,6 +11,7 @@ mod bulk;
 mod ecn;
 mod interop;
 mod lanes;
+mod matrix;
 mod offload;
 mod pairs;
 mod paths;
