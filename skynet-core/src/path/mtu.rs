@@ -219,6 +219,11 @@ impl PathMtu {
         matches!(self.state, State::Complete(c) if c.attempt > 1)
     }
 
+    /// A probe of full size is on its way, and nothing is known yet.
+    pub fn is_asking(&self) -> bool {
+        matches!(self.state, State::Complete(c) if c.attempt == 1)
+    }
+
     // ── What happened ──────────────────────────────────────────────────────────────────────────────────────────
 
     /// Data takes this path from now on; probes leave from `at` on. What was known of it holds until it is asked again,

@@ -160,9 +160,13 @@ impl PathAgent {
         self.with_mtu(|link| link.mtu.handle_doubt(link.rtt.timeout(), now));
     }
 
-    /// Data is lost. True if it is its size: a probe of that size is lost as well.
+    /// Data is lost. True if it is its size, because a probe of that size is lost as well, or if that is not known yet: the
+    /// next answer of the path asks again.
     pub(super) fn blame_mtu(&mut self) -> bool {
         let now = self.now.mono;
+        if self.selected.and_then(|path| self.link(path)).is_some_and(|link| link.mtu.is_asking()) {
+            return true;
+        }
         let in_doubt =
             |link: &Link| link.mtu.is_in_doubt() && link.mtu.size().limit > self.config.mtu.least.max(BASE);
         if !self.selected.and_then(|path| self.link(path)).is_some_and(in_doubt) {
