@@ -202,7 +202,10 @@ impl Faulty {
 fn seed(lab: &Lab) {
     let address = |host: &str| lab.public_address(host);
     for host in ["a1", "b1"] {
-        for line in ["link add dock0 type bridge", "addr add 172.17.0.1/16 dev dock0", "link set dock0 up"] {
+        // A bridge without a card would not be offered.
+        for line in
+            ["link add dock0 link eth0 type macvlan", "addr add 172.17.0.1/16 dev dock0", "link set dock0 up"]
+        {
             ip(lab.host(host), line);
         }
     }
