@@ -40,7 +40,7 @@ impl Waker {
         }
     }
 
-    /// Waits until one of `fds`, two at most, is readable or somebody wakes. Whether somebody did; a wake-up is consumed.
+    /// Waits until one of `fds`, three at most, is readable or somebody wakes. Whether somebody did; a wake-up is consumed.
     /// A broken descriptor ends the wait too: the next call on it tells.
     ///
     /// # Errors
@@ -49,9 +49,9 @@ impl Waker {
         let on = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let own = self.0.as_fd();
         // Places that are not needed wait for the waker once more.
-        let mut polled =
-            [on(own), on(fds.first().copied().unwrap_or(own)), on(fds.get(1).copied().unwrap_or(own))];
-        let polled = &mut polled[..(fds.len() + 1).min(3)];
+        let place = |i: usize| on(fds.get(i).copied().unwrap_or(own));
+        let mut polled = [on(own), place(0), place(1), place(2)];
+        let polled = &mut polled[..(fds.len() + 1).min(4)];
         loop {
             match poll(polled, PollTimeout::NONE) {
                 Ok(_) => break,

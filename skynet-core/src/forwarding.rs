@@ -32,6 +32,8 @@ pub struct ForwardingTable {
     pub overlay: Vec<Prefix>,
     /// Where relay frames may come from, and the number of the relay there. At most four.
     pub relays: Vec<(SocketAddr, RelayNo)>,
+    /// Where answers to STUN may come from. At most three.
+    pub stun: Vec<SocketAddr>,
     /// Keeps handshakes of strangers out of the queue to `Node`; `None` only before the first snapshot.
     pub mac1: Option<Mac1Check>,
 }

@@ -15,9 +15,21 @@ pub struct NodeNo(pub u32);
 /// Ports of a node at most: a relay frame has three bits for one.
 pub const MAX_PORTS: usize = 8;
 
-/// A UDP port of ours with its worker: a socket, a TUN queue, an inbound and an outbound half.
+/// Sockets for guessing ports at most (`path/agent/guess.rs`), numbered after the ports: `PortNo(MAX_PORTS)` and up.
+/// What comes to them is worker 0's.
+pub const MAX_GUESS_SOCKETS: usize = 192;
+
+/// A UDP port of ours with its worker: a socket, a TUN queue, an inbound and an outbound half; or, from [`MAX_PORTS`] on,
+/// a further socket of worker 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PortNo(pub u8);
+
+impl PortNo {
+    /// A socket of worker 0 beside its own.
+    pub fn is_guess_socket(self) -> bool {
+        usize::from(self.0) >= MAX_PORTS
+    }
+}
 
 /// A key and counter space between two nodes (design §3.2). Lane 0 is WireGuard; lane k ≥ 1 carries bulk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -67,6 +67,8 @@ pub struct Inbound {
     port: PortNo,
     /// Which address of this host the next datagrams came to.
     local: Option<IpAddr>,
+    /// The socket the batch in hand came by: the port's own, or one for guessing.
+    arrival: PortNo,
     drops: Arc<DropCounters>,
     flows: Arc<FlowTable>,
     now: Instant,
@@ -95,6 +97,7 @@ impl Inbound {
         Self {
             port,
             local: None,
+            arrival: port,
             drops,
             flows,
             now: Instant::ZERO,
@@ -142,10 +145,16 @@ impl Inbound {
     /// Starts a batch: one clock reading and one snapshot for all of its datagrams.
     pub fn begin(&mut self, now: Instant, table: &Arc<ForwardingTable>) {
         self.now = now;
+        self.arrival = self.port;
         if !Arc::ptr_eq(&self.table, table) {
             self.table = Arc::clone(table);
             self.roamed = None;
         }
+    }
+
+    /// What follows until the next batch begins came by this socket, and not by the port's own.
+    pub fn arrived_by(&mut self, socket: PortNo) {
+        self.arrival = socket;
     }
 
     /// Ends a batch: what came in chunks and is complete is delivered, and the timers are told what came.
@@ -268,7 +277,9 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         let payload = &datagram[front..];
         let class = match kind {
-            Kind::RelayUpkeep | Kind::Stun => {
+            Kind::Stun if self.table.stun.contains(&from) => ControlClass::RelayUpkeep,
+            Kind::Stun => return Err(DropReason::BadRelayHeader),
+            Kind::RelayUpkeep => {
                 // Anybody else's would crowd out the keepalives of our relay session. A first relay may answer before
                 // the snapshot that names it is here.
                 if !self.table.relays.is_empty() && self.table.relay_at(from).is_none() {
@@ -286,10 +297,8 @@ impl Inbound {
             }
             Kind::Transport | Kind::RelayData | Kind::Unknown => return Err(DropReason::UnknownType),
         };
-        offer(
-            control,
-            ToControl::Datagram { class, port: self.port, from, local: self.local, bytes: datagram.to_vec() },
-        )
+        let (port, local) = (self.arrival, self.local);
+        offer(control, ToControl::Datagram { class, port, from, local, bytes: datagram.to_vec() })
     }
 
     /// A DATA frame counts as relayed only when it comes from one of our relays.

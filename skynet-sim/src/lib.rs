@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chaos;
+pub mod home;
 pub mod host;
 pub mod invariants;
 pub mod link;

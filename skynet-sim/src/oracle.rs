@@ -12,6 +12,10 @@
 //!    to if y's mapping is endpoint-independent; otherwise from a new one, which x must not filter by port.
 //!
 //! A pair goes direct if 1 and 2 hold for either order of x and y.
+//!
+//! Hosts behind one and the same NAT meet on its inside if that is one network. If it is not (a carrier's NAT over two
+//! homes), they see each other only from outside, and all of this holds if that NAT sends back what is for itself
+//! (hairpinning), and else nothing does.
 
 use crate::nat::{Filtering, Mapping, NatConfig};
 
@@ -20,8 +24,12 @@ use crate::nat::{Filtering, Mapping, NatConfig};
 pub enum Direct {
     /// Plain probing succeeds: a pair that stays relayed is a bug.
     Must,
-    /// A guess of ports (birthday, prediction) or good timing may succeed.
-    May,
+    /// It succeeds if nothing reaches a NAT that answers unsolicited packets before its own side has sent: a matter of
+    /// luck for who does not care, and a bug for who does.
+    Timing,
+    /// One fixed endpoint against many ports: only a guess (birthday, prediction) succeeds. A pair that goes direct
+    /// without, or stays relayed although both sides guess, is a bug.
+    Guess,
     /// A pair that claims to be direct is a bug.
     MustNot,
 }
@@ -70,12 +78,17 @@ pub fn direct(a: Behaviour, b: Behaviour) -> Direct {
     if !(works(a, b) || works(b, a)) {
         // With one fixed endpoint, many sockets on the other side meet many guesses; with none it is hopeless.
         let hopeless = !a.is_endpoint_independent() && !b.is_endpoint_independent();
-        return if hopeless { Direct::MustNot } else { Direct::May };
+        return if hopeless { Direct::MustNot } else { Direct::Guess };
     }
     // The early-packet trap is a matter of who sends first, unless the other side hears everybody.
     let trap =
         |x: Behaviour, y: Behaviour| x.answers_unsolicited && y.filtering != Filtering::EndpointIndependent;
-    if trap(a, b) || trap(b, a) { Direct::May } else { Direct::Must }
+    if trap(a, b) || trap(b, a) { Direct::Timing } else { Direct::Must }
+}
+
+/// What a pair in two networks behind one and the same NAT can do; `a` and `b` include it.
+pub fn direct_behind_one(nat: &NatConfig, a: Behaviour, b: Behaviour) -> Direct {
+    if nat.hairpinning { direct(a, b) } else { Direct::MustNot }
 }
 
 /// 1 and 2 of the module, with x's packet first.
@@ -124,7 +137,7 @@ mod tests {
                 let b = MEASURED[column].0;
                 let expected = match cell {
                     'D' => Direct::Must,
-                    'B' => Direct::May,
+                    'B' => Direct::Guess,
                     _ => Direct::MustNot,
                 };
                 assert_eq!(between(kind(a), kind(b)), expected, "{a} {b}");
@@ -139,13 +152,13 @@ mod tests {
     fn harder_nat_of_a_chain_decides() {
         let (port, sym) = (NatKind::PortRestricted.config(), NatKind::Symmetric.config());
         let chain = Behaviour::from(&NatKind::FullCone.config()).behind((&sym).into());
-        assert_eq!(direct(chain, (&port).into()), Direct::May);
+        assert_eq!(direct(chain, (&port).into()), Direct::Guess);
         assert_eq!(direct(chain, (&sym).into()), Direct::MustNot);
     }
 
     #[test]
     fn trap_makes_a_sure_pair_a_matter_of_timing() {
-        assert_eq!(between(NatKind::PortRestrictedAnswering, NatKind::PortRestricted), Direct::May);
+        assert_eq!(between(NatKind::PortRestrictedAnswering, NatKind::PortRestricted), Direct::Timing);
         assert_eq!(between(NatKind::PortRestrictedAnswering, NatKind::FullCone), Direct::Must);
     }
 }

@@ -1,27 +1,28 @@
 //! A whole installation in one world: a relay, clouds, agents that join with one token.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
-use skynet_core::path::{MtuConfig, Path};
+use skynet_core::node::directory::MAX_MEMBERS;
+use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant};
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_relay::server::ForwardConfig;
 use skynet_relay::store::MemoryStore;
 
+use crate::home::Home;
 use crate::host::{
-    AgentConfig, AgentHost, Flow, Host, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost,
-    SharedBatch,
+    AgentConfig, AgentHost, Flow, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost, SharedBatch,
 };
 use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
 use crate::link::LinkConfig;
 use crate::oracle::{self, Direct};
-use crate::topology::{CloudId, NatKind, Topology};
+use crate::topology::{CloudId, NatKind, Site, Topology};
 use crate::world::{RunError, Stop, World};
 
 /// UDP port of lane 0 of every agent.
@@ -29,6 +30,11 @@ pub const AGENT_PORT: u16 = 51_820;
 
 /// One-way delay between the relay and the internet.
 const RELAY_LATENCY: Duration = Duration::from_millis(5);
+
+/// One-way delay between a cloud and the internet.
+const ACCESS_LATENCY: Duration = Duration::from_millis(20);
+/// The relay's IPv6 address.
+const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf0, 0, 0, 0, 0, 0x10);
 
 /// A relay and agents around it: see the module.
 pub struct Overlay {
@@ -58,12 +64,24 @@ pub struct Offer {
     pub chunks: bool,
     /// What its links take, and what it may send.
     pub mtu: MtuConfig,
+    /// Members it learns in the background.
+    pub known_members: usize,
+    /// How far it guesses ports.
+    pub guessing: Guessing,
 }
 
 impl Default for Offer {
     fn default() -> Self {
         let suites = SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM;
-        Self { suites, max_lanes: 4, min_lanes: 1, chunks: true, mtu: MtuConfig::default() }
+        Self {
+            suites,
+            max_lanes: 4,
+            min_lanes: 1,
+            chunks: true,
+            mtu: MtuConfig::default(),
+            known_members: MAX_MEMBERS,
+            guessing: Guessing::default(),
+        }
     }
 }
 
@@ -84,12 +102,14 @@ impl Overlay {
     /// The same with this cryptography and no look into packets.
     pub fn with_engine(seed: u64, engine: Engine) -> Self {
         let mut topology = Topology::new(seed);
-        let limits = ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() };
+        let limits = ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() };
         let store = Arc::new(MemoryStore::new());
         let mut built = None;
+        // The relay's first address is that of the host, the second is given to an interface beside.
+        let second = topology.next_public_ip();
         let relay = topology.add_public_host(RELAY_LATENCY, |site| {
             let address = SocketAddr::new(site.ip, crate::host::CONTROL_PORT);
-            let network = MemberNetwork::new(site.seed, site.ip);
+            let network = MemberNetwork::new(site.seed, [site.ip, second, RELAY_V6.into()]);
             let mut seed = site.seed;
             seed[0] ^= 1;
             let host = RelayHost::new(network.clone(), address, seed, Arc::clone(&store));
@@ -97,6 +117,10 @@ impl Overlay {
             Box::new(host.with_limits(limits.clone()))
         });
         let (network, relay_address) = built.expect("the relay was just built");
+        let (internet, link) = (topology.internet(), LinkConfig::latency(RELAY_LATENCY));
+        for ip in [second, RELAY_V6.into()] {
+            topology.world.add_interface(relay, internet, ip, link.clone(), link.clone());
+        }
         topology.world.add_invariant(QueuesBounded::default());
         topology.world.add_invariant(NoSilentTimer);
         Self {
@@ -140,7 +164,7 @@ impl Overlay {
 
     /// A cloud of this kind, 20 ms from the internet.
     pub fn cloud(&mut self, kind: NatKind) -> CloudId {
-        self.topology.add_cloud(kind, Duration::from_millis(20))
+        self.topology.add_cloud(kind, ACCESS_LATENCY)
     }
 
     /// An agent that starts now and joins with the token.
@@ -155,31 +179,17 @@ impl Overlay {
 
     /// [`Overlay::add_agent`], which offers something else.
     pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
-        self.add_agent_at(cloud, offer, Vec::new())
+        self.add_multihomed_agent(cloud, offer, Vec::new())
     }
 
     /// The same on a machine that has these addresses of the internet too, by interfaces of their own; its kernel sends
     /// from its cloud's.
-    pub fn add_agent_at(&mut self, cloud: CloudId, offer: Offer, others: Vec<std::net::IpAddr>) -> HostId {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu } = offer;
-        let token = self.network.token().to_owned();
-        let (batch, engine, n) = (Rc::clone(&self.batch), self.engine, self.agents.len());
+    pub fn add_multihomed_agent(&mut self, cloud: CloudId, offer: Offer, others: Vec<IpAddr>) -> HostId {
+        let config = self.agent_config(offer);
+        let batch = Rc::clone(&self.batch);
         let id = self.topology.add_host(cloud, |site| {
-            let config = AgentConfig {
-                token,
-                name: format!("n{n}"),
-                local: SocketAddr::new(site.ip, AGENT_PORT),
-                others: others.clone(),
-                seed: site.seed,
-                engine,
-                suites,
-                max_lanes,
-                chunks,
-                min_lanes,
-                mtu,
-                persisted: Persisted::default(),
-            };
-            Box::new(AgentHost::new(config, batch)) as Box<dyn Host>
+            let config = AgentConfig { others: others.clone(), ..config(site, None) };
+            Box::new(AgentHost::new(config, batch))
         });
         for ip in others {
             let (internet, link) = (self.topology.internet(), LinkConfig::latency(Duration::from_millis(20)));
@@ -187,6 +197,55 @@ impl Overlay {
         }
         self.agents.push(id);
         id
+    }
+
+    /// An agent behind NATs of its own, with IPv6 if its home has it: 20 ms from the internet.
+    pub fn add_agent_at(&mut self, home: &Home, offer: Offer) -> HostId {
+        let config = self.agent_config(offer);
+        let batch = Rc::clone(&self.batch);
+        let mut cloud = None;
+        for (depth, kind) in home.nats.iter().rev().enumerate() {
+            cloud = Some(match cloud {
+                None => self.cloud(*kind),
+                Some(outer) => self.topology.add_cloud_in(outer, *kind, Duration::from_millis(depth as u64)),
+            });
+        }
+        let id = match cloud {
+            Some(cloud) => self.topology.add_host(cloud, |site| {
+                let v6 = home.v6.then(|| Topology::v6_of(site.id));
+                Box::new(AgentHost::new(config(site, v6), batch))
+            }),
+            None => self
+                .topology
+                .add_v6_host(ACCESS_LATENCY, |site| Box::new(AgentHost::new(config(site, None), batch))),
+        };
+        if home.v6 && cloud.is_some() {
+            self.topology.add_v6(id, ACCESS_LATENCY);
+        }
+        self.agents.push(id);
+        id
+    }
+
+    fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing } = offer;
+        let (token, engine, n) = (self.network.token().to_owned(), self.engine, self.agents.len());
+        move |site, v6| AgentConfig {
+            token,
+            name: format!("n{n}"),
+            local: SocketAddr::new(site.ip, AGENT_PORT),
+            others: Vec::new(),
+            v6,
+            seed: site.seed,
+            engine,
+            suites,
+            max_lanes,
+            chunks,
+            min_lanes,
+            mtu,
+            known_members,
+            guessing,
+            persisted: Persisted::default(),
+        }
     }
 
     /// An agent.
@@ -240,14 +299,14 @@ impl Overlay {
 
     /// The path `from` uses towards `to`.
     pub fn path(&self, from: HostId, to: HostId) -> Option<Path> {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let status = self.agent(from).status()?;
         status.peers.iter().find(|p| p.addresses.contains(&address))?.path
     }
 
     /// The lanes from `from` to `to` that carry data now, and where.
     pub fn lane_paths(&self, from: HostId, to: HostId) -> Vec<(u8, Option<Path>)> {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let peers = self.agent(from).status().map(|s| s.peers).unwrap_or_default();
         let lanes = peers.into_iter().filter(|p| p.addresses.contains(&address)).flat_map(|p| p.lane_list);
         lanes.filter(|l| l.usable).map(|l| (l.lane.0, l.path)).collect()
@@ -255,7 +314,7 @@ impl Overlay {
 
     /// The cipher `from` seals bulk to `to` with, and on how many lanes.
     pub fn lanes(&self, from: HostId, to: HostId) -> (Option<Suite>, u8) {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let status = self.agent(from).status();
         let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
         peer.map_or((None, 0), |p| (p.cipher, p.lanes))
@@ -263,7 +322,7 @@ impl Overlay {
 
     /// Whether `from` sends super-packets to `to` in chunks.
     pub fn sends_chunks(&self, from: HostId, to: HostId) -> bool {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let status = self.agent(from).status();
         let peer = status.iter().flat_map(|s| &s.peers).find(|p| p.addresses.contains(&address));
         peer.is_some_and(|p| p.lane_list.iter().any(|l| l.usable && l.framing == Framing::Chunks))
@@ -271,7 +330,7 @@ impl Overlay {
 
     /// Whether `from` sends trains of datagrams to `to`, and how often it found that they do not arrive.
     pub fn trains(&self, from: HostId, to: HostId) -> Option<(bool, u32)> {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let status = self.agent(from).status()?;
         let peer = status.peers.iter().find(|p| p.addresses.contains(&address))?;
         Some((peer.trains_arrive, peer.train_failures))
@@ -290,7 +349,7 @@ impl Overlay {
     /// # Errors
     /// What ended the run.
     pub fn inquire(&mut self, from: HostId, to: HostId) -> Result<Option<Evidence>, RunError> {
-        let address = std::net::IpAddr::V4(self.address(to));
+        let address = IpAddr::V4(self.address(to));
         let status = self.agent(from).status();
         let peer = status.into_iter().flat_map(|s| s.peers).find(|p| p.addresses.contains(&address));
         let Some(key) = peer.map(|p| p.public_key) else { return Ok(None) };
@@ -357,7 +416,7 @@ impl Overlay {
     ///
     /// # Errors
     /// What ended the run.
-    pub fn readdress_agent(&mut self, id: HostId, ip: std::net::IpAddr) -> Result<(), RunError> {
+    pub fn readdress_agent(&mut self, id: HostId, ip: IpAddr) -> Result<(), RunError> {
         self.world_mut().readdress_host(id, ip);
         self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.readdress(ip, now))
     }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use skynet_core::time::Duration;
 
@@ -229,6 +229,40 @@ impl Topology {
         self.world.add_host(*segment, ip, link.clone(), link, host);
         self.cloud_of.insert(id, cloud);
         id
+    }
+
+    /// Gives a host a global IPv6 address on a network of its own, behind a firewall that lets only replies in, this far from
+    /// the internet. A host in no cloud may have that alone.
+    pub fn add_v6(&mut self, host: HostId, latency: Duration) -> IpAddr {
+        let ip = Self::v6_of(host);
+        let (segment, link) = self.v6_network(Addresses::OneToOne(BTreeMap::from([(ip, ip)])), latency);
+        self.world.add_interface(host, segment, ip, link.clone(), link);
+        ip
+    }
+
+    /// A host with IPv6 and nothing else.
+    pub fn add_v6_host(&mut self, latency: Duration, build: impl FnOnce(Site) -> Box<dyn Host>) -> HostId {
+        let id = self.world.next_host();
+        let ip = Self::v6_of(id);
+        let (segment, link) = self.v6_network(Addresses::OneToOne(BTreeMap::from([(ip, ip)])), latency);
+        let host = build(Site { id, ip, seed: self.world.host_seed(id.0) });
+        self.world.add_host(segment, ip, link.clone(), link, host)
+    }
+
+    /// The IPv6 address a host has if it has one.
+    pub fn v6_of(host: HostId) -> IpAddr {
+        let number = u16::try_from(host.0).expect("at most 65,536 hosts");
+        Ipv6Addr::new(0x2001, 0xdb8, 0xb, number, 0, 0, 0, 0x10).into()
+    }
+
+    fn v6_network(&mut self, addresses: Addresses, latency: Duration) -> (SegmentId, LinkConfig) {
+        let outer = self.internet;
+        let network = self.world.network_mut();
+        let firewall = Nat::new(NatConfig::default(), addresses, network.nat_rng());
+        let segment = network.add_segment(0);
+        let access = LinkConfig::latency(latency);
+        network.add_gateway(segment, outer, firewall, access.clone(), access);
+        (segment, LinkConfig::latency(Duration::from_micros(100)))
     }
 
     /// A host on the internet itself, with this one-way delay to it.

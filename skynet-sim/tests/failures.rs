@@ -278,7 +278,7 @@ fn a_host_with_several_addresses_answers_from_the_one_that_was_asked() {
     let clouds = [NatKind::PortRestricted, NatKind::UdpBlocked].map(|kind| o.cloud(kind));
     let second = o.topology.next_public_ip();
     let a = o.add_agent(clouds[0]);
-    let b = o.add_agent_at(clouds[1], Offer::default(), vec![second]);
+    let b = o.add_multihomed_agent(clouds[1], Offer::default(), vec![second]);
     assert!(o.join_all(10 * S).unwrap());
     o.world_mut().run_for(25 * S).unwrap();
     for (from, to) in [(a, b), (b, a)] {

@@ -66,7 +66,7 @@ fn pairs_go_direct_or_stay_relayed_as_the_oracle_demands() {
         match o.expected(a, b) {
             Direct::Must => assert!(o.is_direct(a, b), "{kinds:?}\n{}", o.report()),
             Direct::MustNot => assert!(!o.claims_direct(a, b), "{kinds:?}\n{}", o.report()),
-            Direct::May => {}
+            Direct::Timing | Direct::Guess => {}
         }
         o.world_mut().run_for(20 * S).unwrap();
         let book = o.received(a, b).unwrap();

@@ -5,8 +5,8 @@
 
 use skynet_core::session::Engine;
 use skynet_core::time::Duration;
-use skynet_sim::Overlay;
 use skynet_sim::topology::NatKind;
+use skynet_sim::{Offer, Overlay};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -81,4 +81,79 @@ fn thirty_nodes_on_one_relay() {
 #[ignore = "long; part of the soak"]
 fn three_hundred_nodes_on_one_relay() {
     run(300);
+}
+
+/// 5,000 nodes in clouds of 100 that know twenty others each, and talk to one: what a world of that size costs. A roster
+/// of all in all would be 25 million signatures to check and 17 GB.
+#[test]
+#[ignore = "for ./x soak: minutes"]
+fn five_thousand_nodes_on_one_relay() {
+    let (nodes, before, started) = (5_000, resident_bytes(), std::time::Instant::now());
+    let mut o = Overlay::with_engine(1, Engine::Null);
+    let offer = Offer { known_members: 20, ..Offer::default() };
+    let mut cloud = None;
+    for i in 0..nodes {
+        if i % 100 == 0 {
+            cloud = Some(o.cloud([NatKind::SecurityGroup, NatKind::PortRestricted][i / 100 % 2]));
+        }
+        o.add_agent_with(cloud.unwrap(), offer);
+    }
+    assert!(o.join_all(600 * S).unwrap());
+    let per_node = |bytes: u64| bytes.saturating_sub(before) / nodes as u64 / 1024;
+    println!(
+        "{nodes} nodes joined in {:?}, {:?} real; {} kB each",
+        o.elapsed(),
+        started.elapsed(),
+        per_node(resident_bytes())
+    );
+    let agents = o.agents().to_vec();
+    let peer = |i: usize| agents[(i + 101) % nodes];
+    for (i, &from) in agents.iter().enumerate() {
+        o.flow(from, peer(i), S, 20).unwrap();
+    }
+    report_speed("5,000 nodes with a flow each", &mut o, 30);
+    println!("{} kB per node with two peers", per_node(resident_bytes()));
+    let arrived: usize = (0..nodes).map(|i| o.received(agents[i], peer(i)).map_or(0, |b| b.distinct())).sum();
+    let direct = (0..nodes).filter(|i| o.is_direct(agents[*i], peer(*i))).count();
+    assert_eq!((arrived, direct), (20 * nodes, nodes));
+    report_speed("5,000 idle nodes", &mut o, 120);
+}
+
+/// A virtual day of thirty nodes that talk for a minute in every hour, with real cryptography.
+#[test]
+#[ignore = "for ./x soak: minutes"]
+fn a_virtual_day_of_thirty_nodes() {
+    let mut o = Overlay::new(2);
+    for i in 0..30 {
+        let cloud = o.cloud([NatKind::SecurityGroup, NatKind::PortRestricted, NatKind::Symmetric][i % 3]);
+        o.add_agent(cloud);
+    }
+    assert!(o.join_all(60 * S).unwrap());
+    let agents = o.agents().to_vec();
+    o.world_mut().set_event_budget(1_000_000_000);
+    let started = std::time::Instant::now();
+    for _hour in 0..24 {
+        for (i, &from) in agents.iter().enumerate() {
+            o.flow(from, agents[(i + 1) % agents.len()], S, 60).unwrap();
+        }
+        o.world_mut().run_for(3600 * S).unwrap();
+    }
+    println!("30 nodes, one day: {:.2} virtual days per real minute", 60.0 / started.elapsed().as_secs_f64());
+    let arrived: usize = (0..agents.len())
+        .map(|i| o.received(agents[i], agents[(i + 1) % 30]).map_or(0, |b| b.distinct()))
+        .sum();
+    assert_eq!(arrived, 24 * 60 * agents.len());
+}
+
+fn report_speed(what: &str, o: &mut Overlay, seconds: u32) {
+    let (events, clock) = (o.world().stats().events, std::time::Instant::now());
+    o.world_mut().run_for(seconds * S).unwrap();
+    let real = clock.elapsed().as_secs_f64();
+    println!(
+        "{what}: {:.1} virtual s per real s ({:.4} days per minute), {} events of {:.1} us",
+        f64::from(seconds) / real,
+        f64::from(seconds) / real * 60.0 / 86_400.0,
+        o.world().stats().events - events,
+        real * 1e6 / (o.world().stats().events - events) as f64
+    );
 }

@@ -23,7 +23,7 @@ fn expected(kind: NatKind) -> Option<(Mapping, Filtering, bool)> {
     use Mapping as M;
     match kind {
         NatKind::Public | NatKind::FullCone => Some((M::EndpointIndependent, F::EndpointIndependent, true)),
-        NatKind::SecurityGroup | NatKind::PortRestricted => {
+        NatKind::SecurityGroup | NatKind::PortRestricted | NatKind::PortRestrictedAnswering => {
             Some((M::EndpointIndependent, F::AddressAndPortDependent, true))
         }
         NatKind::AddressRestricted => Some((M::EndpointIndependent, F::AddressDependent, true)),
@@ -33,6 +33,7 @@ fn expected(kind: NatKind) -> Option<(Mapping, Filtering, bool)> {
         NatKind::Symmetric | NatKind::SymmetricSequential => {
             Some((M::AddressAndPortDependent, F::AddressAndPortDependent, false))
         }
+        NatKind::AddressDependent => Some((M::AddressDependent, F::AddressAndPortDependent, false)),
         NatKind::UdpBlocked => None,
     }
 }

@@ -77,6 +77,8 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         chunks: true,
         min_lanes: 4,
         mtu: skynet_core::path::MtuConfig::default(),
+        known_members: skynet_core::node::directory::MAX_MEMBERS,
+        guessing: skynet_core::path::Guessing::default(),
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");

@@ -97,6 +97,8 @@ impl Host {
             chunks: true,
             min_lanes: 1,
             mtu: skynet_core::path::MtuConfig::default(),
+            known_members: skynet_core::node::directory::MAX_MEMBERS,
+            guessing: skynet_core::path::Guessing::default(),
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).expect("it has a key");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

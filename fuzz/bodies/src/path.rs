@@ -21,7 +21,7 @@ use skynet_core::path::{
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
-use skynet_core::wire::probe;
+use skynet_core::wire::probe::FLAG_MTU;
 
 use crate::Input;
 use crate::sample::NOW;
@@ -136,9 +136,9 @@ impl World {
 
     fn drain(&mut self, side: usize) {
         while let Some(t) = self.agents[side].poll_transmit() {
-            // Probes of size go where PINGs were answered, and have a bound of their own.
-            let of_size = t.bytes.get(3).is_some_and(|flags| u16::from(*flags) & probe::FLAG_MTU != 0);
-            if t.bytes.get(1) == Some(&1) && !of_size {
+            // Probes of size are no checks, and have bounds of their own.
+            if matches!(t.bytes[..], [_, 1, high, low, ..] if u16::from_be_bytes([high, low]) & FLAG_MTU == 0)
+            {
                 self.pings[side].push(self.now);
             }
             self.wire.push_back(Probe { by: side, to: t.to, bytes: t.bytes });

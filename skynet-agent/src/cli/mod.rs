@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, WorkerThreads, parse_advertised,
-    parse_max_lanes, parse_mtu, parse_worker_threads,
+    parse_birthday, parse_max_lanes, parse_mtu, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -105,6 +105,10 @@ struct AgentArgs {
     /// Largest packets inside the overlay, in bytes, or auto: found for each path [default: auto].
     #[arg(long, env = "SKYNET_MTU", value_name = "BYTES", value_parser = parse_mtu)]
     mtu: Option<MtuChoice>,
+    /// Sockets opened at once to get through a NAT with another port for every destination, 0 to 128; 0: never
+    /// [default: 32, and only for pairs that carry bulk].
+    #[arg(long, env = "SKYNET_BIRTHDAY", value_name = "N", value_parser = parse_birthday)]
+    birthday: Option<u8>,
     /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one or two cores, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
@@ -135,6 +139,7 @@ impl AgentArgs {
             max_lanes: self.max_lanes,
             min_lanes: self.min_lanes,
             mtu: self.mtu,
+            birthday: self.birthday,
             worker_threads: self.worker_threads,
             advertise: self.advertise.clone(),
             port_mapping: self.port_mapping,
@@ -166,6 +171,7 @@ impl AgentArgs {
         push("--max-lanes", self.max_lanes.map(|n| n.to_string().into()));
         push("--min-lanes", self.min_lanes.map(|n| n.to_string().into()));
         push("--mtu", self.mtu.map(|mtu| mtu.to_string().into()));
+        push("--birthday", self.birthday.map(|n| n.to_string().into()));
         push(
             "--worker-threads",
             self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
+use super::paths::Paths;
 use super::{
     Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
 };
@@ -46,14 +47,6 @@ pub(super) struct DataPlane {
     pub(super) mtu_min: Option<u16>,
     pub(super) mtu_max: Option<u16>,
     pub(super) worker_threads: Option<WorkerThreads>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Paths {
-    pub(super) advertise: Option<Vec<SocketAddr>>,
-    pub(super) port_mapping: Option<bool>,
-    pub(super) cloud_metadata: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -19,6 +19,7 @@
 //! advertise = ["203.0.113.7:41820"]    # where peers reach this node, if nothing here can know
 //! port_mapping = true                  # ask the gateway for one
 //! cloud_metadata = true                # ask the cloud for the public address
+//! birthday = 128                       # sockets to guess ports with; 0: never
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -46,6 +47,7 @@ use std::time::Duration;
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::member::Name;
 use skynet_core::offload::Offloads;
+use skynet_core::path::Guessing;
 
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
@@ -56,7 +58,7 @@ pub use dataplane::{
 };
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
-pub use paths::{MAX_ADVERTISED, parse_advertised};
+pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -101,6 +103,8 @@ pub struct Overrides {
     pub min_lanes: Option<u8>,
     /// Largest inner packets.
     pub mtu: Option<MtuChoice>,
+    /// Sockets opened at once behind a hard NAT.
+    pub birthday: Option<u8>,
     /// Threads of each worker.
     pub worker_threads: Option<WorkerThreads>,
     /// Where peers reach this node.
@@ -138,6 +142,8 @@ pub struct Config {
     pub min_lanes: u8,
     /// How large inner packets may be.
     pub mtu: Mtu,
+    /// How far ports are guessed where plain punching fails.
+    pub guessing: Guessing,
     /// Threads of each worker.
     pub worker_threads: WorkerThreads,
     /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
@@ -256,6 +262,8 @@ impl Config {
         paths::check_advertised(&in_file).map_err(|what| at("paths.advertise", what))?;
         let advertise = overrides.advertise.unwrap_or(in_file);
         paths::check_advertised(&advertise).map_err(ConfigError::Advertise)?;
+        let in_file = file.paths.birthday.map(check_birthday).transpose();
+        let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -282,6 +290,7 @@ impl Config {
             max_lanes,
             min_lanes,
             mtu,
+            guessing: paths::guessing(birthday),
             worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),

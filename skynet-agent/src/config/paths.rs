@@ -1,11 +1,48 @@
-//! `[paths]`: where this node can be reached, and who is asked.
+//! `[paths]`: where this node can be reached, who is asked, and how hard direct paths are tried for.
 
 use std::net::SocketAddr;
 
-use skynet_core::path::is_probe_target;
+use serde::Deserialize;
+use skynet_core::path::{Guessing, MAX_GUESS_SOCKETS_EACH, is_probe_target};
 
 /// Addresses an operator may give; the other half of the candidates is for what is found out.
 pub const MAX_ADVERTISED: usize = 8;
+
+/// The section as it is written.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Paths {
+    pub(super) advertise: Option<Vec<SocketAddr>>,
+    pub(super) port_mapping: Option<bool>,
+    pub(super) cloud_metadata: Option<bool>,
+    pub(super) birthday: Option<u8>,
+}
+
+/// What a number of sockets, given by the operator or not, means: who gives one wants the direct path for every pair, and
+/// not only for those that carry bulk.
+pub(super) fn guessing(birthday: Option<u8>) -> Guessing {
+    birthday.map_or_else(Guessing::default, |sockets| Guessing { sockets, bulk_only: false })
+}
+
+/// A number of sockets, if it is one.
+///
+/// # Errors
+/// What is allowed.
+pub fn check_birthday(sockets: u8) -> Result<u8, String> {
+    if sockets <= MAX_GUESS_SOCKETS_EACH {
+        Ok(sockets)
+    } else {
+        Err(format!("0 to {MAX_GUESS_SOCKETS_EACH} sockets"))
+    }
+}
+
+/// [`check_birthday`] of a text.
+///
+/// # Errors
+/// What is allowed.
+pub fn parse_birthday(text: &str) -> Result<u8, String> {
+    check_birthday(text.parse().map_err(|_| format!("0 to {MAX_GUESS_SOCKETS_EACH} sockets"))?)
+}
 
 /// Whether peers can be told these.
 pub(super) fn check_advertised(addresses: &[SocketAddr]) -> Result<(), String> {

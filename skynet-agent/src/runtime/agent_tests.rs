@@ -40,6 +40,8 @@ fn node_with_a_due_timer() -> Node {
         chunks: true,
         min_lanes: 1,
         mtu: skynet_core::path::MtuConfig::default(),
+        known_members: skynet_core::node::directory::MAX_MEMBERS,
+        guessing: skynet_core::path::Guessing::default(),
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -61,6 +63,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         max_lanes: 4,
         min_lanes: 1,
         mtu: Default::default(),
+        guessing: skynet_core::path::Guessing::default(),
         worker_threads: Default::default(),
         advertise: Vec::new(),
         port_mapping: false,

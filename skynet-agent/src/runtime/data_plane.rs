@@ -133,8 +133,19 @@ impl DataPlane {
 
     fn set_socket(&self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
         let mut sockets = Sockets::clone(&self.shared.sockets.load());
-        sockets[usize::from(port.0)] = socket;
+        let at = usize::from(port.0);
+        sockets.resize(sockets.len().max(at + 1), None);
+        sockets[at] = socket;
+        sockets.truncate(sockets.iter().rposition(Option::is_some).map_or(0, |last| last + 1));
         self.shared.sockets.store(Arc::new(sockets));
+    }
+
+    /// Gives worker 0 a further socket, for guessing, or takes it away.
+    pub(super) fn set_guess_socket(&self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
+        if let Some(worker) = &self.workers[0] {
+            worker.tell_inbound(ToInbound::Socket(port, socket.clone()));
+        }
+        self.set_socket(port, socket);
     }
 
     /// The socket of a port that is open.

@@ -19,11 +19,13 @@ use arc_swap::{ArcSwap, Cache};
 use skynet_core::batch::{Outer, SendBatch};
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::ForwardingTable;
+use skynet_core::id::PortNo;
 use skynet_core::offload::VnetHeader;
 use skynet_core::receive::Inbound;
 use skynet_core::send::{Outbound, Sent};
 
 use super::load::BusyWatch;
+use super::more_sockets::MoreSockets;
 use super::queues::QueueSink;
 use super::threads::{Bell, Shared, Sockets, ToInbound};
 use super::to_tun::ToTun;
@@ -112,7 +114,7 @@ impl SendIo {
     fn flush(&mut self, sockets: &Sockets, room: &mut Room<'_>) {
         for train in self.batch.trains() {
             // A port that closed a moment ago: the next snapshot does not name it.
-            let Some(socket) = &sockets[usize::from(train.outer.port.0)] else { continue };
+            let Some(Some(socket)) = sockets.get(usize::from(train.outer.port.0)) else { continue };
             let Outer { to, from, ecn, .. } = train.outer;
             // Counted by the socket; a destination without a route is for the path agent to notice.
             if let Err(e) = socket.send_train_while(to, from, ecn, train.bytes, train.segment, room) {
@@ -128,6 +130,7 @@ pub(super) struct InboundIo {
     half: Inbound,
     sink: QueueSink,
     socket: Arc<UdpSocket>,
+    more: MoreSockets,
     tun: ToTun,
     batch: ReceiveBatch,
     watch: BusyWatch,
@@ -135,16 +138,40 @@ pub(super) struct InboundIo {
 
 impl InboundIo {
     pub(super) fn new(socket: Arc<UdpSocket>, half: Inbound, sink: QueueSink, tun: ToTun) -> Self {
-        Self { half, sink, socket, tun, batch: ReceiveBatch::new(), watch: BusyWatch::default() }
+        let (more, batch, watch) = (MoreSockets::default(), ReceiveBatch::new(), BusyWatch::default());
+        Self { half, sink, socket, more, tun, batch, watch }
     }
 
     /// One batch, if there is any: whether there was.
     fn turn(&mut self, shared: &Shared, snapshots: &mut Snapshots<'_>) -> io::Result<bool> {
-        if self.socket.receive_batch(&mut self.batch)? == 0 {
-            return Ok(false);
+        let mut worked = self.socket.receive_batch(&mut self.batch)? > 0;
+        if worked {
+            self.handle(None, shared, snapshots)?;
         }
+        if self.more.descriptor().is_some() {
+            for port in self.more.ready() {
+                let Some(socket) = self.more.get(port) else { continue };
+                if socket.receive_batch(&mut self.batch)? > 0 {
+                    self.handle(Some(port), shared, snapshots)?;
+                    worked = true;
+                }
+            }
+        }
+        Ok(worked)
+    }
+
+    /// What one socket received at once; `arrival` is one of the further ones.
+    fn handle(
+        &mut self,
+        arrival: Option<PortNo>,
+        shared: &Shared,
+        snapshots: &mut Snapshots<'_>,
+    ) -> io::Result<()> {
         let now = clock::monotonic();
         self.half.begin(now, snapshots.table.load());
+        if let Some(socket) = arrival {
+            self.half.arrived_by(socket);
+        }
         let mut bytes = 0;
         for mut received in self.batch.iter_mut() {
             let (from, ecn) = (received.from, received.ecn);
@@ -157,7 +184,7 @@ impl InboundIo {
         self.half.finish(&mut self.tun, &mut self.sink);
         self.tun.finish()?;
         self.watch.note(bytes, now, &shared.busy);
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -207,6 +234,7 @@ pub(super) fn run_inbound(
         while let Ok(message) = commands.try_recv() {
             match message {
                 ToInbound::Command(command) => io.half.handle_command(command, &mut io.sink),
+                ToInbound::Socket(port, socket) => io.more.set(port, socket),
                 ToInbound::Tun(device) => io.tun.attach(device),
                 ToInbound::Outbound(half) => outbound = half,
                 ToInbound::Confirm(done) => _ = done.try_send(()),
@@ -218,9 +246,11 @@ pub(super) fn run_inbound(
             worked |= outbound.turn(shared, &mut for_outbound, &mut room)?;
         }
         if !worked {
-            match &outbound {
-                Some(outbound) => bell.waker.wait_readable(&[io.socket.as_fd(), outbound.tun.as_fd()])?,
-                None => bell.waker.wait_readable(&[io.socket.as_fd()])?,
+            let (socket, tun) = (io.socket.as_fd(), outbound.as_ref().map(|o| o.tun.as_fd()));
+            match (tun, io.more.descriptor()) {
+                (None, None) => bell.waker.wait_readable(&[socket])?,
+                (Some(other), None) | (None, Some(other)) => bell.waker.wait_readable(&[socket, other])?,
+                (Some(tun), Some(more)) => bell.waker.wait_readable(&[socket, tun, more])?,
             };
         }
     }
@@ -232,7 +262,6 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use skynet_core::drop::DropReason;
-    use skynet_core::id::PortNo;
     use skynet_core::offload::Offloads;
     use tokio::sync::mpsc;
 

@@ -75,6 +75,8 @@ impl Agent {
             chunks: self.config.disabled_offloads.allows(Offload::Chunks),
             min_lanes: self.config.min_lanes,
             mtu,
+            known_members: skynet_core::node::directory::MAX_MEMBERS,
+            guessing: self.config.guessing,
         };
         let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         let (sink, queues) = queues();

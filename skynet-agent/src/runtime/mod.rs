@@ -15,6 +15,7 @@ mod halves;
 mod interface;
 mod load;
 mod membership;
+mod more_sockets;
 mod offload_faults;
 mod ports;
 mod queues;

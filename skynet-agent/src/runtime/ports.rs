@@ -28,16 +28,20 @@ impl Agent {
     fn start_port(&mut self, port: PortNo) -> anyhow::Result<Vec<SocketAddr>> {
         let socket = Arc::new(UdpSocket::bind(0, self.offload_faults.limit_udp(self.config.udp_offloads()))?);
         let number = socket.port()?;
-        if let Some(engine) = &mut self.engine {
-            engine.plane.open(port, socket)?;
+        match &mut self.engine {
+            Some(engine) if port.is_guess_socket() => engine.plane.set_guess_socket(port, Some(socket)),
+            Some(engine) => engine.plane.open(port, socket)?,
+            None => {}
         }
         tracing::debug!(port = port.0, number, "port opened");
         Ok(self.local_addresses.iter().map(|a| SocketAddr::new(a.ip(), number)).collect())
     }
 
     pub(super) fn close_port(&mut self, port: PortNo) {
-        if let Some(engine) = &mut self.engine {
-            engine.plane.close(port);
+        match &mut self.engine {
+            Some(engine) if port.is_guess_socket() => engine.plane.set_guess_socket(port, None),
+            Some(engine) => engine.plane.close(port),
+            None => {}
         }
         tracing::debug!(port = port.0, "port closed");
     }

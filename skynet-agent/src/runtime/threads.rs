@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::MAX_PORTS;
+use skynet_core::id::PortNo;
 use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
@@ -22,8 +22,9 @@ use crate::wake::Waker;
 /// Why a data-plane thread ended without being told to.
 pub(super) type Fault = anyhow::Error;
 
-/// The sockets of all open ports: any worker sends by any of them, each receives by its own.
-pub(super) type Sockets = [Option<Arc<UdpSocket>>; MAX_PORTS];
+/// The sockets of all open ports by number: any worker sends by any of them, each receives by its own. The ones for
+/// guessing, which worker 0 receives by, come after the ports.
+pub(super) type Sockets = Vec<Option<Arc<UdpSocket>>>;
 
 /// What all threads share with the control task.
 pub(super) struct Shared {
@@ -36,6 +37,8 @@ pub(super) struct Shared {
 
 pub(super) enum ToInbound {
     Command(InboundCommand),
+    /// Receive by this one too, or no more.
+    Socket(PortNo, Option<Arc<UdpSocket>>),
     /// Deliver here from now on; `None`: nowhere.
     Tun(Option<TunDevice>),
     /// Run this outbound half too from now on; `None`: none.

@@ -7,7 +7,7 @@ use crate::id::NodeNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
 use crate::node::event::Floors;
-use crate::path::MtuConfig;
+use crate::path::{Guessing, MtuConfig};
 use crate::session::Engine;
 use crate::time::Duration;
 
@@ -34,6 +34,11 @@ pub struct NodeConfig {
     pub min_lanes: u8,
     /// How large packets may be, outside and inside.
     pub mtu: MtuConfig,
+    /// Members learned in the background at most, [`MAX_MEMBERS`](crate::node::directory::MAX_MEMBERS) if more: who is not
+    /// known is asked for when a packet wants to go there.
+    pub known_members: usize,
+    /// How far ports of peers are guessed where plain punching fails.
+    pub guessing: Guessing,
 }
 
 /// How this node comes to be a member.

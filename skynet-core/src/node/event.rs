@@ -37,6 +37,8 @@ pub enum NodeEvent {
     },
     /// Bind a UDP socket, give it a worker with a TUN queue of its own, and answer with `Node::port_opened` or
     /// `Node::port_failed`. What is for this port's inbound half follows only after that.
+    ///
+    /// If it is a socket for guessing ([`PortNo::is_guess_socket`]), only bind it: worker 0's inbound half reads it too.
     OpenPort(PortNo),
     /// Nobody uses this port any more: its worker may end, its socket be closed.
     ClosePort(PortNo),
@@ -131,6 +133,8 @@ pub enum NodeTimer {
     Control,
     /// The relay session.
     Relay,
+    /// What STUN servers see of us.
+    Nat,
     /// A peer's session.
     Session,
     /// A peer's lanes.

@@ -8,6 +8,7 @@
 //! is not ready is lost. So the end that was asked for the lane calls, when it is ready; the end that asked waits for
 //! that call, and calls itself when none has come after [`CALLED_WITHIN`].
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::drop::DropReason;
@@ -72,6 +73,14 @@ impl LanePaths {
 }
 
 impl Peer {
+    /// By which of our sockets what is for lane 0 leaves towards an address of this peer.
+    pub(super) fn port_towards(&self, to: SocketAddr) -> PortNo {
+        match &self.kind {
+            Kind::Member { path, .. } => path.socket_towards(to).unwrap_or_default(),
+            Kind::Stock { .. } => PortNo(0),
+        }
+    }
+
     /// The agent of this port's path.
     pub(super) fn agent_mut(&mut self, port: PortNo) -> Option<&mut PathAgent> {
         if port == PortNo(0) {
@@ -237,7 +246,7 @@ impl Node {
     /// An agent for this port, if there is none.
     fn make_lane_path(&mut self, slot: PeerSlot, port: PortNo, now: Now) {
         let local = self.local_candidates(port);
-        let config = PathConfig { overlay: self.overlay(), mtu: self.mtu };
+        let config = PathConfig { overlay: self.overlay(), mtu: self.mtu, guessing: self.guessing };
         let Some(credentials) = self.membership.as_ref().and_then(|m| m.credentials()) else { return };
         let Some(peer) = self.peers.get_mut(slot) else { return };
         while peer.lane_paths.get(port).is_none() {
@@ -317,6 +326,8 @@ impl Node {
                     // Port 0's agent hears of it as well, and says it.
                     PathEvent::PeerRestarted | PathEvent::Announced => {}
                     PathEvent::RefreshCandidates => self.ports.observe_again(port, now.mono),
+                    // A further port guesses nothing: its lane does without.
+                    PathEvent::OpenSockets { .. } | PathEvent::KeepSocket(_) => {}
                 }
             }
         }
@@ -337,7 +348,8 @@ impl Node {
         match path.selected() {
             Some(Path::Direct { remote: to }) => {
                 let (from, bytes) = (path.local_towards(to), probe.to_vec());
-                self.transmits.push_back(Transmit { port: PortNo(0), to, from, ttl: None, bytes });
+                let port = self.peers.get(slot).map_or(PortNo(0), |p| p.port_towards(to));
+                self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
             }
             Some(Path::Relayed { node_no, .. }) => self.send_by_relay_as(Class::Control, node_no, probe),
             None => {}

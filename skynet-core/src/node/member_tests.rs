@@ -24,6 +24,8 @@ pub(super) fn member_node(network: &mut crate::member::fixture::Network) -> Node
         chunks: true,
         min_lanes: 1,
         mtu: MtuConfig::default(),
+        known_members: directory::MAX_MEMBERS,
+        guessing: Guessing::default(),
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

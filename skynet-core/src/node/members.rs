@@ -88,6 +88,8 @@ impl Node {
         self.drain_session(slot, now);
         self.tags.remove_peer(slot);
         self.peers.remove(slot);
+        self.close_guess_sockets(slot, None);
+        self.note_guessing(slot);
         self.dirty = true;
         self.lanes_changed = true;
     }

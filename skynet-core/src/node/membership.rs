@@ -18,7 +18,7 @@ use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::{
     Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
 };
-use crate::node::directory::{Directory, Inserted, is_answer};
+use crate::node::directory::{Directory, Inserted, MAX_MEMBERS, is_answer};
 use crate::node::event::{Addresses, ControlStreamEvent};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
@@ -71,6 +71,8 @@ pub(super) struct MembershipAgent {
     phase: Phase,
     control: ControlClient,
     lookups: BTreeMap<RequestId, Lookup>,
+    /// Members to learn from the roster at most; those asked for come on top.
+    most: usize,
     roster_request: Option<RequestId>,
     next_roster: Option<Instant>,
     /// What the last record said, so that an unchanged one is not published again.
@@ -143,6 +145,7 @@ impl MembershipAgent {
             phase,
             control,
             lookups: BTreeMap::new(),
+            most: MAX_MEMBERS,
             roster_request: None,
             next_roster: None,
             published: Default::default(),
@@ -410,6 +413,11 @@ impl MembershipAgent {
         }
     }
 
+    /// Learns no more members from the roster than so many.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most.min(MAX_MEMBERS);
+    }
+
     fn list_after(&mut self, after: u32, now: Now) {
         if after > 0 || self.roster_request.is_none() {
             self.roster_request = self.control.list(after, ROSTER_PAGE, now.mono);
@@ -431,11 +439,16 @@ impl MembershipAgent {
         let mut last = 0;
         for found in members {
             if let Ok(bundle) = Bundle::parse(&found.bundle) {
-                last = bundle.certificate.unverified().v4.to_bits();
+                let certificate = bundle.certificate.unverified();
+                last = certificate.v4.to_bits();
+                let known = self.directory.get(&certificate.identity).is_some();
+                if !known && self.directory.len() >= self.most {
+                    continue;
+                }
             }
             self.learn(&found.bundle, found.online, None, now.unix);
         }
-        if more && last > 0 {
+        if more && last > 0 && self.directory.len() < self.most {
             self.list_after(last, now);
         }
     }

@@ -12,6 +12,7 @@
 mod config;
 pub mod directory;
 mod event;
+mod guess_sockets;
 mod lane_paths;
 mod lanes;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod load;
 mod member_tests;
 mod members;
 mod membership;
+mod nat_observer;
 mod paths;
 mod peers;
 mod ports;
@@ -53,14 +55,16 @@ use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
 use crate::node::directory::lookup_for;
+use crate::node::guess_sockets::GuessSockets;
 use crate::node::membership::MembershipAgent;
+use crate::node::nat_observer::NatObserver;
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::remembered::Remembered;
 use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::check::PunchRate;
-use crate::path::{Candidate, MtuConfig, ProbeTags};
+use crate::path::{Candidate, Guessing, MtuConfig, NatSeen, ProbeTags};
 use crate::rng::Rng;
 use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
 use crate::time::{Duration, Instant, Now, earliest};
@@ -88,6 +92,11 @@ pub struct Node {
     probe_start: u32,
     membership: Option<MembershipAgent>,
     ports: Ports,
+    guess_sockets: GuessSockets,
+    /// How far ports are guessed, and what is known of our NAT.
+    guessing: Guessing,
+    nat: NatSeen,
+    observer: NatObserver,
     /// Which ports peers want may have changed, or which are ready.
     lanes_changed: bool,
     control_address: Option<SocketAddr>,
@@ -121,13 +130,16 @@ impl Node {
     /// A sentence for the person who configured it: a token that has expired, documents that do not hold, no key.
     pub fn new(config: NodeConfig, seed: [u8; 32], now: Now) -> Result<Self, String> {
         let mut rng = Rng::from_seed(seed);
-        let membership = match config.membership {
+        let mut membership = match config.membership {
             Membership::None => None,
             Membership::Token { token, name, fingerprint } => {
                 Some(MembershipAgent::enrol(*token, name, fingerprint, &mut rng, now)?)
             }
             Membership::Joined(credentials) => Some(MembershipAgent::resume(*credentials, &mut rng, now)?),
         };
+        if let Some(membership) = &mut membership {
+            membership.set_most(config.known_members);
+        }
         let configured = config.stock.as_ref().map(|s| s.secret.clone());
         let secret = membership.as_ref().and_then(|m| m.static_secret().cloned()).or(configured).ok_or(
             "nothing to do: neither a join token, nor credentials, nor an [interface] with a private key",
@@ -148,6 +160,10 @@ impl Node {
             probe_start,
             membership,
             ports: Ports::new(),
+            guess_sockets: GuessSockets::default(),
+            guessing: config.guessing,
+            nat: NatSeen::default(),
+            observer: NatObserver::default(),
             lanes_changed: false,
             control_address: None,
             stock_addresses: Vec::new(),
@@ -261,6 +277,7 @@ impl Node {
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }
+        self.drain_observer(now);
         self.lanes_changed |= self.ports.handle_timeout(now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
@@ -337,15 +354,23 @@ impl Node {
     /// [`NodeEvent::OpenPort`] was done: `port` is bound, and this host's interface addresses with its number are
     /// `addresses`. Its worker opens and seals from now on.
     pub fn port_opened(&mut self, port: PortNo, addresses: &[SocketAddr], now: Now) {
-        self.ports.opened(port, addresses, &mut self.rng, now.mono);
-        self.lanes_changed = true;
+        if port.is_guess_socket() {
+            self.guess_socket_opened(port, now);
+        } else {
+            self.ports.opened(port, addresses, &mut self.rng, now.mono);
+            self.lanes_changed = true;
+        }
         self.settle(now);
     }
 
     /// [`NodeEvent::OpenPort`] could not be done. It is asked for again after a minute, if it is still wanted.
     pub fn port_failed(&mut self, port: PortNo, now: Now) {
-        self.ports.failed(port, now.mono);
-        self.lanes_changed = true;
+        if port.is_guess_socket() {
+            self.guess_socket_failed(port);
+        } else {
+            self.ports.failed(port, now.mono);
+            self.lanes_changed = true;
+        }
         self.settle(now);
     }
 
@@ -387,6 +412,7 @@ impl Node {
             first = earliest(first, tagged(membership.poll_timeout(), NodeTimer::Control));
         }
         first = earliest(first, tagged(self.ports.poll_timeout(), NodeTimer::Relay));
+        first = earliest(first, tagged(self.observer.poll_timeout(), NodeTimer::Nat));
         for peer in self.peers.iter() {
             first =
                 earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));
@@ -438,6 +464,7 @@ impl Node {
                 let source = Source { path, local: None };
                 self.on_payload(port, source, &mut datagram[DATA_HEADER_LEN..], now)
             }
+            Wire::Stun => self.on_stun(port, from, datagram, now),
             _ => self.on_payload(port, Source { path: PathSource::Direct(from), local }, datagram, now),
         }
     }
@@ -451,7 +478,9 @@ impl Node {
     ) -> Result<(), DropReason> {
         match Wire::of(payload) {
             // One handshake serves all lanes, and takes lane 0's way.
-            Wire::Handshake if port == PortNo(0) => self.on_handshake(source, payload, now),
+            Wire::Handshake if port == PortNo(0) || port.is_guess_socket() => {
+                self.on_handshake(source, payload, now)
+            }
             Wire::Handshake => Err(DropReason::UnexpectedHandshake),
             Wire::Probe => self.on_probe(port, source.path, source.local, payload, now),
             _ => Err(DropReason::UnknownType),

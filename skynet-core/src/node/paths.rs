@@ -1,6 +1,6 @@
 //! Paths and the relay session: probes in and out, and which way data goes.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::control::message::Welcome;
@@ -38,8 +38,9 @@ impl Node {
             certified: true,
             greatest_timestamp: Tai64n::ZERO,
         };
-        let path_config = PathConfig { overlay: self.overlay(), mtu: self.mtu };
+        let path_config = PathConfig { overlay: self.overlay(), mtu: self.mtu, guessing: self.guessing };
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
+        path.set_nat(self.nat);
         path.set_local_candidates(&self.local_candidates(PortNo(0)), now);
         path.set_peer_endpoints(&candidates_of(member), &[], now);
         path.set_relay(self.relay_path(member), now);
@@ -95,7 +96,12 @@ impl Node {
                 (slot, PortNo(0))
             }
         };
-        if port != about && port != PortNo(0) {
+        let guessed = port.is_guess_socket().then_some(port);
+        let foreign = match guessed {
+            Some(socket) => about != PortNo(0) || self.guess_sockets.owner(socket) != Some(slot),
+            None => port != about && port != PortNo(0),
+        };
+        if foreign {
             return Err(DropReason::UnknownProbeTag);
         }
         let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownProbeTag)?;
@@ -107,7 +113,7 @@ impl Node {
             _ => DropReason::BadTag,
         })?;
         let from = match source {
-            PathSource::Direct(address) if port == about => ProbeFrom::Direct(address),
+            PathSource::Direct(address) if port == about || guessed.is_some() => ProbeFrom::Direct(address),
             PathSource::Relayed { relay, sender } if about == PortNo(0) => {
                 ProbeFrom::Relayed { relay, node_no: sender }
             }
@@ -115,9 +121,9 @@ impl Node {
         };
         self.tell_traffic(slot, now);
         if let Some(path) = self.peers.get_mut(slot).and_then(|p| p.agent_mut(about)) {
-            let before = path.carries_chunks();
-            path.handle_probe(from, opened.at(local), now);
-            self.dirty |= path.carries_chunks() != before;
+            let before = (path.carries_chunks(), path.socket());
+            path.handle_probe_by(guessed, from, opened.at(local), now);
+            self.dirty |= (path.carries_chunks(), path.socket()) != before;
         }
         self.drain_path(slot, now);
         Ok(())
@@ -149,7 +155,7 @@ impl Node {
             }
             match probe.to {
                 ProbeTo::Direct { addr, local, ttl } => {
-                    let (port, bytes) = (PortNo(0), probe.bytes);
+                    let (port, bytes) = (probe.socket.unwrap_or_default(), probe.bytes);
                     self.transmits.push_back(Transmit { port, to: addr, from: local, ttl, bytes });
                 }
                 ProbeTo::Relayed { node_no, .. } => {
@@ -169,8 +175,11 @@ impl Node {
                 }
                 PathEvent::Announced => {}
                 PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
+                PathEvent::OpenSockets { count } => self.open_guess_sockets(slot, count),
+                PathEvent::KeepSocket(socket) => self.close_guess_sockets(slot, socket),
             }
         }
+        self.note_guessing(slot);
         self.drain_lane_paths(slot, now);
     }
 
@@ -221,7 +230,9 @@ impl Node {
             others_rx: peer.heard_by_others(PortNo(0)),
         };
         let attention = peer.attention();
+        let may_guess = self.guess_sockets.is_free_for(slot);
         if let Some(path) = peer.path_mut() {
+            path.set_may_guess(may_guess);
             path.set_attention(attention);
             path.handle_traffic(traffic, now);
         }
@@ -235,7 +246,7 @@ impl Node {
         let limit = peer.agent(PortNo(0)).map_or(self.stock_mtu(), |path| path.size().limit);
         let direct = |to, from| {
             let activity = Arc::clone(&peer.direct);
-            DataPath { port: PortNo(0), to, from, relay_header: None, trains, limit, activity }
+            DataPath { port: peer.port_towards(to), to, from, relay_header: None, trains, limit, activity }
         };
         match &peer.kind {
             Kind::Stock { path, .. } => path.endpoint().map(|to| direct(to, None)),
@@ -271,7 +282,8 @@ impl Node {
             .membership
             .as_ref()
             .and_then(|m| m.credentials())
-            .and_then(|c| c.trust().manifest().relay(welcome.relay_no)?.addresses.first().copied());
+            .and_then(|c| c.trust().manifest().relay(welcome.relay_no))
+            .and_then(|relay| reachable(&relay.addresses, self.control_address));
         let Some(address) = manifest_address.or(self.control_address) else { return };
         self.dirty |= self.ports.set_ticket(welcome, address, &mut self.rng, now.mono);
         self.drain_relay(now);
@@ -286,6 +298,7 @@ impl Node {
             if port == PortNo(0) {
                 self.dirty = true;
                 self.on_relay_changed(now);
+                self.observe_nat(now);
             } else {
                 self.on_port_changed(port, now);
             }
@@ -351,6 +364,13 @@ impl Node {
     pub(super) fn local_candidates(&self, port: PortNo) -> Vec<Candidate> {
         crate::path::select_candidates(&self.ports.candidates(port), &self.overlay())
     }
+}
+
+/// The relay's first address, of the kind by which its control channel was reached if that is known: a host without IPv4, or
+/// without IPv6, reaches no other.
+fn reachable(addresses: &[SocketAddr], control: Option<SocketAddr>) -> Option<SocketAddr> {
+    let same_kind = |a: &&SocketAddr| control.is_none_or(|c| c.is_ipv4() == a.is_ipv4());
+    addresses.iter().find(same_kind).or(addresses.first()).copied()
 }
 
 pub(super) fn candidates_of(member: &Member) -> Vec<Candidate> {

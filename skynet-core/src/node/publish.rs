@@ -56,6 +56,7 @@ impl Node {
             own: self.stock_addresses.iter().copied().chain(member_addresses).collect(),
             overlay: self.overlay(),
             mac1: Some(self.mac1.clone()),
+            stun: self.stun_servers(),
             relays: self.ports.relay().map(|r| (r.address, r.no)).into_iter().collect(),
         }
     }

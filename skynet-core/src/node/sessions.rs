@@ -75,7 +75,7 @@ impl Node {
                 Verdict::Pass => {}
                 Verdict::Drop(reason) => return Err(reason),
                 Verdict::CookieReply(reply) => {
-                    self.send_to_source(source, &reply);
+                    self.send_to_source(PortNo(0), source, &reply);
                     return Err(DropReason::UnderLoad);
                 }
             }
@@ -419,7 +419,7 @@ impl Node {
         if let Some(path) = self.data_path(slot) {
             self.send_by(&path, message);
         } else if let Some(source) = self.peers.get(slot).and_then(|p| p.heard_from) {
-            self.send_to_source(source, message);
+            self.send_to_source(self.port_of_source(slot, source.path), source, message);
         }
     }
 
@@ -439,22 +439,22 @@ impl Node {
     fn send_handshake(&mut self, slot: PeerSlot, message: &[u8]) {
         let source = self.peers.get(slot).and_then(|p| p.heard_from);
         match source.filter(|_| matches!(Message::parse(message), Ok(Message::Response(_)))) {
-            Some(source) => self.send_to_source(source, message),
+            Some(source) => self.send_to_source(self.port_of_source(slot, source.path), source, message),
             None => self.send_sealed(slot, message),
         }
     }
 
+    fn port_of_source(&self, slot: PeerSlot, source: PathSource) -> PortNo {
+        let PathSource::Direct(to) = source else { return PortNo(0) };
+        self.peers.get(slot).map_or(PortNo(0), |p| p.port_towards(to))
+    }
+
     /// Back to where something came from.
-    fn send_to_source(&mut self, source: Source, message: &[u8]) {
+    fn send_to_source(&mut self, port: PortNo, source: Source, message: &[u8]) {
         match source.path {
             PathSource::Direct(to) => {
-                self.transmits.push_back(Transmit {
-                    port: PortNo(0),
-                    to,
-                    from: source.local,
-                    ttl: None,
-                    bytes: message.to_vec(),
-                });
+                let (from, bytes) = (source.local, message.to_vec());
+                self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
             }
             PathSource::Relayed { sender, .. } => self.send_by_relay(sender, message),
         }

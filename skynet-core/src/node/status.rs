@@ -104,6 +104,8 @@ pub struct PeerStatus {
     pub trains_arrive: bool,
     /// How often they were found not to.
     pub train_failures: u32,
+    /// Datagrams sent to guess its ports, or to be guessed.
+    pub guesses_sent: u64,
     /// How its path changed, oldest first.
     pub history: Vec<HistoryEntry>,
 }
@@ -133,6 +135,7 @@ impl Node {
                     lane_list: Vec::new(),
                     trains_arrive: true,
                     train_failures: 0,
+                    guesses_sent: 0,
                     history: Vec::new(),
                 });
             }
@@ -192,6 +195,7 @@ impl Node {
             lane_list: self.lane_list(peer, &usable),
             trains_arrive: peer.trains.trains_arrive(),
             train_failures: peer.trains.failures(),
+            guesses_sent: peer.agent(PortNo(0)).map_or(0, |p| p.counters().guesses_sent),
             history,
         }
     }

@@ -72,6 +72,8 @@ impl Host {
             chunks: true,
             min_lanes: 1,
             mtu: MtuConfig::default(),
+            known_members: directory::MAX_MEMBERS,
+            guessing: Guessing::default(),
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

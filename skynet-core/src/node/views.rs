@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::control::message::Lookup;
 use crate::diagnosis::{
-    Change, Control, End, Evidence, HostView, MAX_CHANGES, MAX_PAIRS, PairView, PeerKind, Udp,
+    Change, Control, End, Evidence, HostView, MAX_CHANGES, MAX_PAIRS, Mapping, PairView, PeerKind, Udp,
 };
 use crate::drop::DropReason;
 use crate::id::{PeerSlot, PortNo};
@@ -174,8 +174,12 @@ impl Node {
     /// This end without any pair.
     fn bare_end(&self) -> End {
         let client = self.ports.main_client().map(|(_, client)| client);
+        let mut host = self.host.view;
+        if host.mapping == Mapping::Unknown {
+            host.mapping = self.nat.mapping;
+        }
         End {
-            host: self.host.view,
+            host,
             relay_up: client.is_some_and(|c| c.is_up()),
             observed: client.and_then(|c| c.observed()),
             clock_ahead_s: self.clock_ahead_s(),

@@ -10,12 +10,14 @@ use super::history::{History, HistoryEntry, Path};
 use super::keys::{NonceSource, PairKeys, ReplayWindow};
 use super::link::{Link, Origin, Pair};
 use crate::chunk::LossGuard;
+use crate::id::PortNo;
 use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};
 
 mod announce;
 mod face;
+mod guess;
 mod liveness;
 mod mtu;
 mod overtaken;
@@ -28,6 +30,8 @@ pub use face::{
     Attention, CARRIER, Counted, Counters, Opened, PathConfig, PathCounters, PathEvent, PathState, PathTimer,
     ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
 };
+use guess::Guess;
+pub use guess::{ATTEMPT_EVERY, GUESS_SOCKETS, GUESSES, Guessing, MAX_GUESS_SOCKETS_EACH, PLAIN_ROUNDS};
 use liveness::{Suspect, Watch};
 use overtaken::Overtaken;
 use rounds::{Caller, Round};
@@ -83,6 +87,9 @@ pub struct PathAgent {
     next_round: Option<Instant>,
     failed_rounds: usize,
     caller: Caller,
+    guess: Guess,
+    /// The socket the probe in hand came by, if not the agent's own.
+    arrival: Option<PortNo>,
     budget: PingBudget,
     transmits: VecDeque<ProbeTransmit>,
     events: VecDeque<PathEvent>,
@@ -132,6 +139,8 @@ impl PathAgent {
             next_round: None,
             failed_rounds: 0,
             caller: Caller::default(),
+            guess: Guess::default(),
+            arrival: None,
             budget: PingBudget::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -341,9 +350,15 @@ impl PathAgent {
         }
     }
 
-    /// An opened probe came from `from`.
+    /// An opened probe came from `from`, to the agent's own socket.
     pub fn handle_probe(&mut self, from: ProbeFrom, probe: Opened, now: Now) {
+        self.handle_probe_by(None, from, probe, now);
+    }
+
+    /// An opened probe came from `from`, to one of the sockets for guessing if `socket` says so.
+    pub fn handle_probe_by(&mut self, socket: Option<PortNo>, from: ProbeFrom, probe: Opened, now: Now) {
         self.now = now;
+        self.arrival = socket;
         let from = match from {
             ProbeFrom::Direct(addr) => ProbeFrom::Direct(canonical(addr)),
             relayed @ ProbeFrom::Relayed { .. } => relayed,
@@ -354,6 +369,7 @@ impl PathAgent {
             Body::Pong(pong) => self.handle_pong(from, &pong),
             Body::Call(call) => self.handle_call(from, &call),
         }
+        self.arrival = None;
     }
 
     /// Time has passed. Does everything due at `now`.
@@ -371,6 +387,7 @@ impl PathAgent {
         self.run_retry();
         self.run_next_round();
         self.run_mtu();
+        self.run_guess();
     }
 
     /// The next datagram to send.
@@ -399,6 +416,7 @@ impl PathAgent {
             (self.retry_at, PathTimer::Retry),
             (self.next_round, PathTimer::Round),
             (self.mtu_due(), PathTimer::Mtu),
+            (self.guess_due(), PathTimer::Guess),
             (self.idle_due(), PathTimer::Idle),
         ]
         .into_iter()
@@ -488,17 +506,18 @@ impl PathAgent {
     }
 
     fn queue(&mut self, to: ProbeTo, flags: u16, body: &Body) -> bool {
-        self.queue_padded(to, flags, body, 0)
+        self.queue_by(None, to, flags, body, 0)
     }
 
-    fn queue_padded(&mut self, to: ProbeTo, flags: u16, body: &Body, size: u16) -> bool {
+    /// By this socket, or the port's own if none; padded to `size`, if it is longer.
+    fn queue_by(&mut self, socket: Option<PortNo>, to: ProbeTo, flags: u16, body: &Body, size: u16) -> bool {
         if self.transmits.len() >= TRANSMIT_CAP {
             self.counters.queue_full += 1;
             return false;
         }
         let Some(nonce) = self.nonces.next_nonce() else { return false };
         let bytes = self.keys.seal(flags, self.now.unix, nonce, body, size);
-        self.transmits.push_back(ProbeTransmit { to, bytes, punch: false });
+        self.transmits.push_back(ProbeTransmit { socket, to, bytes, punch: false });
         true
     }
 

@@ -7,6 +7,7 @@ use super::candidate::Candidate;
 use super::check::Check;
 use super::mtu::PathMtu;
 use super::rtt::Rtt;
+use crate::id::PortNo;
 use crate::time::{Duration, Instant};
 
 /// Most unanswered PINGs remembered per path; the oldest is forgotten.
@@ -134,10 +135,12 @@ pub(super) enum Origin {
     Source,
 }
 
-/// A candidate pair (RFC 8445 §5.2): lane 0's socket and one remote candidate.
+/// A candidate pair (RFC 8445 §5.2): a socket of ours and one remote candidate.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub id: u16,
+    /// The agent's own, or the one of many by which a guess came in.
+    pub socket: Option<PortNo>,
     pub candidate: Candidate,
     pub origin: Origin,
     pub link: Link,
@@ -163,6 +166,7 @@ impl Pair {
     pub(super) fn new(id: u16, candidate: Candidate, origin: Origin) -> Self {
         Self {
             id,
+            socket: None,
             candidate,
             origin,
             link: Link::default(),

@@ -34,12 +34,14 @@ mod history;
 mod keys;
 mod link;
 mod mtu;
+mod nat;
 mod report;
 mod rtt;
 mod score;
 mod stock;
 mod tags;
 
+pub use agent::{ATTEMPT_EVERY, GUESS_SOCKETS, GUESSES, Guessing, MAX_GUESS_SOCKETS_EACH, PLAIN_ROUNDS};
 pub use agent::{
     Attention, CARRIER, Counted, Counters, Opened, PathAgent, PathConfig, PathCounters, PathEvent, PathState,
     PathTimer, ProbeFrom, ProbeTo, ProbeTransmit, RelayPath, Traffic,
@@ -51,6 +53,7 @@ pub use candidate::{
 pub use history::{HISTORY_CAP, HistoryEntry, Path, Reason};
 pub use keys::{NonceSource, PairKeys, ReplayWindow};
 pub use mtu::{BASE, Bounds, DATAGRAM, MIN, MtuConfig, PathMtu, Size};
+pub use nat::{Mapping, NatSeen};
 pub use report::{PairReport, Step};
 pub use rtt::Rtt;
 pub use score::{Score, Tier};

@@ -45,6 +45,10 @@ pub const FLAG_CARRIES_DATA: u16 = 4;
 pub const CALL_OPENER_SENT: u16 = 1;
 /// Flag of a CALL: please answer with a CALL.
 pub const CALL_ANSWER_WANTED: u16 = 2;
+/// Flag of a CALL: the sender's operator allows guesses of ports at random.
+pub const CALL_GUESS_ALLOWED: u16 = 4;
+/// Flag of a CALL: guess now. From behind the hard NAT: my sockets are open; from the other side: please open yours.
+pub const CALL_GUESS_NOW: u16 = 8;
 
 const PING_BODY: usize = 24;
 const PONG_BODY: usize = 42;

@@ -21,7 +21,7 @@ use crate::io::port;
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
-/// Both sockets of one port.
+/// Both sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
 pub struct Sockets {
     udp: UdpSocket,

@@ -1,5 +1,6 @@
 //! Making join tokens: the operator's, with the root key.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use skynet_core::key::{Secret, SigningKey};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::token::MAX_TOKEN_RELAYS;
 use skynet_core::member::{
-    Delegation, Ipv4Prefix, JoinToken, Manifest, NamePattern, Tags, TokenId, TokenRelay,
+    Delegation, Ipv4Prefix, JoinToken, Manifest, NamePattern, RelayEntry, Tags, TokenId, TokenRelay,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -32,7 +33,8 @@ pub struct TokenOptions {
     pub names: Option<NamePattern>,
     /// How long a node's certificate lives at most.
     pub node_lifetime: Duration,
-    /// The relays it names; `None` is the first address of each relay of the manifest, four relays at most.
+    /// The relays it names; `None` is the first address of each relay of the manifest and its first of the
+    /// other family, four in all at most.
     pub relays: Option<Vec<TokenRelay>>,
 }
 
@@ -131,12 +133,18 @@ pub fn create_token(
 }
 
 fn manifest_relays(manifest: &Manifest) -> Vec<TokenRelay> {
-    let first = |relay: &skynet_core::member::RelayEntry| {
-        relay.addresses.first().map(|&address| TokenRelay {
-            relay_no: relay.relay_no,
-            key: relay.key,
-            address,
-        })
+    let named = |relay: &RelayEntry, address: SocketAddr| TokenRelay {
+        relay_no: relay.relay_no,
+        key: relay.key,
+        address,
     };
-    manifest.relays.iter().filter_map(first).take(MAX_TOKEN_RELAYS).collect()
+    let first = |relay: &RelayEntry| relay.addresses.first().map(|a| named(relay, *a));
+    // A host that has only the other family has no other way to its network.
+    let other = |relay: &RelayEntry| {
+        let first = relay.addresses.first()?;
+        let other = relay.addresses.iter().find(|a| a.is_ipv4() != first.is_ipv4())?;
+        Some(named(relay, *other))
+    };
+    let relays = manifest.relays.iter();
+    relays.clone().filter_map(first).chain(relays.filter_map(other)).take(MAX_TOKEN_RELAYS).collect()
 }

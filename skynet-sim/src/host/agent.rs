@@ -7,8 +7,8 @@
 //! ```
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use skynet_core::node::{
     Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
 };
 use skynet_core::offload::VnetHeader;
-use skynet_core::path::MtuConfig;
+use skynet_core::path::{Guessing, MtuConfig};
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
@@ -69,7 +69,9 @@ pub struct AgentConfig {
     /// Local endpoint of lane 0.
     pub local: SocketAddr,
     /// Further addresses of the host, of which the first is the one its kernel chooses to send from.
-    pub others: Vec<std::net::IpAddr>,
+    pub others: Vec<IpAddr>,
+    /// The host's IPv6 address, if it has one beside.
+    pub v6: Option<IpAddr>,
     /// Randomness of this start. Another one than at any start before.
     pub seed: [u8; 32],
     /// Real or stand-in cryptography.
@@ -84,6 +86,10 @@ pub struct AgentConfig {
     pub min_lanes: u8,
     /// What its links take, and what it may send.
     pub mtu: MtuConfig,
+    /// Members it learns in the background.
+    pub known_members: usize,
+    /// How far it guesses ports.
+    pub guessing: Guessing,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -92,6 +98,8 @@ struct Running {
     node: Node,
     /// By port; those that are open.
     inbound: [Option<Inbound>; MAX_PORTS],
+    /// Open sockets for guessing.
+    guess_sockets: BTreeSet<PortNo>,
     outbound: Outbound,
     queues: LocalQueues,
     table: Arc<ForwardingTable>,
@@ -210,17 +218,23 @@ impl AgentHost {
         SocketAddr::new(local.ip(), local.port() + u16::from(port.0))
     }
 
-    /// Where a datagram of `port` leaves from: the address asked for, or the first, as a kernel chooses.
-    fn source(&self, port: PortNo, from: Option<std::net::IpAddr>) -> SocketAddr {
-        let local = self.local(port);
-        SocketAddr::new(from.unwrap_or(local.ip()), local.port())
-    }
-
     /// Every address of the host, with the number of `port`.
     fn locals(&self, port: PortNo) -> Vec<SocketAddr> {
         let local = self.local(port);
-        let others = self.config.others.iter().map(|ip| SocketAddr::new(*ip, local.port()));
-        std::iter::once(local).chain(others).collect()
+        let others = self.config.others.iter().chain(&self.config.v6);
+        std::iter::once(local).chain(others.map(|ip| SocketAddr::new(*ip, local.port()))).collect()
+    }
+
+    /// Where a datagram of `port` leaves from: the address asked for, or the first of its family, as a kernel chooses.
+    fn source(&self, port: PortNo, from: Option<IpAddr>, to: SocketAddr) -> SocketAddr {
+        let local = self.local(port);
+        let v6 = self.config.v6.filter(|_| to.is_ipv6());
+        SocketAddr::new(from.or(v6).unwrap_or(local.ip()), local.port())
+    }
+
+    /// Whether there is a way for what goes to this family.
+    fn speaks(&self, to: SocketAddr) -> bool {
+        self.locals(PortNo(0)).iter().any(|l| l.is_ipv4() == to.is_ipv4())
     }
 
     /// Ports that are open.
@@ -228,8 +242,13 @@ impl AgentHost {
         self.running.as_ref().map_or(0, |r| r.inbound.iter().flatten().count())
     }
 
+    /// Sockets for guessing that are open.
+    pub fn open_guess_sockets(&self) -> usize {
+        self.running.as_ref().map_or(0, |r| r.guess_sockets.len())
+    }
+
     /// The machine has this address instead of the one it had: netlink tells the shell, and that the core.
-    pub fn readdress(&mut self, ip: std::net::IpAddr, now: Now) {
+    pub fn readdress(&mut self, ip: IpAddr, now: Now) {
         self.config.local.set_ip(ip);
         let locals = self.locals(PortNo(0));
         if let Some(running) = &mut self.running {
@@ -274,6 +293,8 @@ impl AgentHost {
             chunks: self.config.chunks,
             min_lanes: self.config.min_lanes,
             mtu: self.config.mtu,
+            known_members: self.config.known_members,
+            guessing: self.config.guessing,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.set_local_addresses(&self.locals(PortNo(0)), now);
@@ -288,7 +309,10 @@ impl AgentHost {
             if let Some(message) = running.queues.pop() {
                 running.node.handle_worker(message, now);
             } else if let Some(t) = running.node.poll_transmit() {
-                let from = self.source(t.port, t.from);
+                if t.port.is_guess_socket() && !running.guess_sockets.contains(&t.port) {
+                    continue;
+                }
+                let from = self.source(t.port, t.from, t.to);
                 self.out.push_back(Transmit { from, to: t.to, ttl: t.ttl, bytes: t.bytes });
             } else if let Some(event) = running.node.poll_event() {
                 self.on_event(event, &mut running, now);
@@ -307,22 +331,34 @@ impl AgentHost {
                     inbound.handle_command(command, &mut running.queues);
                 }
             }
+            NodeEvent::OpenPort(port) if port.is_guess_socket() => {
+                running.guess_sockets.insert(port);
+                running.node.port_opened(port, &self.locals(port), now);
+            }
+            NodeEvent::ClosePort(port) if port.is_guess_socket() => {
+                running.guess_sockets.remove(&port);
+            }
             NodeEvent::OpenPort(port) => {
                 let node = &mut running.node;
                 let inbound = Inbound::new(port, Arc::clone(node.drops()), Arc::clone(node.flows()));
                 running.inbound[usize::from(port.0)] = Some(inbound);
-                node.port_opened(port, &self.locals(port), now);
+                let locals = self.locals(port);
+                node.port_opened(port, &locals, now);
             }
             NodeEvent::ClosePort(port) => running.inbound[usize::from(port.0)] = None,
             NodeEvent::SendTrain { port, to, from, bytes, segment } => {
-                self.send_train(self.source(port, from), to, &bytes, segment);
+                self.send_train(self.source(port, from, to), to, &bytes, segment);
             }
             NodeEvent::ConnectControl(to) => {
                 self.close_control();
                 let id = StreamId(self.next_stream);
                 self.next_stream += 1;
                 self.control = Some(id);
-                let local = SocketAddr::new(self.config.local.ip(), 0);
+                if !self.speaks(to) {
+                    self.control = None;
+                    return running.node.handle_control(ControlStreamEvent::Closed, now);
+                }
+                let local = SocketAddr::new(self.source(PortNo(0), None, to).ip(), 0);
                 self.commands.push_back((id, StreamCommand::Connect(local, to)));
             }
             NodeEvent::SendControl(bytes) => {
@@ -375,7 +411,7 @@ impl AgentHost {
 
     fn flush(&mut self, batch: &mut SendBatch) {
         for train in batch.trains() {
-            let from = self.source(train.outer.port, train.outer.from);
+            let from = self.source(train.outer.port, train.outer.from, train.outer.to);
             self.send_train(from, train.outer.to, train.bytes, train.segment);
         }
         batch.clear();
@@ -409,6 +445,7 @@ impl Host for AgentHost {
                 self.running = Some(Running {
                     inbound,
                     outbound: Outbound::new(drops, flows),
+                    guess_sockets: BTreeSet::new(),
                     queues: LocalQueues::default(),
                     table: Arc::default(),
                     node,
@@ -420,12 +457,18 @@ impl Host for AgentHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
-        let port = (0..MAX_PORTS as u8).map(PortNo).find(|p| self.local(*p).port() == local.port());
+        let port = local.port().checked_sub(self.config.local.port());
+        let port =
+            port.and_then(|p| u8::try_from(p).ok()).map(PortNo).filter(|p| self.locals(*p).contains(&local));
         let Some((running, port)) = self.running.as_mut().zip(port) else { return };
-        let Some(inbound) = &mut running.inbound[usize::from(port.0)] else { return };
+        let half = if running.guess_sockets.contains(&port) { PortNo(0) } else { port };
+        let Some(Some(inbound)) = running.inbound.get_mut(usize::from(half.0)) else { return };
         self.rx_bytes += bytes.len() as u64;
         inbound.begin(now.mono, &running.table);
         inbound.set_local(Some(local.ip()));
+        if half != port {
+            inbound.arrived_by(port);
+        }
         let mut deliver = ToApplication(&mut self.application, now);
         inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
         inbound.finish(&mut deliver, &mut running.queues);

@@ -29,21 +29,21 @@ pub struct MemberNetwork {
 }
 
 impl MemberNetwork {
-    /// A network with one relay at `relay`, members in `10.7.0.0/16`.
+    /// A network with one relay at three addresses, the last one IPv6; members in `10.7.0.0/16`.
     ///
     /// # Panics
     /// Never: the documents are made of values that hold.
-    pub fn new(seed: [u8; 32], relay: IpAddr) -> Self {
+    pub fn new(seed: [u8; 32], [relay, second, v6]: [IpAddr; 3]) -> Self {
         let mut rng = Rng::from_seed(seed);
         let [root, registrar, token_key] = [(); 3].map(|()| SigningKey::random(&mut rng));
         let relay_key = StaticSecret::random(&mut rng);
-        let relay_address = SocketAddr::new(relay, CONTROL_PORT);
         let sound = "made of values that hold";
         let genesis =
             Genesis { root: root.identity(), nonce: rng.array(), created: UNIX_START, name: "sim".into() };
         let genesis = genesis.sign(&root).expect(sound);
         let network_id = genesis.root_pin().network_id();
         let pool: Ipv4Prefix = "10.7.0.0/16".parse().expect(sound);
+        let addresses = [relay, second, v6].map(|ip| SocketAddr::new(ip, CONTROL_PORT)).to_vec();
         let manifest = Manifest {
             network_id,
             epoch: 1,
@@ -52,7 +52,7 @@ impl MemberNetwork {
             v4: pool,
             registrars: vec![registrar.identity()],
             issuers: Vec::new(),
-            relays: vec![RelayEntry { relay_no: 1, key: relay_key.public(), addresses: vec![relay_address] }],
+            relays: vec![RelayEntry { relay_no: 1, key: relay_key.public(), addresses }],
         };
         let manifest = manifest.sign(&root).expect(sound);
         let delegation = Delegation {
@@ -68,7 +68,12 @@ impl MemberNetwork {
             pool,
             names: None,
         };
-        let relays = vec![TokenRelay { relay_no: 1, key: relay_key.public(), address: relay_address }];
+        let at = |ip| TokenRelay {
+            relay_no: 1,
+            key: relay_key.public(),
+            address: SocketAddr::new(ip, CONTROL_PORT),
+        };
+        let relays = vec![at(relay), at(v6)];
         let delegation = delegation.sign(&root).expect(sound).into_signed();
         let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
         let token = token.encode().to_string();

@@ -9,8 +9,8 @@ use skynet_core::time::{Instant, Now, earliest};
 use skynet_relay::io::control::Directory as _;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local, Server,
-    StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
+    Measure, Server, StreamOutput,
 };
 use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
 
@@ -18,6 +18,9 @@ use super::{Host, MemberNetwork, Queue, StreamCommand, StreamEvent, StreamId, Tr
 
 /// UDP and TCP port of a relay.
 pub const CONTROL_PORT: u16 = 3478;
+
+/// UDP port above it, for STUN alone.
+const MEASURE_PORT: u16 = CONTROL_PORT + 1;
 
 /// Bytes given to the control server at once, as its contract asks.
 const MAX_FEED: usize = 16 * 1024;
@@ -33,6 +36,7 @@ pub struct RelayHost {
     limits: ForwardConfig,
     directory: LocalDirectory<SharedStore>,
     server: Option<Server>,
+    measure: Option<Measure>,
     out: VecDeque<Transmit>,
     commands: VecDeque<(StreamId, StreamCommand)>,
 }
@@ -45,9 +49,10 @@ impl RelayHost {
             network,
             local,
             seed,
-            limits: ForwardConfig { max_sessions: 4_096, ..ForwardConfig::default() },
+            limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
             directory,
             server: None,
+            measure: None,
             out: VecDeque::new(),
             commands: VecDeque::new(),
         }
@@ -61,6 +66,18 @@ impl RelayHost {
     /// The production machine, once started.
     pub const fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+
+    /// What comes to the port above.
+    fn measure(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
+        let Some(Ok(answer)) = self.measure.as_mut().map(|m| m.handle_datagram(from, &mut bytes, now.mono))
+        else {
+            return;
+        };
+        bytes.truncate(answer.len);
+        let local = SocketAddr::new(local.ip(), if answer.from_main { CONTROL_PORT } else { MEASURE_PORT });
+        let to = SocketAddr::new(from.ip(), answer.to_port.unwrap_or(from.port()));
+        self.out.push_back(Transmit { from: local, to, ttl: None, bytes });
     }
 
     /// Serves the store's requests and collects what goes to streams, until nothing is left.
@@ -118,6 +135,7 @@ impl Host for RelayHost {
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
         let config = ControlServerConfig::new(1, self.network.relay_key());
+        self.measure = Some(Measure::new(&mut rng, now.mono));
         self.server = Some(Server {
             forwarder: Forwarder::new(self.limits.clone(), keys.clone(), rng.fork(), now.mono),
             control: ControlServer::new(config, keys, rng),
@@ -125,10 +143,11 @@ impl Host for RelayHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
-        let Some(server) = &mut self.server else { return };
-        if local.port() != CONTROL_PORT {
+        if local.port() == MEASURE_PORT {
+            self.measure(local, from, bytes, now);
             return;
         }
+        let Some(server) = self.server.as_mut().filter(|_| local.port() == CONTROL_PORT) else { return };
         let asked = Local(local.ip());
         let (Local(source), to) = match server.forwarder.handle_datagram(asked, from, &mut bytes, now) {
             Action::Forward { local, to } => (local, to),
@@ -169,7 +188,7 @@ impl Host for RelayHost {
     }
 
     fn listens_on(&self, local: SocketAddr) -> bool {
-        local == self.local
+        local.port() == self.local.port()
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {

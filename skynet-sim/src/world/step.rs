@@ -216,7 +216,7 @@ impl World {
         let ip = datagram.from.ip();
         let attachment =
             self.slots[id.0].attachments.iter().copied().find(|a| self.network.has_address(*a, ip));
-        let Some(attachment) = attachment else {
+        let Some(attachment) = attachment.filter(|_| ip.is_ipv4() == datagram.to.is_ipv4()) else {
             return self.count_drop(DropCause::NoLocalAddress, &datagram);
         };
         if !self.invariants.is_empty() {

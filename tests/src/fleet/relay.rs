@@ -1,6 +1,6 @@
 //! One `skynet-relay` on the lab's relay host.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::Binaries;
-use crate::lab::{Lab, Netns, Output, Process, RELAY_ADDRESSES};
+use crate::lab::{Lab, Netns, Output, Process, RELAY_ADDRESSES, RELAY_V6};
 use crate::wait;
 
 const PORT: u16 = 3478;
@@ -24,6 +24,9 @@ pub struct Relay {
     namespace: Netns,
     directory: PathBuf,
     address: SocketAddrV4,
+    /// Where it listens, and what it tells of that.
+    listen: SocketAddr,
+    public: Vec<SocketAddr>,
     range: String,
     process: Option<Process>,
     token: String,
@@ -56,11 +59,25 @@ impl Relay {
         namespace: &Netns,
         address: Ipv4Addr,
     ) -> anyhow::Result<Self> {
+        Self::start_listening(lab, binaries, namespace, address, None)
+    }
+
+    fn start_listening(
+        lab: &Lab,
+        binaries: &Binaries,
+        namespace: &Netns,
+        address: Ipv4Addr,
+        listen: Option<(SocketAddr, Vec<SocketAddr>)>,
+    ) -> anyhow::Result<Self> {
         let directory = lab.logs().join(format!("relay-{address}"));
         // Chosen, because a random one may overlap a cloud's own; another one for each network of a lab.
         let range = format!("10.{}.0.0/16", 70 + address.octets()[3]);
         std::fs::create_dir_all(lab.logs())?;
+        let socket: SocketAddr = SocketAddrV4::new(address, PORT).into();
+        let (listen, public) = listen.unwrap_or_else(|| (socket, vec![socket]));
         let mut relay = Self {
+            listen,
+            public,
             program: binaries.relay.clone(),
             namespace: namespace.clone(),
             directory,
@@ -71,6 +88,19 @@ impl Relay {
         };
         relay.restart()?;
         Ok(relay)
+    }
+
+    /// As [`Relay::start`], reached at all addresses of the relay host, so that agents can tell a NAT that maps by
+    /// address, and by IPv6 if the lab has it.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_everywhere(lab: &Lab, binaries: &Binaries, v6: bool) -> anyhow::Result<Self> {
+        let v6 = v6.then_some(IpAddr::V6(RELAY_V6));
+        let all = RELAY_ADDRESSES.map(IpAddr::V4).into_iter().chain(v6);
+        let public = all.map(|ip| SocketAddr::new(ip, PORT)).collect();
+        let listen = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT);
+        Self::start_listening(lab, binaries, lab.relay(), RELAY_ADDRESSES[0], Some((listen, public)))
     }
 
     /// The join token of its network.
@@ -96,8 +126,10 @@ impl Relay {
         ensure!(self.process.is_none(), "the relay runs already");
         let mut command = Command::new(&self.program);
         command.args(["up", "--json", "--range", &self.range]).arg("--dir").arg(&self.directory);
-        command.arg("--listen").arg(self.address.to_string());
-        command.arg("--public-address").arg(self.address.to_string());
+        command.arg("--listen").arg(self.listen.to_string());
+        for address in &self.public {
+            command.arg("--public-address").arg(address.to_string());
+        }
         let mut process = self.namespace.spawn(command)?;
         let ready = wait::wait_for(START_TIMEOUT, "the relay", || {
             let is_running = process.is_running();

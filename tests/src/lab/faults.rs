@@ -9,7 +9,8 @@ use super::plan::CloudPlan;
 use super::{Lab, NatKind, nat, setup};
 use crate::wan::{Profile, WanHandle, WanLink};
 
-/// The internet's forwarding: everything, minus the faults in these sets and in chain `extra`.
+/// The internet's forwarding: everything, minus the faults in these sets and in chain `extra`. It is one router here and a
+/// dozen in the world: what is sent to die on the way does.
 pub(super) const RULESET: &str = r#"flush ruleset
 table ip lab {
     set cut { type ifname; }
@@ -22,6 +23,7 @@ table ip lab {
         oifname @cut drop
         meta l4proto udp iifname . oifname @without_udp drop
         ip saddr . ip daddr @without_packets drop
+        ip ttl < 8 drop
         jump extra
     }
 }

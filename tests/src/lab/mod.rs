@@ -47,14 +47,14 @@ pub use behind::Behind;
 pub use flows::UdpFlow;
 pub use nat::{NAT_KINDS, NatKind};
 pub use netns::{Netns, Output};
-pub use plan::RELAY_ADDRESSES;
+pub use plan::{RELAY_ADDRESSES, RELAY_V6};
 pub use port_mapper::{MapsBy, PortMapper};
 pub use process::Process;
 pub use reaper::{cleanup_all_stale, cleanup_own, namespaces_of, remove_lab};
 
 use crate::wan::WanLink;
 use crate::{clock, sys, tools};
-use plan::CloudPlan;
+use plan::{CloudPlan, Families};
 
 /// A running topology; see the module's drawing.
 #[derive(Debug)]
@@ -115,6 +115,45 @@ impl LabBuilder {
             cloud.lan_octet = octet;
         }
         self
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut CloudPlan)) -> Self {
+        if let Ok(cloud) = &mut self.clouds
+            && let Some(cloud) = cloud.last_mut()
+        {
+            change(cloud);
+        }
+        self
+    }
+
+    /// Puts the NAT of the last cloud behind that of an earlier one, as a home's is behind its carrier's.
+    pub fn behind(mut self, carrier: &str) -> Self {
+        self.clouds = self.clouds.and_then(|clouds| {
+            let found = clouds.iter().find(|c| c.name == carrier && !c.has_public_hosts());
+            let octet = found.with_context(|| format!("no private cloud {carrier} before"))?.lan_octet;
+            let mut clouds = clouds;
+            if let Some(last) = clouds.last_mut() {
+                ensure!(last.name != carrier, "cloud {carrier} cannot be behind itself");
+                last.carrier = Some((carrier.to_owned(), octet));
+            }
+            Ok(clouds)
+        });
+        self
+    }
+
+    /// Lets the NAT of the last cloud send back what its hosts send to its public address.
+    pub fn hairpin(self) -> Self {
+        self.change(|cloud| cloud.hairpin = true)
+    }
+
+    /// Gives the hosts of the last cloud global IPv6 addresses too; its router lets only replies in.
+    pub fn ipv6(self) -> Self {
+        self.change(|cloud| cloud.families = Families::Both)
+    }
+
+    /// Gives the hosts of the last cloud global IPv6 addresses only.
+    pub fn ipv6_only(self) -> Self {
+        self.change(|cloud| cloud.families = Families::V6)
     }
 
     /// Makes it all.

@@ -4,8 +4,8 @@
 //! the same mapping, so plain source NAT is endpoint-independent in practice. What it lacks, filtering weaker than
 //! address-and-port-dependent, is added by learning each mapping *after* translation in a set with a timeout.
 //!
-//! The router never answers nor accepts an unsolicited packet: an early packet of a peer that is accepted would occupy
-//! the tuple, and the inside host's own packet would then get another port.
+//! The router never answers nor accepts an unsolicited packet, but for [`NatKind::PortRestrictedAnswering`]: an early
+//! packet of a peer that is accepted occupies the tuple, and the inside host's own packet then gets another port.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -30,6 +30,11 @@ pub enum NatKind {
     PortRestricted,
     /// As [`NatKind::PortRestricted`], but the external port never equals the internal one.
     PortRestrictedNotPreserving,
+    /// As [`NatKind::PortRestricted`], and the router takes unsolicited packets for itself: a NAT VM whose INPUT chain
+    /// accepts.
+    PortRestrictedAnswering,
+    /// Address-dependent mapping, address-and-port-dependent filtering.
+    AddressDependent,
     /// Address-and-port-dependent mapping with random ports, address-and-port-dependent filtering.
     Symmetric,
     /// As [`NatKind::Symmetric`], but each new mapping takes the next port.
@@ -39,13 +44,15 @@ pub enum NatKind {
 }
 
 /// All kinds, in the order of declaration.
-pub const NAT_KINDS: [NatKind; 9] = [
+pub const NAT_KINDS: [NatKind; 11] = [
     NatKind::Public,
     NatKind::SecurityGroup,
     NatKind::FullCone,
     NatKind::AddressRestricted,
     NatKind::PortRestricted,
     NatKind::PortRestrictedNotPreserving,
+    NatKind::PortRestrictedAnswering,
+    NatKind::AddressDependent,
     NatKind::Symmetric,
     NatKind::SymmetricSequential,
     NatKind::UdpBlocked,
@@ -77,6 +84,7 @@ pub(crate) fn ruleset(
         NatKind::Public | NatKind::FullCone | NatKind::AddressRestricted => "ct status dnat accept",
         _ => "",
     };
+    let answers = if kind == NatKind::PortRestrictedAnswering { "meta l4proto udp accept" } else { "" };
     format!(
         r#"table ip nat
 delete table ip nat
@@ -89,6 +97,7 @@ table inet firewall {{
         iifname != "wan" accept
         ct state established,related accept
         meta l4proto {{ icmp, ipv6-icmp }} accept
+        {answers}
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
@@ -107,24 +116,33 @@ fn translation(cloud: &CloudPlan, kind: NatKind, second_set: bool, mapping_timeo
     match kind {
         NatKind::Public => one_to_one(cloud, second_set, true),
         NatKind::SecurityGroup => one_to_one(cloud, second_set, false),
-        NatKind::FullCone => learning(wan, "", mapping_timeout),
-        NatKind::AddressRestricted => learning(wan, "udp dport . ip saddr @contacted", mapping_timeout),
-        NatKind::PortRestricted | NatKind::UdpBlocked => source_nat(&format!("snat ip to {wan}")),
+        NatKind::FullCone => learning(cloud, wan, Some(""), mapping_timeout),
+        NatKind::AddressRestricted => {
+            learning(cloud, wan, Some("udp dport . ip saddr @contacted"), mapping_timeout)
+        }
+        NatKind::PortRestricted if cloud.hairpin => learning(cloud, wan, None, mapping_timeout),
+        NatKind::PortRestricted | NatKind::PortRestrictedAnswering | NatKind::UdpBlocked => {
+            source_nat(&format!("snat ip to {wan}"))
+        }
+        NatKind::AddressDependent => source_nat(&format!(
+            "meta l4proto udp snat ip to {wan} : {}\n        oifname \"wan\" snat ip to {wan}",
+            port_by("jhash ip saddr . udp sport . ip daddr")
+        )),
         NatKind::PortRestrictedNotPreserving => source_nat(&format!(
             "meta l4proto {{ tcp, udp }} snat ip to {wan}:{SHIFTED_PORTS}\n        oifname \"wan\" snat ip to {wan}"
         )),
         NatKind::Symmetric => source_nat(&format!("snat ip to {wan} fully-random")),
         NatKind::SymmetricSequential => source_nat(&format!(
             "meta l4proto {{ tcp, udp }} snat ip to {wan} : {}\n        oifname \"wan\" snat ip to {wan}",
-            next_port()
+            port_by("numgen inc")
         )),
     }
 }
 
-/// A counter as port. Through a map, because a bare `numgen` is host-endian where a port is big-endian: ports would
-/// step by 256.
-fn next_port() -> String {
-    let mut map = format!("numgen inc mod {} map {{ ", SEQUENTIAL_PORTS.len());
+/// A counter or a hash as port. Through a map, because a bare `numgen` is host-endian where a port is big-endian: ports
+/// would step by 256.
+fn port_by(number: &str) -> String {
+    let mut map = format!("{number} mod {} map {{ ", SEQUENTIAL_PORTS.len());
     for (i, port) in SEQUENTIAL_PORTS.enumerate() {
         write!(map, "{i} : {port}, ").expect("writing to a string");
     }
@@ -175,9 +193,21 @@ fn one_to_one(cloud: &CloudPlan, second_set: bool, admit: bool) -> String {
 }
 
 /// Source NAT that remembers, after translation, which external port belongs to which internal socket and whom it has
-/// contacted. `ct direction` matters: without it the answers of the inside host would overwrite the mapping.
-fn learning(wan: Ipv4Addr, admission: &str, timeout: Duration) -> String {
+/// contacted. `ct direction` matters: without it the answers of the inside host would overwrite the mapping. From outside
+/// it admits what `admission` does, from inside what is for its own address if it is to hairpin.
+fn learning(cloud: &CloudPlan, wan: Ipv4Addr, admission: Option<&str>, timeout: Duration) -> String {
     let timeout = timeout.as_secs().max(1);
+    let admit = admission.map_or_else(String::new, |admission| {
+        format!(r#"iifname "wan" {admission} dnat ip to udp dport map @mappings"#)
+    });
+    let (back, from_outside) = if cloud.hairpin {
+        (
+            format!(r#"iifname "lan" ip daddr {wan} dnat ip to udp dport map @mappings"#),
+            format!(r#"iifname "lan" oifname "lan" ct status dnat snat ip to {wan}"#),
+        )
+    } else {
+        (String::new(), String::new())
+    };
     format!(
         r#"table ip nat {{
     map mappings {{
@@ -195,6 +225,7 @@ fn learning(wan: Ipv4Addr, admission: &str, timeout: Duration) -> String {
     chain postrouting {{
         type nat hook postrouting priority srcnat;
         oifname "wan" snat ip to {wan}
+        {from_outside}
     }}
     chain learn {{
         type filter hook postrouting priority srcnat + 10;
@@ -206,7 +237,8 @@ fn learning(wan: Ipv4Addr, admission: &str, timeout: Duration) -> String {
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat;
-        iifname "wan" {admission} dnat ip to udp dport map @mappings
+        {admit}
+        {back}
     }}
 }}"#
     )

@@ -4,10 +4,12 @@
 //!   203.0.113.0/24     the relay's network: .1 internet, .10 and .11 relay
 //!   198.51.100.32i/27  uplink of cloud i: +1 internet, +2… public addresses of its NAT (second set at +16…)
 //!   192.0.2.32i/27     hosts of cloud i if it is public: +1 router, +2… hosts
-//!   10.x.0.0/24        hosts of cloud i if it is private: .1 router, .10… hosts; x = i + 1 unless chosen
+//!   10.x.0.0/24        hosts of cloud i if it is private: .1 router, .10… hosts; x = i + 1 unless chosen;
+//!                      .120… public addresses of NATs that stand behind this cloud's
+//!   2001:db8:i::/64    hosts of cloud i if it has IPv6: ::1 router, ::10… hosts; 2001:db8:ff:i::/64 its uplink
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{bail, ensure};
 
@@ -19,6 +21,9 @@ pub(crate) const MAX_CLOUDS: usize = 8;
 pub(crate) const MAX_HOSTS: usize = 13;
 /// The internet's address on the relay's network.
 pub(crate) const RELAY_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The relay's IPv6 address, if a cloud has IPv6, and the internet's on its network.
+pub const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf0, 0, 0, 0, 0, 0x10);
+pub(crate) const RELAY_V6_GATEWAY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf0, 0, 0, 0, 0, 1);
 /// The two public addresses of the relay namespace.
 pub const RELAY_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
 
@@ -33,6 +38,20 @@ pub(crate) struct CloudPlan {
     pub(crate) hosts: u8,
     /// Second octet of the private range.
     pub(crate) lan_octet: u8,
+    /// The cloud whose network its NAT's outer side is on, instead of the internet: its name and private range.
+    pub(crate) carrier: Option<(String, u8)>,
+    /// Its NAT sends back what inside hosts send to its own public address.
+    pub(crate) hairpin: bool,
+    pub(crate) families: Families,
+}
+
+/// What a cloud's hosts have addresses of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Families {
+    V4,
+    /// IPv6 is global, behind a firewall that lets replies in.
+    Both,
+    V6,
 }
 
 impl CloudPlan {
@@ -47,7 +66,16 @@ impl CloudPlan {
             bail!("cloud name {name:?} is taken by the lab itself");
         }
         let index = u8::try_from(index)?;
-        Ok(Self { name: name.to_owned(), index, kind, hosts: u8::try_from(hosts)?, lan_octet: index + 1 })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            kind,
+            hosts: u8::try_from(hosts)?,
+            lan_octet: index + 1,
+            carrier: None,
+            hairpin: false,
+            families: Families::V4,
+        })
     }
 
     /// Whether hosts carry public addresses themselves.
@@ -95,12 +123,41 @@ impl CloudPlan {
         format!("192.0.2.{}/27", 32 * self.index)
     }
 
+    pub(crate) fn has_v4(&self) -> bool {
+        self.families != Families::V6
+    }
+
+    pub(crate) fn has_v6(&self) -> bool {
+        self.families != Families::V4
+    }
+
+    /// The IPv6 address of host `k`, or of the router's side for `None`.
+    pub(crate) fn v6_address(&self, k: Option<u8>) -> Ipv6Addr {
+        let host = k.map_or(1, |k| 0x10 + u16::from(k));
+        Ipv6Addr::new(0x2001, 0xdb8, u16::from(self.index) + 1, 0, 0, 0, 0, host)
+    }
+
+    /// The ends of its IPv6 uplink: the internet's, the router's.
+    pub(crate) fn v6_uplink(&self) -> [Ipv6Addr; 2] {
+        [1, 2].map(|end| Ipv6Addr::new(0x2001, 0xdb8, 0xff, self.index.into(), 0, 0, 0, end))
+    }
+
+    pub(crate) fn uplink_prefix_length(&self) -> u8 {
+        if self.carrier.is_some() { 24 } else { 27 }
+    }
+
     pub(crate) fn uplink_gateway(&self) -> Ipv4Addr {
+        if let Some((_, octet)) = self.carrier {
+            return Ipv4Addr::new(10, octet, 0, 1);
+        }
         Ipv4Addr::new(198, 51, 100, 32 * self.index + 1)
     }
 
     /// Public address `k` of the NAT in its first or second set.
     pub(crate) fn uplink_address(&self, second_set: bool, k: u8) -> Ipv4Addr {
+        if let Some((_, octet)) = self.carrier {
+            return Ipv4Addr::new(10, octet, 0, 120 + 13 * self.index + k);
+        }
         let first = if second_set { 16 } else { 2 };
         Ipv4Addr::new(198, 51, 100, 32 * self.index + first + k)
     }

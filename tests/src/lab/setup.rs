@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::netns::{Netns, run_to_end};
-use super::plan::{CloudPlan, RELAY_ADDRESSES, RELAY_GATEWAY};
+use super::plan::{CloudPlan, RELAY_ADDRESSES, RELAY_GATEWAY, RELAY_V6, RELAY_V6_GATEWAY};
 use super::{Lab, faults, nat};
 use crate::wait;
 
@@ -19,6 +19,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 const RELAY_INDEX: u8 = 100;
 const FIRST_UPLINK_INDEX: u8 = 101;
 const FIRST_PORT_INDEX: u8 = 100;
+const FIRST_NESTED_INDEX: u8 = 200;
 
 /// In every namespace before its first interface exists, so that interfaces inherit them. Strict reverse-path
 /// filtering would drop what takes different ways in and out; duplicate address detection would hold an IPv6 address
@@ -69,10 +70,17 @@ impl Lab {
         self.internet().ip_batch(&self.internet_links())?;
         self.internet().nft(faults::RULESET)?;
         if let Some(relay) = self.namespaces.get("relay") {
-            relay.ip_batch(&relay_links())?;
+            relay.ip_batch(&relay_links(self.has_v6()))?;
         }
-        in_parallel(self.clouds.iter().map(|cloud| move || self.set_up_cloud(cloud)))?;
+        let (outer, nested): (Vec<_>, Vec<_>) = self.clouds.iter().partition(|c| c.carrier.is_none());
+        for clouds in [outer, nested] {
+            in_parallel(clouds.into_iter().map(|cloud| move || self.set_up_cloud(cloud)))?;
+        }
         in_parallel(self.all().map(|namespace| move || wait_for_carriers(namespace)))
+    }
+
+    fn has_v6(&self) -> bool {
+        self.clouds.iter().any(CloudPlan::has_v6)
     }
 
     fn add_namespaces(&self) -> anyhow::Result<()> {
@@ -88,8 +96,11 @@ impl Lab {
         if let Some(relay) = self.namespaces.get("relay") {
             lines += &veth("to-relay", RELAY_INDEX, "eth0", relay);
             lines += &format!("addr add {RELAY_GATEWAY}/24 dev to-relay\nlink set to-relay up\n");
+            if self.has_v6() {
+                lines += &format!("addr add {RELAY_V6_GATEWAY}/64 dev to-relay nodad\n");
+            }
         }
-        for cloud in &self.clouds {
+        for cloud in self.clouds.iter().filter(|c| c.carrier.is_none()) {
             lines += &uplink(cloud, self.router(&cloud.name));
             lines += &internet_side(cloud);
         }
@@ -111,19 +122,34 @@ impl Lab {
             lines += &veth(&port, FIRST_PORT_INDEX + k, "eth0", self.host(&cloud.host_name(k)));
             lines += &format!("link set {port} master lan up\n");
         }
+        for nested in self.clouds.iter().filter(|c| c.carrier.as_ref().is_some_and(|(n, _)| *n == cloud.name))
+        {
+            let port = format!("in-{}", nested.name);
+            lines += &veth(&port, FIRST_NESTED_INDEX + nested.index, "wan", self.router(&nested.name));
+            lines += &format!("link set {port} master lan up\n");
+        }
         lines += &router_side(cloud, false);
         router.ip_batch(&lines)?;
         router.nft(&nat::ruleset(cloud, cloud.kind, false, nat::MAPPING_TIMEOUT))?;
         for k in 0..cloud.hosts {
-            let address = cloud.host_address(k);
-            self.host(&cloud.host_name(k)).ip_batch(&format!(
-                "link set lo up\naddr add {address}/{} dev eth0\nlink set eth0 up\nroute add default via {}\n",
-                cloud.lan_prefix_length(),
-                cloud.lan_gateway()
-            ))?;
+            self.host(&cloud.host_name(k)).ip_batch(&host_side(cloud, k))?;
         }
         Ok(())
     }
+}
+
+fn host_side(cloud: &CloudPlan, k: u8) -> String {
+    let mut lines = "link set lo up\nlink set eth0 up\n".to_owned();
+    if cloud.has_v4() {
+        let (address, length) = (cloud.host_address(k), cloud.lan_prefix_length());
+        let gateway = cloud.lan_gateway();
+        lines += &format!("addr add {address}/{length} dev eth0\nroute add default via {gateway}\n");
+    }
+    if cloud.has_v6() {
+        let (address, gateway) = (cloud.v6_address(Some(k)), cloud.v6_address(None));
+        lines += &format!("addr add {address}/64 dev eth0 nodad\nroute add default via {gateway}\n");
+    }
+    lines
 }
 
 /// The bridge port of host `k` in its cloud's router.
@@ -157,6 +183,11 @@ pub(super) fn internet_side(cloud: &CloudPlan) -> String {
         let router = cloud.uplink_address(false, 0);
         writeln!(lines, "route add {} via {router}", cloud.public_network()).expect("writing to a string");
     }
+    if cloud.has_v6() {
+        let [here, router] = cloud.v6_uplink();
+        let hosts = cloud.v6_address(None);
+        lines += &format!("addr add {here}/64 dev {interface} nodad\nroute add {hosts}/64 via {router}\n");
+    }
     lines
 }
 
@@ -165,16 +196,28 @@ pub(super) fn router_side(cloud: &CloudPlan, second_set: bool) -> String {
     let mut lines = "addr flush dev wan\n".to_owned();
     // One per host: what a 1:1 NAT answers ARP for.
     for k in 0..cloud.hosts {
-        writeln!(lines, "addr add {}/27 dev wan", cloud.uplink_address(second_set, k))
-            .expect("writing to a string");
+        let (address, length) = (cloud.uplink_address(second_set, k), cloud.uplink_prefix_length());
+        writeln!(lines, "addr add {address}/{length} dev wan").expect("writing to a string");
     }
-    lines + &format!("link set wan up\nroute replace default via {}\n", cloud.uplink_gateway())
+    lines += &format!("link set wan up\nroute replace default via {}\n", cloud.uplink_gateway());
+    if cloud.has_v6() {
+        let ([gateway, here], lan) = (cloud.v6_uplink(), cloud.v6_address(None));
+        lines += &format!("addr add {here}/64 dev wan nodad\naddr replace {lan}/64 dev lan nodad\n");
+        lines += &format!("route replace default via {gateway}\n");
+    }
+    lines
 }
 
-fn relay_links() -> String {
+fn relay_links(v6: bool) -> String {
     let addresses: String =
         RELAY_ADDRESSES.iter().map(|address| format!("addr add {address}/24 dev eth0\n")).collect();
-    format!("link set lo up\n{addresses}link set eth0 up\nroute add default via {RELAY_GATEWAY}\n")
+    let mut lines =
+        format!("link set lo up\n{addresses}link set eth0 up\nroute add default via {RELAY_GATEWAY}\n");
+    if v6 {
+        lines +=
+            &format!("addr add {RELAY_V6}/64 dev eth0 nodad\nroute add default via {RELAY_V6_GATEWAY}\n");
+    }
+    lines
 }
 
 /// Waits until every interface has acted upon its carrier. The kernel does so in the background; before, a bridge port

@@ -15,6 +15,7 @@ mod ecn;
 mod idle;
 mod interop;
 mod lanes;
+mod matrix;
 mod mtu;
 mod offload;
 mod pairs;

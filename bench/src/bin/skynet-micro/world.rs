@@ -81,6 +81,8 @@ impl Host {
             chunks: false,
             min_lanes: 0,
             mtu: skynet_core::path::MtuConfig::default(),
+            known_members: skynet_core::node::directory::MAX_MEMBERS,
+            guessing: skynet_core::path::Guessing::default(),
         };
         let node = Node::new(config, [id; 32], now()).expect("the configuration is valid");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
 use crate::forwarding::PathActivity;
+use crate::id::PortNo;
+use crate::path::agent::guess::Guessing;
 use crate::path::history::{Path, Reason};
 use crate::path::mtu::MtuConfig;
 use crate::time::{Duration, Instant};
@@ -16,6 +18,8 @@ pub struct PathConfig {
     pub overlay: Vec<Prefix>,
     /// How large datagrams may be.
     pub mtu: MtuConfig,
+    /// How far ports are guessed where plain rounds fail.
+    pub guessing: Guessing,
 }
 
 /// In place of a relay's number: the pair's *carrier*, which is the way port 0's data takes, whatever it is. An agent of
@@ -153,6 +157,8 @@ pub enum ProbeTo {
 /// A datagram to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProbeTransmit {
+    /// By which of the sockets for guessing; `None`: by the agent's own.
+    pub socket: Option<PortNo>,
     /// Where to.
     pub to: ProbeTo,
     /// Sealed.
@@ -177,6 +183,13 @@ pub enum PathEvent {
     SizeChanged,
     /// The peer has heard that this node started anew, and had time to begin a handshake.
     Announced,
+    /// Open so many sockets for guessing, and tell each with [`super::PathAgent::socket_opened`].
+    OpenSockets {
+        /// How many.
+        count: u8,
+    },
+    /// Close the sockets for guessing of this peer, but this one.
+    KeepSocket(Option<PortNo>),
     /// The peer has started anew, and lost every session: what is sealed for it under old keys is lost.
     PeerRestarted,
 }
@@ -223,6 +236,8 @@ pub enum PathTimer {
     Round,
     /// The size of the selected path.
     Mtu,
+    /// Guesses to send, or the end of an attempt.
+    Guess,
     /// Forty-five seconds without traffic.
     Idle,
 }
@@ -252,6 +267,12 @@ pub struct Counters {
     pub misdirected_pongs: u64,
     /// Probes from, and CALLs by, a path they may not take.
     pub refused_sources: u64,
+    /// Attempts to guess ports.
+    pub guess_attempts: u64,
+    /// Guesses and their openers sent.
+    pub guesses_sent: u64,
+    /// Sockets that became a path.
+    pub guesses_won: u64,
     /// PINGs the budget held back.
     pub over_budget: u64,
     /// Datagrams dropped because the queue was full.

@@ -40,8 +40,10 @@ const BRISK: Pace = Pace {
     least: Duration::ZERO,
     tries: 8,
 };
-/// A path that carries bulk and is counted on: often asked, as patient as ever.
-const COUNTING: Pace = Pace { every: BRISK.every, ..CALM };
+/// A path that carries bulk and is counted on: asked thirteen times as often, and as seldom wrong: three checks more in the
+/// same time make up for it.
+const COUNTING: Pace =
+    Pace { every: BRISK.every, gap: Duration::from_millis(36), tries: CALM.tries + 3, ..CALM };
 /// Data messages in one interval from which on it is bulk.
 const BULK: u32 = 10;
 /// Between checks of a direct path whose traffic paused: below the 30 s at which common NATs forget a mapping.
@@ -190,9 +192,14 @@ impl PathAgent {
             self.begin_interval(i, &mut w);
         }
         let calm = w.attention == Attention::Calm;
-        self.ping_pair(i, if calm { Purpose::Watch } else { Purpose::Bulk });
-        w.tries += 1;
-        self.schedule_next(i, &mut w);
+        if self.ping_pair(i, if calm { Purpose::Watch } else { Purpose::Bulk }) {
+            w.tries += 1;
+            self.schedule_next(i, &mut w);
+        } else {
+            // Over budget: what was not sent is not unanswered. A path that is dead is found by its silence.
+            w.due = now + w.pace().first_wait.1;
+            w.next = w.due;
+        }
         self.watch = Some(w);
     }
 

@@ -112,20 +112,21 @@ impl PathAgent {
 
     /// Not in the budget of checks: searches are rare and end, and what is asked while data flows is little beside it.
     fn send_mtu_probe(&mut self, path: Path, size: u16) {
-        let (to, id, counters) = match path {
+        let (socket, to, id, counters) = match path {
             Path::Relayed { relay, node_no } => {
-                (ProbeTo::Relayed { relay, node_no }, 0, self.traffic.relayed)
+                (None, ProbeTo::Relayed { relay, node_no }, 0, self.traffic.relayed)
             }
             Path::Direct { remote } => {
                 let pair = self.pair_index(remote).map(|i| &self.pairs[i]);
-                let (id, local) = pair.map_or((0, None), |pair| (pair.id, pair.local));
-                (ProbeTo::Direct { addr: remote, local, ttl: None }, id, self.traffic.direct)
+                let (socket, id, local) =
+                    pair.map_or((None, 0, None), |pair| (pair.socket, pair.id, pair.local));
+                (socket, ProbeTo::Direct { addr: remote, local, ttl: None }, id, self.traffic.direct)
             }
         };
         let txid = self.txid();
         let body = self.ping_body(txid, id, counters.tx, counters.rx);
         let padded = if size == 0 { 0 } else { size + DATAGRAM };
-        if self.queue_padded(to, probe::FLAG_MTU | probe::FLAG_CARRIES_DATA, &body, padded) {
+        if self.queue_by(socket, to, probe::FLAG_MTU | probe::FLAG_CARRIES_DATA, &body, padded) {
             self.counters.mtu_probes += 1;
             if let Some(link) = self.link_mut(path) {
                 link.mtu.sent(txid, size);

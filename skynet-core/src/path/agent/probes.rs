@@ -7,7 +7,7 @@ use super::{Counted, PathAgent, ProbeFrom, ProbeTo};
 use crate::path::candidate::{Candidate, CandidateKind, is_probe_target};
 use crate::path::check::{Check, OPENER_TTL, PINGS_PER_MINUTE, ROUND_PINGS_PER_MINUTE};
 use crate::path::history::Path;
-use crate::path::link::{DATA_LOST_CONFIRM, DataVerdict, Origin};
+use crate::path::link::{DATA_LOST_CONFIRM, DataVerdict, Origin, Pair};
 use crate::time::Duration;
 use crate::wire::probe::{self, Body, Call, Ping, Pong};
 
@@ -42,7 +42,7 @@ impl PathAgent {
         let counters = self.traffic.direct;
         let body = self.ping_body(txid, id, counters.tx, counters.rx);
         let to = ProbeTo::Direct { addr, local: self.pairs[i].local, ttl: opener.then_some(OPENER_TTL) };
-        if !self.queue(to, flags, &body) {
+        if !self.queue_by(self.pairs[i].socket, to, flags, &body, 0) {
             return false;
         }
         if let Some(ping) = self.transmits.back_mut() {
@@ -86,6 +86,9 @@ impl PathAgent {
                     self.counters.refused_sources += 1;
                     return;
                 }
+                if !self.answers_by_arrival() {
+                    return;
+                }
                 (ProbeTo::Direct { addr, local, ttl: None }, addr, self.traffic.direct)
             }
             ProbeFrom::Relayed { relay, node_no } => {
@@ -102,7 +105,7 @@ impl PathAgent {
             rx_data: counters.rx,
             seen,
         };
-        if self.queue(to, 0, &Body::Pong(pong)) {
+        if self.queue_by(self.arrival, to, 0, &Body::Pong(pong), 0) {
             self.counters.pongs_sent += 1;
         }
         match from {
@@ -132,6 +135,7 @@ impl PathAgent {
                 i
             }
         };
+        self.turn_to_arrival(i);
         let pair = &mut self.pairs[i];
         pair.link.last_rx = Some(now);
         if !pair.valid {
@@ -163,7 +167,8 @@ impl PathAgent {
                 return;
             }
         };
-        let Some(i) = self.pair_index(addr).filter(|i| self.pairs[*i].link.is_outstanding(pong.txid)) else {
+        let asked = |p: &Pair| p.link.is_outstanding(pong.txid) && p.socket == self.arrival;
+        let Some(i) = self.pair_index(addr).filter(|i| asked(&self.pairs[*i])) else {
             self.counters.unexpected_pongs += 1;
             return;
         };
@@ -180,6 +185,7 @@ impl PathAgent {
         pair.proven = true;
         pair.check = None;
         pair.opener_at = None;
+        self.guess_answered(i);
         if self.selected == (Some(Path::Direct { remote: addr })) && !self.awaits_session {
             self.loss.note(ping.tx_data, pong.rx_data, now);
             self.counted = Some(Counted { at: ping.sent, sent: ping.tx_data, arrived: pong.rx_data });
@@ -212,10 +218,15 @@ impl PathAgent {
         self.called = offered;
         self.peer_relays.clone_from(&call.relays);
         let repeated = self.caller.heard(call.txid);
+        if self.heard_guess(call) {
+            // The answer goes out when the sockets are open.
+            self.caller.answer_later(call.txid, call.round);
+            return;
+        }
         if call.flags & probe::CALL_ANSWER_WANTED != 0 {
             self.caller.answer(call.txid, call.round, self.now.mono);
-            if self.calls_by_carrier() && call.flags & probe::CALL_OPENER_SENT == 0 {
-                self.start_round(Role::Careful);
+            if call.flags & probe::CALL_OPENER_SENT == 0 {
+                self.peer_was_blind();
             } else if !repeated && !self.round_is_mine() {
                 self.start_round(Role::Responder);
             } else {

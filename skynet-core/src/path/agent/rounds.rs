@@ -2,6 +2,7 @@
 
 use super::{CARRIER, PathAgent, ProbeTo};
 use crate::path::agent::probes::Purpose;
+use crate::path::candidate::is_global;
 use crate::path::check::{Check, ROUNDS_S, SCHEDULE_WHEN_DIRECT};
 use crate::path::history::Path;
 use crate::time::{Duration, Instant};
@@ -13,6 +14,9 @@ const CALL_GAP: Duration = Duration::from_secs(1);
 const CALL_REPEATS: u32 = 2;
 /// Taken for a relay's round-trip time when nothing is known.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
+/// A CALL on its way, and the peer that acts upon it, may take so much longer than reckoned. It costs little: the peer's
+/// own CALL, or its first PING, ends the wait.
+const SLACK: Duration = Duration::from_millis(100);
 /// From the second round on, how long full-TTL checks wait for the peer's own CALL.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// A path that worked once is tried this often while relayed traffic flows.
@@ -82,6 +86,12 @@ impl Caller {
         }
     }
 
+    /// The next CALL is the answer.
+    pub(super) fn answer_later(&mut self, txid: u64, round: u32) {
+        self.reply = Some((txid, round));
+        self.due = None;
+    }
+
     /// No more CALLs of mine; an answer still goes out.
     pub(super) fn stop_calling(&mut self) {
         self.waiting = false;
@@ -113,7 +123,8 @@ impl PathAgent {
         let can_call = self.call_target().is_some();
         let open_at = match role {
             Role::Initiator if can_call && self.failed_rounds > 0 => now + PATIENCE,
-            Role::Initiator | Role::Careful if can_call => now + self.call_travel(),
+            Role::Initiator if can_call => now + self.call_travel() + SLACK,
+            Role::Careful if can_call => now + self.call_travel(),
             _ => now,
         };
         let number = self.round.as_ref().map_or(1, |r| r.number.wrapping_add(1));
@@ -125,9 +136,10 @@ impl PathAgent {
         }
         self.check_unchecked();
         if role == Role::Initiator {
-            let wait = ROUNDS_S[self.failed_rounds.min(ROUNDS_S.len() - 1)];
-            self.next_round = Some(now + Duration::from_secs(wait));
+            self.note_round();
+            let wait = Duration::from_secs(ROUNDS_S[self.failed_rounds.min(ROUNDS_S.len() - 1)]);
             self.failed_rounds += 1;
+            self.next_round = Some(now + self.guess_after().unwrap_or(wait));
             if can_call {
                 let txid = self.txid();
                 self.caller.call(txid, now);
@@ -173,6 +185,20 @@ impl PathAgent {
         } else {
             self.start_round(Role::Responder);
         }
+    }
+
+    /// The peer called without knowing where to send openers: now I know where to, and it will when it has my answer.
+    pub(super) fn peer_was_blind(&mut self) {
+        if !self.round_is_mine() || self.calls_by_carrier() {
+            return self.start_round(Role::Careful);
+        }
+        // Our CALLs crossed: what is new in my round is guarded as it was in the beginning.
+        let open_at = self.now.mono + self.call_travel();
+        if let Some(round) = &mut self.round {
+            round.open_at = open_at;
+        }
+        self.check_unchecked();
+        self.run_openers();
     }
 
     /// Reckoned time until my CALL is at the peer: half of each leg's round-trip time.
@@ -258,11 +284,15 @@ impl PathAgent {
             Some((txid, round)) => (txid, round, 0),
             None => (self.caller.txid, number, probe::CALL_ANSWER_WANTED),
         };
-        let blind = self.calls_by_carrier() && self.pairs.is_empty();
-        let opened = if blind { 0 } else { probe::CALL_OPENER_SENT };
+        let opened = if self.opens_towards_peer() { probe::CALL_OPENER_SENT } else { 0 };
         let flags = opened | wanted;
-        let call = self.call_body(txid, round, flags);
-        if self.queue(to, 0, &Body::Call(call)) {
+        let mut call = self.call_body(txid, round, flags);
+        self.tell_guess(&mut call);
+        let socket = match to {
+            ProbeTo::Direct { addr, .. } => self.socket_towards(addr),
+            ProbeTo::Relayed { .. } => None,
+        };
+        if self.queue_by(socket, to, 0, &Body::Call(call), 0) {
             self.counters.calls_sent += 1;
         }
         self.caller.not_before = now + CALL_GAP;
@@ -273,6 +303,20 @@ impl PathAgent {
         if self.caller.waiting {
             self.caller.due = Some(self.caller.not_before);
         }
+    }
+
+    /// Something of mine crosses my NAT towards where the peer will send from: of its addresses in a private network
+    /// alone, or of none, that cannot be said.
+    fn opens_towards_peer(&self) -> bool {
+        let candidates = self.pairs.iter().map(|p| &p.candidate);
+        candidates.into_iter().any(|c| !c.kind.is_open() || is_global(c.addr.ip()))
+    }
+
+    /// A CALL at once, as far as CALLs go at once.
+    pub(super) fn call_now(&mut self) {
+        let txid = self.txid();
+        self.caller.call(txid, self.now.mono);
+        self.run_caller();
     }
 
     fn call_body(&self, txid: u64, round: u32, flags: u16) -> Call {
@@ -298,7 +342,11 @@ impl PathAgent {
         }
         self.next_round = None;
         if self.is_active() && !self.is_direct() {
-            self.start_round(Role::Initiator);
+            if self.begin_guess() {
+                self.next_round = Some(self.now.mono + Duration::from_secs(ROUNDS_S[ROUNDS_S.len() - 1]));
+            } else {
+                self.start_round(Role::Initiator);
+            }
         }
     }
 

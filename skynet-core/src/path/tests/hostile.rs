@@ -179,14 +179,14 @@ fn a_ping_repeated_to_another_of_our_addresses_moves_no_path_that_answers() {
 }
 
 /// Probes of a peer who is a member but means ill: sealed with the true key.
-struct Member {
+pub(super) struct Member {
     key: ProbeKey,
     tag: probe::Tag,
     counter: u32,
 }
 
 impl Member {
-    fn probe(&mut self, body: &Body) -> Vec<u8> {
+    pub(super) fn probe(&mut self, body: &Body) -> Vec<u8> {
         self.counter += 1;
         let nonce = Nonce { start: 9, random: 1, counter: self.counter };
         probe::seal(&self.key, 0, self.tag, nonce, body, 0)
@@ -194,6 +194,10 @@ impl Member {
 }
 
 fn agent_and_member() -> (PathAgent, Member) {
+    agent_and_member_with(PathConfig::default())
+}
+
+pub(super) fn agent_and_member_with(config: PathConfig) -> (PathAgent, Member) {
     use crate::key::StaticSecret;
     let (a, b) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
     let keys = PairKeys::new(&[1; 32], &a, &b.public(), crate::id::PortNo(0)).unwrap();
@@ -203,7 +207,14 @@ fn agent_and_member() -> (PathAgent, Member) {
         counter: 0,
     };
     let rng = crate::rng::Rng::from_seed([4; 32]);
-    (PathAgent::new(PathConfig::default(), keys, 1, rng, wall(Instant::ZERO)), member)
+    (PathAgent::new(config, keys, 1, rng, wall(Instant::ZERO)), member)
+}
+
+/// A CALL that names one reflexive address, behind a NAT with another port for every destination.
+pub(super) fn cannon_call(txid: u64, flags: u16, port_delta: i16) -> Body {
+    let candidates = vec![CallCandidate { kind: 1, prio: 120, addr: ([198, 18, 0, 1], 9000).into() }];
+    let mapping = Mapping::AddressAndPortDependent as u8;
+    Body::Call(Call { txid, round: 1, flags, mapping, filtering: 0, port_delta, candidates, relays: vec![] })
 }
 
 fn call(txid: u64, last: u8) -> Body {

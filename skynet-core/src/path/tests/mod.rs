@@ -1,6 +1,7 @@
 //! Stories in virtual time: two agents, a relay pipe, two routers.
 
 mod choice;
+mod guess;
 mod hostile;
 mod liveness;
 mod net;

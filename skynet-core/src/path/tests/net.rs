@@ -353,7 +353,11 @@ impl Net {
                     self.sides[side].selections.push((self.now, path, reason));
                 }
                 PathEvent::PeerRestarted => self.sides[side].peer_restarts.push(self.now),
-                PathEvent::RefreshCandidates | PathEvent::SizeChanged | PathEvent::Announced => {}
+                PathEvent::RefreshCandidates
+                | PathEvent::SizeChanged
+                | PathEvent::Announced
+                | PathEvent::OpenSockets { .. }
+                | PathEvent::KeepSocket(_) => {}
             }
         }
     }

@@ -34,8 +34,8 @@ fn the_matrix_of_nats() {
     let table = [
         // initiator, responder, latest direct of both in ms with the peer's record, and without
         (Open, Open, Some(([140, 210], [240, 190]))),
-        (Port, Open, Some(([140, 210], [240, 210]))),
-        (PortTrap, Open, Some(([140, 210], [240, 210]))),
+        (Port, Open, Some(([140, 210], [240, 240]))),
+        (PortTrap, Open, Some(([140, 210], [240, 240]))),
         (Symmetric, Open, Some(([140, 210], [240, 310]))),
         (Open, Port, Some(([260, 210], [260, 210]))),
         (Open, PortTrap, Some(([260, 210], [260, 210]))),
