@@ -20,6 +20,8 @@ const PLAIN: Duration = Duration::from_secs(3);
 const DECISION: Duration = Duration::from_secs(26);
 /// A guess has 6 s from there; three times that.
 const GUESSED: Duration = Duration::from_secs(18);
+/// Both are bound at the relay, as any pair that has been up for longer than a moment is.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A pair that cannot go direct is watched for two rounds of probes.
 const WATCHED: Duration = Duration::from_secs(8);
 
@@ -104,6 +106,8 @@ fn outcome(lab: Lab, hosts: [&str; 2], v6: bool, wanted: char) -> (char, Duratio
     let extra = Extra { arguments: vec!["--birthday".into(), "128".into()], ..Extra::default() };
     let fleet = Fleet::joined_to(&lab, relay, &hosts, &extra, JOIN).unwrap();
     let [one, other] = hosts.map(|host| fleet.agent(host));
+    // Joined is not bound yet: a pair whose relay is not up fires at once, and may fall into the trap of an early packet.
+    std::thread::sleep(SETTLED);
     let (start, target) = (clock::now(), other.overlay_address().unwrap());
     let pings = traffic::Pinger::start(one.namespace(), target, Duration::from_millis(100)).unwrap();
     let limit = match wanted {
