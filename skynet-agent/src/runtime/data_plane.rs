@@ -121,17 +121,17 @@ impl DataPlane {
 
     /// Ends the worker of `port`. Its TUN queue and its socket go with it; the kernel spreads its flows anew.
     pub(super) fn close(&mut self, port: PortNo) {
-        if let Some(socket) = self.socket(port) {
-            let UdpFigures { dropped, refused_trains, .. } = self.closed.and(UdpFigures::of(&socket));
-            self.closed = UdpFigures { dropped, refused_trains, ..self.closed };
-        }
         self.set_socket(port, None);
         if let Some(worker) = self.workers[usize::from(port.0)].take() {
             worker.end();
         }
     }
 
-    fn set_socket(&self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
+    fn set_socket(&mut self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
+        if let Some(closed) = self.socket(port) {
+            let UdpFigures { dropped, refused_trains, .. } = self.closed.and(UdpFigures::of(&closed));
+            self.closed = UdpFigures { dropped, refused_trains, ..self.closed };
+        }
         let mut sockets = Sockets::clone(&self.shared.sockets.load());
         let at = usize::from(port.0);
         sockets.resize(sockets.len().max(at + 1), None);
@@ -141,7 +141,7 @@ impl DataPlane {
     }
 
     /// Gives worker 0 a further socket, for guessing, or takes it away.
-    pub(super) fn set_guess_socket(&self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
+    pub(super) fn set_guess_socket(&mut self, port: PortNo, socket: Option<Arc<UdpSocket>>) {
         if let Some(worker) = &self.workers[0] {
             worker.tell_inbound(ToInbound::Socket(port, socket.clone()));
         }

@@ -111,9 +111,7 @@ impl Candidate {
 /// Reachable from anywhere, as far as an address tells: not private (RFC 1918, RFC 4193), not a carrier's (RFC 6598).
 pub(super) fn is_global(ip: IpAddr) -> bool {
     match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            !(v4.is_private() || v4.is_link_local() || in4(v4, Ipv4Addr::new(100, 64, 0, 0), 10))
-        }
+        IpAddr::V4(v4) => is_beyond_site(ip) && !v4.is_link_local(),
         IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
 }
