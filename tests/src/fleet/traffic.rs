@@ -218,7 +218,9 @@ fn parse_pings(log: &str, interval: Duration) -> anyhow::Result<Echoes> {
     let after = |line: &str, key: &str| line.split_once(key).and_then(|(_, rest)| number(rest));
     let summary = log.lines().find(|line| line.contains("packets transmitted")).context("no summary")?;
     let sent = number(summary).context("no count of requests")?;
-    let mut answered: Vec<u32> = log.lines().filter_map(|line| after(line, " icmp_seq=")).collect();
+    // A router's "unreachable" names its request too; an answer has a round trip.
+    let answers = log.lines().filter(|line| line.contains(" time="));
+    let mut answered: Vec<u32> = answers.clone().filter_map(|line| after(line, " icmp_seq=")).collect();
     answered.sort_unstable();
     answered.dedup();
     let received = u32::try_from(answered.len())?;
@@ -227,10 +229,8 @@ fn parse_pings(log: &str, interval: Duration) -> anyhow::Result<Echoes> {
     let ends =
         [0].into_iter().chain(answered.iter().copied()).zip(answered.iter().copied().chain([sent + 1]));
     let missing = ends.map(|(before, after)| after.saturating_sub(before + 1)).max().unwrap_or(0);
-    let mut round_trips: Vec<f64> = log
-        .lines()
-        .filter_map(|line| line.split_once(" time=")?.1.split_once(" ms")?.0.parse().ok())
-        .collect();
+    let mut round_trips: Vec<f64> =
+        answers.filter_map(|line| line.split_once(" time=")?.1.split_once(" ms")?.0.parse().ok()).collect();
     round_trips.sort_by(f64::total_cmp);
     let median = round_trips.get(round_trips.len() / 2).copied().unwrap_or(0.0);
     Ok(Echoes {
@@ -258,6 +258,8 @@ mod tests {
         let interval = Duration::from_millis(100);
         let echoes = parse_pings(&log(&[1, 2, 5, 6], 6), interval).unwrap();
         assert_eq!((echoes.sent, echoes.received, echoes.longest_gap), (6, 4, interval * 2));
+        let refused = format!("From 198.51.100.1 icmp_seq=1 Destination Net Unreachable\n{}", log(&[2], 2));
+        assert_eq!(parse_pings(&refused, interval).unwrap().received, 1, "a refusal is no answer");
         assert_eq!(parse_pings(&log(&[4], 4), interval).unwrap().longest_gap, interval * 3);
         assert_eq!(parse_pings(&log(&[1], 4), interval).unwrap().longest_gap, interval * 3);
         assert_eq!(parse_pings(&log(&[], 4), interval).unwrap().longest_gap, interval * 4);

@@ -53,8 +53,21 @@ impl Pair {
         };
         stock.set_peer(&peer).unwrap();
         let pair = Self { agent, stock, sniffer, lab };
+        pair.wait_routed();
         pair.wait_answer(STOCK, RETRY * 3);
         pair
+    }
+
+    /// Until `a1` has its route to the stock peer: before, the underlay's default route would take the marker out.
+    fn wait_routed(&self) {
+        let stock = STOCK.to_string();
+        let get = ["ip", "route", "get", &stock];
+        let result = wait_for(Duration::from_secs(10), "the interface", || {
+            let route = self.lab.host("a1").exec(&get)?.stdout;
+            anyhow::ensure!(route.contains("dev skynet0"), "{route}");
+            anyhow::Ok(())
+        });
+        result.unwrap();
     }
 
     /// Until `a1` gets an answer from `target`; returns how long that took.
