@@ -29,7 +29,9 @@ mod paths;
 mod peers;
 mod ports;
 mod publish;
+mod refused;
 mod remembered;
+mod roster;
 mod sessions;
 pub mod staging;
 mod status;
@@ -47,6 +49,7 @@ pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
+pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 

@@ -278,6 +278,9 @@ impl Node {
 
     /// WELCOME brought a ticket: bind, or go on with the new one.
     pub(super) fn on_ticket(&mut self, welcome: &Welcome, now: Now) {
+        if !self.membership.as_mut().is_some_and(|m| m.takes_ticket(&welcome.ticket, now.mono)) {
+            return;
+        }
         let manifest_address = self
             .membership
             .as_ref()

@@ -36,6 +36,12 @@ pub trait Directory: Send + 'static {
     fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply;
 }
 
+impl<D: Directory + ?Sized> Directory for Box<D> {
+    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        (**self).execute(op, now)
+    }
+}
+
 /// What the control side tells others, at most a second old.
 #[derive(Clone, Default, Debug)]
 pub struct ControlStats {

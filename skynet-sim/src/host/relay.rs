@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use skynet_core::rng::Rng;
-use skynet_core::time::{Instant, Now, earliest};
-use skynet_relay::io::control::Directory as _;
+use skynet_core::time::{Duration, Instant, Now, earliest};
+use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
@@ -34,7 +34,9 @@ pub struct RelayHost {
     local: SocketAddr,
     seed: [u8; 32],
     limits: ForwardConfig,
-    directory: LocalDirectory<SharedStore>,
+    directory: Box<dyn Directory>,
+    /// How far its wall clock is ahead.
+    ahead: Duration,
     server: Option<Server>,
     measure: Option<Measure>,
     out: VecDeque<Transmit>,
@@ -44,13 +46,14 @@ pub struct RelayHost {
 impl RelayHost {
     /// A relay at `local` that has not started.
     pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let directory = LocalDirectory::new(network.registrar(), SharedStore(store));
+        let directory = Box::new(LocalDirectory::new(network.registrar(), SharedStore(store)));
         Self {
             network,
             local,
             seed,
             limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
             directory,
+            ahead: Duration::ZERO,
             server: None,
             measure: None,
             out: VecDeque::new(),
@@ -61,6 +64,20 @@ impl RelayHost {
     /// The same with other limits of the UDP side.
     pub fn with_limits(self, limits: ForwardConfig) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same with a directory around the honest one.
+    pub fn with_directory(self, wrap: impl FnOnce(Box<dyn Directory>) -> Box<dyn Directory>) -> Self {
+        Self { directory: wrap(self.directory), ..self }
+    }
+
+    /// The same with a wall clock that is ahead by so much.
+    pub fn with_clock_ahead(self, ahead: Duration) -> Self {
+        Self { ahead, ..self }
+    }
+
+    fn clock(&self, now: Now) -> Now {
+        Now { unix: now.unix.plus_secs(self.ahead.as_secs()), ..now }
     }
 
     /// The production machine, once started.
@@ -132,6 +149,7 @@ impl Store for SharedStore {
 
 impl Host for RelayHost {
     fn on_start(&mut self, now: Now) {
+        let now = self.clock(now);
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
         let config = ControlServerConfig::new(1, self.network.relay_key());
@@ -143,6 +161,7 @@ impl Host for RelayHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
+        let now = self.clock(now);
         if local.port() == MEASURE_PORT {
             self.measure(local, from, bytes, now);
             return;
@@ -162,6 +181,7 @@ impl Host for RelayHost {
     }
 
     fn on_timer(&mut self, now: Now) {
+        let now = self.clock(now);
         if let Some(server) = &mut self.server {
             server.forwarder.handle_timeout(now.mono);
             server.control.handle_timeout(now);
@@ -170,6 +190,7 @@ impl Host for RelayHost {
     }
 
     fn on_stream(&mut self, stream: StreamId, event: StreamEvent, now: Now) {
+        let now = self.clock(now);
         let Some(server) = &mut self.server else { return };
         let conn = ConnId(stream.0);
         match event {
