@@ -4,7 +4,7 @@
 //! it by name. The simulation and the namespaces run the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skynet_core::key::{Identity, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
@@ -93,22 +93,36 @@ pub struct Loot {
     pub token: Option<String>,
     /// A manifest that was replaced.
     pub old_manifest: Option<Vec<u8>>,
-    /// Members' documents from before.
-    pub old_bundles: BTreeMap<Identity, Vec<u8>>,
 }
 
 /// What it does now, shared with whoever gives orders.
 #[derive(Clone, Default)]
-pub struct Orders(Arc<Mutex<BTreeSet<Trick>>>);
+pub struct Orders(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    tricks: BTreeSet<Trick>,
+    /// Members' documents as they were seen first.
+    old_bundles: BTreeMap<Identity, Vec<u8>>,
+}
 
 impl Orders {
     /// From now on these tricks, all together.
     pub fn set(&self, tricks: impl IntoIterator<Item = Trick>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tricks.into_iter().collect();
+        self.lock().tricks = tricks.into_iter().collect();
+    }
+
+    /// It has seen these documents before.
+    pub fn remember(&self, identity: Identity, bundle: &[u8]) {
+        self.lock().old_bundles.entry(identity).or_insert_with(|| bundle.to_vec());
     }
 
     fn get(&self) -> BTreeSet<Trick> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().tricks.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,10 +138,6 @@ impl<D: Directory> EvilDirectory<D> {
     /// Lies as ordered about what `honest` answers.
     pub fn new(honest: D, loot: Loot, orders: Orders, seed: [u8; 32]) -> Self {
         Self { honest, loot, orders, rng: Rng::from_seed(seed) }
-    }
-
-    fn remember(&mut self, found: &Listed) {
-        self.loot.old_bundles.entry(found.identity).or_insert_with(|| found.bundle.clone());
     }
 
     /// All members, honestly.
@@ -186,7 +196,7 @@ impl<D: Directory> EvilDirectory<D> {
                 bundle.binding = binding.sign(&own).ok()?.into_signed();
                 bundle.receipt = self.receipt_for(&bundle, now);
             }
-            Trick::RollBack => return self.loot.old_bundles.get(&found.identity).cloned(),
+            Trick::RollBack => return self.orders.lock().old_bundles.get(&found.identity).cloned(),
             Trick::Invent => {
                 let mut delegation = bundle.delegation.unverified().clone();
                 (delegation.signer, delegation.token_key) = (own.identity(), own.identity());
@@ -304,11 +314,11 @@ impl<D: Directory> Directory for EvilDirectory<D> {
         match self.honest.execute(op, now) {
             StoreReply::Joined(joined) => StoreReply::Joined(self.lie_in_welcome(joined, now)),
             StoreReply::Found(found) => {
-                self.remember(&found);
+                self.orders.remember(found.identity, &found.bundle);
                 StoreReply::Found(self.lie_about(found, now))
             }
             StoreReply::Listed(more, listed) => {
-                listed.iter().for_each(|found| self.remember(found));
+                listed.iter().for_each(|found| self.orders.remember(found.identity, &found.bundle));
                 let circle = self.orders.get().contains(&Trick::Circle);
                 StoreReply::Listed(more || circle, self.lie_in_list(listed, now))
             }

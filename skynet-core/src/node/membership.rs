@@ -261,6 +261,17 @@ impl MembershipAgent {
         }
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
         self.published = (endpoints.clone(), relays.clone());
+        // What JOIN has just brought need not be signed and stored again: after a restart of its relay a whole network would.
+        let told = credentials.bundle().record.as_ref().map(|r| r.unverified());
+        if !self.unpublished
+            && told.is_some_and(|told| {
+                told.endpoints == endpoints
+                    && told.relays.is_empty() == relays.is_empty()
+                    && now.unix.0 + RECORD_LIFETIME / 2 < told.not_after.0
+            })
+        {
+            return;
+        }
         if let Ok(record) = credentials.sign_record(endpoints, relays, now.unix) {
             let bytes = record.bytes().to_vec();
             self.update = self.control.update(bytes, now.mono);

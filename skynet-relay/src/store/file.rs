@@ -18,6 +18,8 @@ const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new(
 /// `format` and `revision`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("skynet meta");
 const FORMAT: u64 = 1;
+/// Pages kept in memory; a directory of 10,000 nodes has some 30 MB. The library would take up to a gigabyte.
+const CACHE_BYTES: usize = 32 << 20;
 
 const RESTORE: &str = "restore it from a backup, or move it away to start with an empty directory (nodes join again by themselves)";
 
@@ -63,6 +65,7 @@ impl RedbStore {
             .open(&temporary)
             .map_err(fail)?;
         let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
             .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
             .map_err(unavailable)?;
         let transaction = database.begin_write().map_err(unavailable)?;
@@ -93,6 +96,7 @@ impl RedbStore {
             return Err(refused(path, "is empty", RESTORE));
         }
         let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
             .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
             .map_err(|e| match e {

@@ -25,6 +25,9 @@ const MEASURE_PORT: u16 = CONTROL_PORT + 1;
 /// Bytes given to the control server at once, as its contract asks.
 const MAX_FEED: usize = 16 * 1024;
 
+/// Datagrams an evil one keeps before it sends them again.
+const KEPT: usize = 50;
+
 /// What a relay may hold back before its turn counts as stuck.
 const MAX_OUT: usize = 65_536;
 
@@ -37,6 +40,8 @@ pub struct RelayHost {
     directory: Box<dyn Directory>,
     /// How far its wall clock is ahead.
     ahead: Duration,
+    /// Datagrams it has forwarded and sends again, each under another sender's number; `None`: an honest one does not.
+    replays: Option<VecDeque<Transmit>>,
     server: Option<Server>,
     measure: Option<Measure>,
     out: VecDeque<Transmit>,
@@ -54,6 +59,7 @@ impl RelayHost {
             limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
             directory,
             ahead: Duration::ZERO,
+            replays: None,
             server: None,
             measure: None,
             out: VecDeque::new(),
@@ -74,6 +80,26 @@ impl RelayHost {
     /// The same with a wall clock that is ahead by so much.
     pub fn with_clock_ahead(self, ahead: Duration) -> Self {
         Self { ahead, ..self }
+    }
+
+    /// The same, which sends twice what it forwards: the second time later, and as if another member had sent it.
+    pub fn with_replays(self) -> Self {
+        Self { replays: Some(VecDeque::new()), ..self }
+    }
+
+    /// What an evil one sends with every datagram it forwards: one from before.
+    fn replay(&mut self, sent: &Transmit) {
+        let Some(kept) = &mut self.replays else { return };
+        kept.push_back(sent.clone());
+        if kept.len() <= KEPT {
+            return;
+        }
+        let Some(old) = kept.pop_front() else { return };
+        let mut swapped = old.clone();
+        if let Some((number, last)) = swapped.bytes.get_mut(4..8).zip(kept.back()) {
+            number.copy_from_slice(last.bytes.get(4..8).unwrap_or(&[0; 4]));
+        }
+        self.out.extend([old, swapped]);
     }
 
     fn clock(&self, now: Now) -> Now {
@@ -177,7 +203,9 @@ impl Host for RelayHost {
             Action::Drop(_) => return,
         };
         let source = SocketAddr::new(source, self.local.port());
-        self.out.push_back(Transmit { from: source, to, ttl: None, bytes });
+        let sent = Transmit { from: source, to, ttl: None, bytes };
+        self.replay(&sent);
+        self.out.push_back(sent);
     }
 
     fn on_timer(&mut self, now: Now) {
@@ -231,7 +259,7 @@ impl Host for RelayHost {
 
     fn queues(&self) -> Vec<Queue> {
         vec![
-            Queue { name: "relay datagrams out", len: self.out.len(), cap: 1 },
+            Queue { name: "relay datagrams out", len: self.out.len(), cap: 3 },
             Queue { name: "relay stream commands", len: self.commands.len(), cap: MAX_OUT },
         ]
     }
