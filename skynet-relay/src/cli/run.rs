@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use skynet_core::member::Ipv4Prefix;
 use skynet_relay::clock::{Clock, os_rng};
-use skynet_relay::io::daemon::{self, RelayParts, Sockets};
+use skynet_relay::io::daemon::{self, PortError, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
     CreateOptions, Created, create_network, load_network, network_exists, set_relay_addresses,
@@ -23,6 +23,8 @@ use super::{Common, Failure, user};
 
 /// The relay's port, that of STUN (RFC 8489).
 const PORT: u16 = 3478;
+/// Forwarding threads at most.
+const MAX_THREADS: usize = 64;
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
@@ -33,6 +35,16 @@ pub(crate) struct Run {
     /// `operator/`, with the root key. Default: `skynet` if there is such a user, else `nobody`; `root` stays root.
     #[arg(long, env = "SKYNET_RELAY_USER", value_name = "USER")]
     user: Option<String>,
+    /// Forwarding threads, each with a UDP socket of its own; as many as there are cores if not given.
+    #[arg(long, env = "SKYNET_RELAY_THREADS", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: Option<u8>,
+}
+
+impl Run {
+    fn open(&self) -> Result<Sockets, PortError> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS) as u8);
+        Sockets::bind(self.listen, self.threads.unwrap_or(cores))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -80,7 +92,7 @@ impl PublicAddress {
 
 pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
     // The port first: if it is taken, nothing is changed.
-    let sockets = Sockets::bind(up.run.listen)?;
+    let sockets = up.run.open()?;
     let clock = Clock::new();
     let given: Vec<SocketAddr> =
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
@@ -109,7 +121,7 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
     common.require_network()?;
-    serve(common, Sockets::bind(run.listen)?, Clock::new(), |_| Ok(()))
+    serve(common, run.open()?, Clock::new(), |_| Ok(()))
 }
 
 /// What the manifest says of this relay's addresses: changing it takes the root key, saying it again does not.

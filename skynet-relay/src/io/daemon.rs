@@ -15,16 +15,17 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::io::control::{self, ControlStats, Directory};
-use crate::io::forward::{ForwardStats, ForwardThread};
+use crate::io::forward::{ForwardStats, ForwardThreads};
 use crate::io::measure::MeasureThread;
 use crate::io::port;
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
-/// Both sockets of one port, and the UDP socket beside it.
+/// All sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
 pub struct Sockets {
-    udp: UdpSocket,
+    /// One for each forwarding thread.
+    udp: Vec<UdpSocket>,
     /// The port above, by which nodes measure their NATs; not there if it is taken.
     measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
@@ -67,13 +68,14 @@ impl PortError {
 }
 
 impl Sockets {
-    /// Opens UDP and TCP on `listen`.
+    /// Opens UDP, for so many threads, and TCP on `listen`.
     ///
     /// # Errors
     /// [`PortError`], which names the process in the way.
-    pub fn bind(listen: SocketAddr) -> Result<Self, PortError> {
-        let udp = UdpSocket::bind(listen).map_err(|e| PortError::new("udp", listen, e))?;
-        let addr = udp.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
+    pub fn bind(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
+        let udp = UdpSocket::bind_group(listen, threads.into());
+        let udp = udp.map_err(|e| PortError::new("udp", listen, e))?;
+        let addr = udp[0].local_addr().map_err(|e| PortError::new("udp", listen, e))?;
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
         Ok(Self { udp, measure: bind_above(addr), tcp, addr })
     }
@@ -120,7 +122,7 @@ pub struct RelayParts<D> {
 /// What `status` shows.
 #[derive(Clone, Debug, Default)]
 struct Stats {
-    forward: ForwardStats,
+    forward: Vec<ForwardStats>,
     control: ControlStats,
 }
 
@@ -140,24 +142,25 @@ pub async fn run<D: Directory>(
 ) -> io::Result<()> {
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
-    let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
+    let threads = u8::try_from(sockets.udp.len()).unwrap_or(u8::MAX);
+    let forwarders = Forwarder::parts(threads, &config, &keys, &mut rng, clock.now().mono);
     let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
-            Some(MeasureThread::start(socket, sockets.udp.try_clone()?, measure, clock)?)
+            Some(MeasureThread::start(socket, sockets.udp[0].try_clone()?, measure, clock)?)
         }
         None => None,
     };
-    let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
+    let threads = ForwardThreads::start(sockets.udp, forwarders, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
     let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), stop);
     let status = parts.status_socket.as_deref().and_then(bind_status);
     let result = tokio::select! {
         result = control => result,
-        () = serve_status(status, &thread, &control_stats, sockets.addr) => unreachable!("serves for ever"),
-        () = watch_thread(&thread) => Err(io::Error::other("the forwarding thread has ended")),
+        () = serve_status(status, &threads, &control_stats, sockets.addr) => unreachable!("serves for ever"),
+        () = watch_threads(&threads) => Err(io::Error::other("a forwarding thread has ended")),
     };
     if let Some(path) = &parts.status_socket {
         let _ = std::fs::remove_file(path);
@@ -165,13 +168,13 @@ pub async fn run<D: Directory>(
     if let Some(measure) = measure {
         measure.stop();
     }
-    let stopped = thread.stop();
+    let stopped = threads.stop();
     info!("stopped");
     result.and(stopped)
 }
 
-async fn watch_thread(thread: &ForwardThread) {
-    while !thread.is_finished() {
+async fn watch_threads(threads: &ForwardThreads) {
+    while !threads.is_finished() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -191,7 +194,7 @@ fn bind_status(path: &Path) -> Option<UnixListener> {
 /// One JSON object per connection. The socket lies in a directory only the relay's user can enter.
 async fn serve_status(
     listener: Option<UnixListener>,
-    thread: &ForwardThread,
+    threads: &ForwardThreads,
     control: &Mutex<ControlStats>,
     addr: SocketAddr,
 ) {
@@ -202,7 +205,7 @@ async fn serve_status(
             continue;
         };
         let stats = Stats {
-            forward: thread.stats(),
+            forward: threads.stats(),
             control: control.lock().map(|stats| stats.clone()).unwrap_or_default(),
         };
         let text = stats.to_json(addr).to_string();
@@ -213,22 +216,23 @@ async fn serve_status(
 
 impl Stats {
     fn to_json(&self, addr: SocketAddr) -> serde_json::Value {
-        let mut drops = self.forward.drops.clone();
+        let forward = ForwardStats::sum(&self.forward);
+        let mut drops = forward.drops.clone();
         drops.add(&self.control.drops);
         let drops: serde_json::Map<String, serde_json::Value> =
             drops.nonzero().map(|(reason, n)| (reason.as_str().to_owned(), n.into())).collect();
-        let counters = self.forward.counters;
+        let counters = forward.counters;
         serde_json::json!({
             "schema": "skynet.relay.status/1",
             "listen": addr.to_string(),
             "process": std::process::id(),
-            "sessions": self.forward.sessions,
+            "sessions": forward.sessions,
             "control_connections": self.control.connections,
             "members_online": self.control.joined,
             "datagrams_received": counters.received,
             "datagrams_forwarded": counters.forwarded,
             "bytes_forwarded": counters.forwarded_bytes,
-            "datagrams_unsent": self.forward.unsent,
+            "datagrams_unsent": forward.unsent,
             "replies": counters.replies,
             "drops": drops,
         })

@@ -37,6 +37,27 @@ impl UdpSocket {
     /// # Errors
     /// As `bind(2)`.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        Self::open(addr, false)
+    }
+
+    /// Binds `n` sockets to one address, at least one: the kernel hands all datagrams of a 5-tuple to the same one.
+    ///
+    /// The first is bound as if it were the only one, so a port that another process has is still refused.
+    ///
+    /// # Errors
+    /// As `bind(2)`.
+    pub fn bind_group(addr: SocketAddr, n: usize) -> io::Result<Vec<Self>> {
+        let first = Self::open(addr, false)?;
+        let addr = first.local_addr()?;
+        first.socket.set_reuse_port(true)?;
+        let mut sockets = vec![first];
+        for _ in 1..n {
+            sockets.push(Self::open(addr, true)?);
+        }
+        Ok(sockets)
+    }
+
+    fn open(addr: SocketAddr, shares_its_port: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
@@ -62,6 +83,7 @@ impl UdpSocket {
         if let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
             debug!(%error, "the kernel does not join datagrams on receive");
         }
+        socket.set_reuse_port(shares_its_port)?;
         socket.bind(&addr.into())?;
         Ok(Self { socket, v6: addr.is_ipv6() })
     }
@@ -308,6 +330,41 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket
+    }
+
+    #[test]
+    fn a_group_shares_one_port_by_client_and_nobody_elses_port_is_taken() {
+        for listen in ["127.0.0.1:0", "[::]:0"] {
+            let group = UdpSocket::bind_group(listen.parse().unwrap(), 3).unwrap();
+            let addr = group[0].local_addr().unwrap();
+            assert!(group.iter().all(|socket| socket.local_addr().unwrap() == addr));
+            assert_eq!(UdpSocket::bind_group(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            let clients: Vec<_> = (0..64).map(|_| client()).collect();
+            for _ in 0..3 {
+                for client in &clients {
+                    client.send_to(b"hello", ("127.0.0.1", addr.port())).unwrap();
+                }
+            }
+            let (mut batch, mut sources, mut total) = (Batch::new(), Vec::new(), 0);
+            for socket in &group {
+                let mut seen = std::collections::BTreeMap::new();
+                loop {
+                    let received = socket.receive(&mut batch).unwrap();
+                    if received == 0 {
+                        break;
+                    }
+                    for slot in 0..received {
+                        let train = batch.train(slot).unwrap();
+                        *seen.entry(train.from.port()).or_insert(0) += train.datagrams().count();
+                    }
+                }
+                total += seen.values().sum::<usize>();
+                assert!(seen.values().all(|n| *n == 3), "all of a client come to one socket: {seen:?}");
+                sources.push(seen.len());
+            }
+            assert_eq!((total, sources.iter().sum::<usize>()), (192, 64));
+            assert!(sources.iter().all(|n| *n > 5), "{sources:?}");
+        }
     }
 
     #[test]

@@ -61,6 +61,8 @@ reasons! {
     ToSelf = "to_self";
     /// The destination has no session in the sender's network.
     NoSuchPeer = "no_such_peer";
+    /// A session of another thread, for which there is no room here.
+    ReplicaTableFull = "replica_table_full";
     /// Above the session's rate.
     SessionRate = "session_rate";
     /// Too many connections that have not joined.

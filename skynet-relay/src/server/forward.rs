@@ -18,8 +18,9 @@ use super::Local;
 use super::cluster::ClusterKeys;
 use super::drops::{DropReason, Drops};
 use super::limit::{Bucket, PrefixLimiter};
-use super::session::{SessionKey, SessionTable, TableLimits};
+use super::session::{SessionKey, SessionTable, Shard, TableLimits};
 use super::stun;
+use super::update::Update;
 
 /// A session without any datagram is forgotten after this long.
 pub const LIFETIME: Duration = Duration::from_secs(120);
@@ -36,7 +37,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub struct ForwardConfig {
     /// This relay's number in the manifest.
     pub relay_no: u16,
-    /// Most sessions at once.
+    /// Most sessions at once, those of all threads together.
     pub max_sessions: usize,
     /// Most sessions (lanes) of one node.
     pub max_sessions_per_node: usize,
@@ -96,8 +97,18 @@ pub struct ForwardCounters {
     pub replies: u64,
 }
 
-/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_timeout`; *poll*
-/// `poll_timeout`.
+impl ForwardCounters {
+    /// Adds those of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.forwarded += other.forwarded;
+        self.forwarded_bytes += other.forwarded_bytes;
+        self.replies += other.replies;
+    }
+}
+
+/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_update`,
+/// `handle_timeout`; *poll* `poll_update`, `poll_timeout`.
 pub struct Forwarder {
     config: ForwardConfig,
     keys: ClusterKeys,
@@ -114,8 +125,27 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A relay without sessions.
-    pub fn new(config: ForwardConfig, keys: ClusterKeys, mut rng: Rng, now: Instant) -> Self {
+    /// A relay without sessions, all of it.
+    pub fn new(config: ForwardConfig, keys: ClusterKeys, rng: Rng, now: Instant) -> Self {
+        Self::part(Shard::ONLY, config, keys, rng, now)
+    }
+
+    /// A relay without sessions in `of` parts, one for each thread: they share nothing, and what one
+    /// [polls](Self::poll_update) all others must be [given](Self::handle_update). Rates per source prefix hold for
+    /// each part.
+    pub fn parts(
+        of: u8,
+        config: &ForwardConfig,
+        keys: &ClusterKeys,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Vec<Self> {
+        let of = of.max(1);
+        let part = |index| Self::part(Shard { index, of }, config.clone(), keys.clone(), rng.fork(), now);
+        (0..of).map(part).collect()
+    }
+
+    fn part(shard: Shard, config: ForwardConfig, keys: ClusterKeys, mut rng: Rng, now: Instant) -> Self {
         let limits = TableLimits {
             sessions: config.max_sessions,
             per_node: config.max_sessions_per_node,
@@ -126,7 +156,7 @@ impl Forwarder {
         let (hello, stun, nack) =
             (limiter(config.hello_rate), limiter(config.stun_rate), limiter(config.nack_rate));
         Self {
-            table: SessionTable::new(limits, &mut rng),
+            table: SessionTable::new(shard, limits, &mut rng),
             secrets: [Secret::random(&mut rng), Secret::random(&mut rng)],
             next_secret: now + SECRET_LIFETIME,
             next_sweep: now + SWEEP_INTERVAL,
@@ -141,7 +171,7 @@ impl Forwarder {
         }
     }
 
-    /// Sessions in the table.
+    /// Sessions of this part.
     pub fn sessions(&self) -> usize {
         self.table.len()
     }
@@ -178,6 +208,18 @@ impl Forwarder {
             Action::Drop(reason) => self.drops.count(reason),
         }
         action
+    }
+
+    /// What another part has said.
+    pub fn handle_update(&mut self, update: &Update, now: Instant) {
+        if !self.table.learn(update, now) {
+            self.drops.count(DropReason::ReplicaTableFull);
+        }
+    }
+
+    /// What all other parts must be given before anything that was answered meanwhile leaves.
+    pub fn poll_update(&mut self) -> Option<Update> {
+        self.table.poll_update()
     }
 
     /// Forgets silent sessions and old secrets.
@@ -244,15 +286,12 @@ impl Forwarder {
                 };
                 Ok(reply(datagram, &self.bound(gen_no, from, f.ts_ms).encode(&bind_key)))
             }
-            Frame::Keep(f) => match self.table.by_addr(&from, now.mono) {
-                Some(session) if session.gen_no == f.gen_no => {
-                    session.last_seen = now.mono;
+            Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
+                Ok(slot) => {
+                    self.table.touch(slot, now.mono);
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
-                found => {
-                    let reason = missing(found.is_some());
-                    self.refuse(from, datagram, NackCode::Rebind, (f.gen_no, 0), reason, now.mono)
-                }
+                Err(reason) => self.refuse(from, datagram, NackCode::Rebind, (f.gen_no, 0), reason, now.mono),
             },
             _ => Err(DropReason::WrongDirection),
         }
@@ -266,14 +305,12 @@ impl Forwarder {
         // b  the sender's session by its address
         let rate = self.config.session_rate.0;
         let burst = burst_bytes(&self.config);
-        let sender = match self.table.by_addr(&from, now) {
-            Some(session) if session.gen_no == header.gen_no => session,
-            found => {
-                let reason = missing(found.is_some());
-                return self.refuse(from, datagram, NackCode::Rebind, cause, reason, now);
-            }
+        let slot = match self.sender(&from, header.gen_no, now) {
+            Ok(slot) => slot,
+            Err(reason) => return self.refuse(from, datagram, NackCode::Rebind, cause, reason, now),
         };
-        sender.last_seen = now;
+        self.table.touch(slot, now);
+        let sender = self.table.session_mut(slot);
         let key = sender.key;
         if header.hops() != 0 {
             return Err(DropReason::Hops);
@@ -296,6 +333,13 @@ impl Forwarder {
         // d  the header becomes the recipient's
         header.rewrite(datagram, gen_no, key.node_no);
         Ok(Action::Forward { local, to })
+    }
+
+    /// The live session bound from `from`, if it has this number.
+    fn sender(&mut self, from: &SocketAddr, gen_no: u16, now: Instant) -> Result<u32, DropReason> {
+        let slot = self.table.by_addr(from, now).ok_or(DropReason::NoSession)?;
+        let is_right = self.table.session_mut(slot).gen_no == gen_no;
+        is_right.then_some(slot).ok_or(DropReason::WrongGeneration)
     }
 
     /// Ticket, MAC and clock: what HELLO and BIND must prove before anything is remembered or said.
@@ -408,10 +452,6 @@ fn cookie_for(secret: &Secret, from: SocketAddr, key: &SessionKey) -> [u8; 16] {
 fn reply(datagram: &mut [u8], answer: &[u8]) -> Action {
     datagram[..answer.len()].copy_from_slice(answer);
     Action::Reply { len: answer.len() }
-}
-
-fn missing(has_session: bool) -> DropReason {
-    if has_session { DropReason::WrongGeneration } else { DropReason::NoSession }
 }
 
 fn burst_bytes(config: &ForwardConfig) -> u64 {

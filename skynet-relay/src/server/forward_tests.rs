@@ -8,6 +8,8 @@ use skynet_core::wire::relay::{
 
 #[path = "forward_local_tests.rs"]
 mod local;
+#[path = "forward_parts_tests.rs"]
+mod parts;
 
 const NET_A: [u8; 8] = *b"networkA";
 const NET_B: [u8; 8] = *b"networkB";

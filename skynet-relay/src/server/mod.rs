@@ -8,10 +8,12 @@ mod connection;
 pub mod control;
 pub mod drops;
 pub mod forward;
+mod hash;
 mod limit;
 pub mod measure;
 mod session;
 mod stun;
+mod update;
 
 pub use cluster::ClusterKeys;
 pub use control::{
@@ -21,6 +23,7 @@ pub use control::{
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
 pub use stun::Measured;
+pub use update::Update;
 
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
 
