@@ -287,11 +287,15 @@ impl Forwarder {
                 Ok(reply(datagram, &self.bound(gen_no, from, f.ts_ms).encode(&bind_key)))
             }
             Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
-                Ok(slot) => {
+                Ok(slot) if !self.table.session_mut(slot).has_moved() => {
                     self.table.touch(slot, now.mono);
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
-                Err(reason) => self.refuse(from, datagram, NackCode::Rebind, (f.gen_no, 0), reason, now.mono),
+                // Where it was, nothing keeps it.
+                found => {
+                    let reason = found.err().unwrap_or(DropReason::WrongGeneration);
+                    self.refuse(from, datagram, NackCode::Rebind, (f.gen_no, 0), reason, now.mono)
+                }
             },
             _ => Err(DropReason::WrongDirection),
         }

@@ -45,6 +45,8 @@ pub(super) struct Session {
     told: Instant,
     /// Whether it waits in `untold`.
     is_untold: bool,
+    /// The session has moved; until then what is on its way from the old address is still sent on.
+    moved_until: Option<Instant>,
     pub(super) bucket: Bucket,
 }
 
@@ -69,7 +71,10 @@ impl Shard {
     pub(super) const ONLY: Self = Self { index: 0, of: 1 };
 }
 
-/// Replicas above the limit of sessions: what threads may accept at once without knowing of each other.
+/// What a client has sent before its session moved to another address arrives within this.
+const OVERLAP: Duration = Duration::from_secs(2);
+/// Places above the limit of sessions: for old addresses of those that move, and for what several threads accept at once
+/// without knowing of each other.
 const SPARE: usize = 1_024;
 /// Ended sessions that wait to be told; of the others the replicas end by themselves.
 const ENDED: usize = 4_096;
@@ -82,21 +87,21 @@ pub(super) struct SessionTable {
     // Looked up only, never iterated: the order of a map must not decide anything.
     by_addr: HashMap<SocketAddr, u32, Seed>,
     by_key: HashMap<SessionKey, u32, Seed>,
-    /// Slots of sessions of which the others do not know the latest; each at most once.
+    /// Slots of sessions of which the others do not know the latest.
     untold: VecDeque<u32>,
     ended: VecDeque<Update>,
 }
 
 impl SessionTable {
     pub(super) fn new(shard: Shard, limits: TableLimits, rng: &mut Rng) -> Self {
-        let n = limits.sessions + if shard.of > 1 { SPARE } else { 0 };
+        let n = limits.sessions + SPARE;
         let others = usize::from(shard.of > 1);
         Self {
             shard,
             limits,
             slots: Vec::with_capacity(n),
             free: Vec::with_capacity(n),
-            by_addr: HashMap::with_capacity_and_hasher(limits.sessions, Seed::random(rng)),
+            by_addr: HashMap::with_capacity_and_hasher(n, Seed::random(rng)),
             by_key: HashMap::with_capacity_and_hasher(n, Seed::random(rng)),
             untold: VecDeque::with_capacity(n * others),
             ended: VecDeque::with_capacity(ENDED * others),
@@ -105,10 +110,11 @@ impl SessionTable {
 
     /// Sessions of this thread, the expired ones not yet swept and those without an address included.
     pub(super) fn len(&self) -> usize {
-        self.slots.iter().flatten().filter(|session| session.owner == self.shard.index).count()
+        let is_here = |session: &&Session| session.owner == self.shard.index && session.moved_until.is_none();
+        self.slots.iter().flatten().filter(is_here).count()
     }
 
-    /// The live session bound from `addr`.
+    /// The live session bound from `addr`; for a moment also the one that was and has moved.
     pub(super) fn by_addr(&self, addr: &SocketAddr, now: Instant) -> Option<u32> {
         let &slot = self.by_addr.get(addr)?;
         self.is_live(self.at(slot), now).then_some(slot)
@@ -122,6 +128,9 @@ impl SessionTable {
     /// Something came from its client.
     pub(super) fn touch(&mut self, slot: u32, now: Instant) {
         let session = self.session_mut(slot);
+        if session.moved_until.is_some() {
+            return;
+        }
         session.last_seen = now;
         if now.saturating_since(session.told) >= REFRESH {
             self.tell(slot, now);
@@ -151,25 +160,41 @@ impl SessionTable {
         };
         let me = self.shard.index;
         let session = self.session_mut(slot);
-        let was_here = session.owner == me;
-        let old = session.addr.replace(addr);
+        let before = *session;
         (session.owner, session.last_ts, session.last_seen, session.local) = (me, ts_ms, now, local);
-        if old != Some(addr) {
+        session.addr = Some(addr);
+        if before.addr != session.addr {
             session.gen_no = next_gen(session.gen_no, rng);
         }
         let gen_no = session.gen_no;
         self.tell(slot, now);
-        if was_here && old == Some(addr) {
+        if before.owner == me && before.addr == Some(addr) {
             return Ok(gen_no);
         }
-        if was_here && let Some(old) = old {
-            self.by_addr.remove(&old);
-        }
+        self.keep_former(before, now);
         if let Some(ousted) = self.by_addr.insert(addr, slot) {
-            self.session_mut(ousted).addr = None;
-            self.tell(ousted, now);
+            match self.session_mut(ousted) {
+                former if former.moved_until.is_some() => self.clear(ousted),
+                other => {
+                    other.addr = None;
+                    self.tell(ousted, now);
+                }
+            }
         }
         Ok(gen_no)
+    }
+
+    /// What a session of this thread was before it moved, for what is still on its way from there.
+    fn keep_former(&mut self, before: Session, now: Instant) {
+        let Some(addr) = before.addr.filter(|_| before.owner == self.shard.index) else { return };
+        self.by_addr.remove(&addr);
+        if self.is_live(&before, now)
+            && let Some(slot) = self.free_slot()
+        {
+            let former = Session { moved_until: Some(now + OVERLAP), is_untold: false, ..before };
+            self.slots[slot as usize] = Some(former);
+            self.by_addr.insert(addr, slot);
+        }
     }
 
     /// What another thread says of a session of its own. False if there is no room for a replica.
@@ -185,11 +210,7 @@ impl SessionTable {
                 if (update.last_ts, update.owner) < (known.last_ts, known.owner) {
                     return true;
                 }
-                if known.owner == self.shard.index
-                    && let Some(addr) = known.addr
-                {
-                    self.by_addr.remove(&addr);
-                }
+                self.keep_former(*known, now);
                 slot
             }
         };
@@ -200,6 +221,7 @@ impl SessionTable {
         let session = self.session_mut(slot);
         (session.owner, session.last_ts, session.gen_no) = (update.owner, update.last_ts, update.gen_no);
         (session.local, session.addr, session.last_seen) = (update.local, update.addr, now);
+        session.is_untold = false;
         true
     }
 
@@ -226,11 +248,12 @@ impl SessionTable {
                 continue;
             }
             if session.owner == self.shard.index {
-                let ended = Update { gone: true, ..session.update() };
+                let (has_moved, ended) =
+                    (session.moved_until.is_some(), Update { gone: true, ..session.update() });
                 if let Some(addr) = session.addr {
                     self.by_addr.remove(&addr);
                 }
-                if self.shard.of > 1 && self.ended.len() < ENDED {
+                if !has_moved && self.shard.of > 1 && self.ended.len() < ENDED {
                     self.ended.push_back(ended);
                 }
             }
@@ -244,6 +267,9 @@ impl SessionTable {
 
     /// A replica outlasts silence by what its owner may be silent about; the owner says when it ends.
     fn is_live(&self, session: &Session, now: Instant) -> bool {
+        if let Some(until) = session.moved_until {
+            return now < until;
+        }
         let is_replica = session.owner != self.shard.index;
         let lifetime = if is_replica { self.limits.lifetime + REFRESH } else { self.limits.lifetime };
         now.saturating_since(session.last_seen) < lifetime
@@ -264,7 +290,9 @@ impl SessionTable {
 
     fn clear(&mut self, slot: u32) {
         if let Some(session) = self.slots[slot as usize].take() {
-            self.by_key.remove(&session.key);
+            if session.moved_until.is_none() {
+                self.by_key.remove(&session.key);
+            }
             self.free.push(slot);
         }
     }
@@ -283,14 +311,7 @@ impl SessionTable {
 
     /// A slot with an empty session of this thread; none if all memory is in use.
     fn take_slot(&mut self, key: SessionKey, now: Instant) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.slots.len() < self.slots.capacity() => {
-                self.slots.push(None);
-                (self.slots.len() - 1) as u32
-            }
-            None => return None,
-        };
+        let slot = self.free_slot()?;
         self.slots[slot as usize] = Some(Session {
             key,
             owner: self.shard.index,
@@ -301,14 +322,31 @@ impl SessionTable {
             last_seen: now,
             told: now,
             is_untold: false,
+            moved_until: None,
             bucket: Bucket::full(self.limits.burst, now),
         });
         self.by_key.insert(key, slot);
         Some(slot)
     }
+
+    fn free_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        if self.slots.len() == self.slots.capacity() {
+            return None;
+        }
+        self.slots.push(None);
+        Some((self.slots.len() - 1) as u32)
+    }
 }
 
 impl Session {
+    /// Whether it is elsewhere now.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved_until.is_some()
+    }
+
     fn update(&self) -> Update {
         Update {
             key: self.key,
