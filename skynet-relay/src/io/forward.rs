@@ -24,6 +24,8 @@ use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
 use crate::server::{Action, Drops, ForwardCounters, Forwarder, Update};
 
 const PUBLISH: Duration = Duration::from_secs(1);
+/// Between two looks whether the socket was full.
+const PRESSURE: Duration = Duration::from_millis(100);
 /// Updates on their way to one thread. What does not fit waits with the sender, a session at most once.
 const INBOX: usize = 4_096;
 
@@ -38,6 +40,8 @@ pub struct ForwardStats {
     pub drops: Drops,
     /// Datagrams the kernel refused to send.
     pub unsent: u64,
+    /// Datagrams lost because this thread did not come to them: its socket was full.
+    pub overflowed: u64,
     /// Processor time since its start.
     pub busy: Duration,
 }
@@ -51,6 +55,7 @@ impl ForwardStats {
             sum.counters.add(&stats.counters);
             sum.drops.add(&stats.drops);
             sum.unsent += stats.unsent;
+            sum.overflowed += stats.overflowed;
             sum.busy += stats.busy;
         }
         sum
@@ -77,7 +82,8 @@ impl ForwardThreads {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
             let stats = Arc::new(Mutex::new(ForwardStats::default()));
-            let thread = Thread { socket, forwarder, inbox, outbox, clock, unsent: 0 };
+            let thread =
+                Thread { socket, forwarder, inbox, outbox, clock, unsent: 0, overflowed: 0, lost: 0 };
             let (stop, published) = (Arc::clone(&stop), Arc::clone(&stats));
             let handle = thread::Builder::new()
                 .name(format!("forward-{index}"))
@@ -121,12 +127,15 @@ struct Thread {
     outbox: Outbox,
     clock: Clock,
     unsent: u64,
+    /// What the kernel last said, and what that makes in all.
+    overflowed: u32,
+    lost: u64,
 }
 
 impl Thread {
     fn run(mut self, stop: &AtomicBool, stats: &Mutex<ForwardStats>) -> io::Result<()> {
         let mut batch = Batch::new();
-        let mut next_publish = Instant::ZERO;
+        let (mut next_publish, mut next_pressure) = (Instant::ZERO, Instant::ZERO);
         while !stop.load(Ordering::Relaxed) {
             let received = self.socket.receive(&mut batch)?;
             let now = self.clock.now();
@@ -150,6 +159,10 @@ impl Thread {
                 }
             }
             self.send(&mut batch);
+            if now.mono >= next_pressure {
+                next_pressure = now.mono + PRESSURE;
+                self.look_at_socket(now.mono);
+            }
             if now.mono >= self.forwarder.poll_timeout() {
                 self.forwarder.handle_timeout(now.mono);
             }
@@ -167,12 +180,22 @@ impl Thread {
         self.unsent += self.socket.send(batch);
     }
 
+    fn look_at_socket(&mut self, now: Instant) {
+        let Ok(overflowed) = self.socket.overflowed() else { return };
+        let is_pressed = overflowed != self.overflowed;
+        // The kernel's counter is one of 32 bits.
+        self.lost += u64::from(overflowed.wrapping_sub(self.overflowed));
+        self.overflowed = overflowed;
+        self.forwarder.handle_pressure(is_pressed, now);
+    }
+
     fn publish(&self, stats: &Mutex<ForwardStats>) {
         let Ok(mut stats) = stats.try_lock() else { return };
         stats.sessions = self.forwarder.sessions();
         stats.counters = self.forwarder.counters();
         stats.drops = self.forwarder.drops().clone();
         stats.unsent = self.unsent;
+        stats.overflowed = self.lost;
         stats.busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(stats.busy, Into::into);
     }
 }

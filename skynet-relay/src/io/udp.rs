@@ -23,6 +23,10 @@ pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Asked of the kernel for both directions: 10 ms at 3 Gbit/s.
 const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
+/// What SO_MEMINFO tells (linux/sock_diag.h), and where in it what was thrown away is.
+const MEMINFO_WORDS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
+
 /// A blocking UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
@@ -150,6 +154,26 @@ impl UdpSocket {
             slot.train = read_name(&slot.name).filter(|_| header.msg_len > 0).map(train);
         }
         Ok(batch.received)
+    }
+
+    /// How many datagrams the kernel has thrown away because nobody came to receive them, since the socket was opened.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub fn overflowed(&self) -> io::Result<u32> {
+        let mut info = [0u32; MEMINFO_WORDS];
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which is the size of the array, and says how many.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 { Ok(info[MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sends and forgets all runs of `batch`; how many datagrams did not leave because the kernel refused them.
@@ -365,6 +389,20 @@ mod tests {
             assert_eq!((total, sources.iter().sum::<usize>()), (192, 64));
             assert!(sources.iter().all(|n| *n > 5), "{sources:?}");
         }
+    }
+
+    #[test]
+    fn a_socket_nobody_reads_counts_what_it_throws_away() {
+        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (to, client) = (relay.local_addr().unwrap(), client());
+        assert_eq!(relay.overflowed().unwrap(), 0);
+        for _ in 0..100_000 {
+            client.send_to(&[0; 1_000], to).unwrap();
+            if relay.overflowed().unwrap() > 0 {
+                return;
+            }
+        }
+        panic!("100 MB are in a socket");
     }
 
     #[test]

@@ -65,6 +65,12 @@ reasons! {
     ReplicaTableFull = "replica_table_full";
     /// Above the session's rate.
     SessionRate = "session_rate";
+    /// Above the rate of its class and network.
+    NetworkRate = "network_rate";
+    /// Above its share of the uplink, which is full.
+    UplinkFull = "uplink_full";
+    /// Above its share of a thread that cannot keep up.
+    Overload = "overload";
     /// Too many connections that have not joined.
     TooManyUnjoined = "too_many_unjoined";
     /// Too many connections.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::*;
 
 /// Parts, the way the kernel chooses between them, and updates on their way.
-struct Parts {
+pub(super) struct Parts {
     parts: Vec<Forwarder>,
     /// For each part, what the others have said that it has not heard.
     inboxes: Vec<VecDeque<Update>>,
@@ -13,7 +13,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(of: u8, config: &ForwardConfig) -> Self {
+    pub(super) fn new(of: u8, config: &ForwardConfig) -> Self {
         let w = World::new();
         let keys = ClusterKeys::new((7, cluster_key()), []);
         let parts = Forwarder::parts(of, config, &keys, &mut Rng::from_seed([4; 32]), w.now.mono);
@@ -45,17 +45,17 @@ impl Parts {
             inbox.drain(..).for_each(|update| part.handle_update(&update, self.now.mono));
         }
     }
-    fn bind(&mut self, node: &Node) -> Bound {
+    pub(super) fn bind(&mut self, node: &Node) -> Bound {
         let bound = self.on(self.part_of(node.from), |w| node.bind(w));
         self.hear();
         bound
     }
-    fn send(&mut self, from: &str, bytes: &[u8]) -> Result<(SocketAddr, Vec<u8>), DropReason> {
+    pub(super) fn send(&mut self, from: &str, bytes: &[u8]) -> Result<(SocketAddr, Vec<u8>), DropReason> {
         let result = self.on(self.part_of(from), |w| w.send(from, bytes));
         self.hear();
         result
     }
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         self.on(0, |w| w.pass(ms));
         for part in 0..self.parts.len() {
             self.on(part, |w| w.relay.handle_timeout(w.now.mono));

@@ -10,6 +10,8 @@ use skynet_core::wire::relay::{
 mod local;
 #[path = "forward_parts_tests.rs"]
 mod parts;
+#[path = "police_tests.rs"]
+mod police;
 
 const NET_A: [u8; 8] = *b"networkA";
 const NET_B: [u8; 8] = *b"networkB";
@@ -200,7 +202,7 @@ fn nothing_larger_than_its_cause_goes_to_an_unproven_source() {
         ("DATA, 1400 bytes", data(1, 2, 0, &[0; 1400]), Some(12)),
         ("NACK", Nack { code: 1, gen_no: 0, node_no: 0, retry_ms: 0 }.encode().to_vec(), None),
         ("COOKIE", Cookie { relay_no: 1, cookie: [0; 16], ts_ms }.encode(&a.key).to_vec(), None),
-        ("BOUND", w.relay.bound(1, addr("1.2.3.4:5"), ts_ms).encode(&a.key).to_vec(), None),
+        ("BOUND", w.relay.bound(1, Rate::default(), addr("1.2.3.4:5"), ts_ms).encode(&a.key).to_vec(), None),
         ("STUN without attributes", stun(0), None),
         ("STUN of 32 bytes", stun(12), Some(32)),
         ("STUN of 100 bytes", stun(80), Some(32)),
@@ -438,7 +440,8 @@ fn hello_stun_and_nack_have_a_rate_per_source_prefix() {
 
 #[test]
 fn a_session_keeps_to_its_rate() {
-    let limits = ForwardConfig { session_rate: (8_000, 10), ..ForwardConfig::default() };
+    let class = RateClass { session: Rate { kbit: 8_000, burst_kb: 10 }, ..RateClass::NONE };
+    let limits = ForwardConfig { classes: vec![class], ..ForwardConfig::default() };
     let mut w = World::with(limits);
     let (a, b) = (Node::new(NET_A, 1, "192.0.2.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
     let (gen_a, _) = (a.bind(&mut w).gen_no, b.bind(&mut w));

@@ -11,7 +11,10 @@ pub mod forward;
 mod hash;
 mod limit;
 pub mod measure;
+mod police;
+pub mod rates;
 mod session;
+mod share;
 mod stun;
 mod update;
 
@@ -22,6 +25,7 @@ pub use control::{
 };
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
+pub use rates::{Rate, RateClass};
 pub use stun::Measured;
 pub use update::Update;
 

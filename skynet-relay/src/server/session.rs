@@ -14,7 +14,8 @@ use skynet_core::wire::relay::MAX_LANES;
 use super::Local;
 use super::drops::DropReason;
 use super::hash::Seed;
-use super::limit::Bucket;
+use super::police::Account;
+use super::rates::RateClass;
 use super::update::{REFRESH, Update};
 
 /// A session's place in a network.
@@ -47,7 +48,7 @@ pub(super) struct Session {
     is_untold: bool,
     /// The session has moved; until then what is on its way from the old address is still sent on.
     moved_until: Option<Instant>,
-    pub(super) bucket: Bucket,
+    pub(super) account: Account,
 }
 
 /// The limits of a table.
@@ -57,7 +58,6 @@ pub(super) struct TableLimits {
     pub(super) sessions: usize,
     pub(super) per_node: usize,
     pub(super) lifetime: Duration,
-    pub(super) burst: u64,
 }
 
 /// Which of how many threads a table belongs to.
@@ -125,6 +125,11 @@ impl SessionTable {
         self.slots[slot as usize].as_mut().expect("the index names a full slot")
     }
 
+    /// What the session in a slot has used, if there is one.
+    pub(super) fn account_mut(&mut self, slot: u32) -> Option<&mut Account> {
+        Some(&mut self.slots.get_mut(slot as usize)?.as_mut()?.account)
+    }
+
     /// Something came from its client.
     pub(super) fn touch(&mut self, slot: u32, now: Instant) {
         let session = self.session_mut(slot);
@@ -144,7 +149,7 @@ impl SessionTable {
     }
 
     /// Opens, refreshes or moves the session of `key`. The same address keeps its number, also if it now binds at
-    /// another of the relay's; a new address gets a new one and the old address is forgotten.
+    /// another of the relay's; a new address gets a new one and the old address is forgotten. Its slot and number.
     pub(super) fn bind(
         &mut self,
         key: SessionKey,
@@ -152,7 +157,7 @@ impl SessionTable {
         ts_ms: u64,
         rng: &mut Rng,
         now: Instant,
-    ) -> Result<u16, DropReason> {
+    ) -> Result<(u32, u16), DropReason> {
         let slot = match self.by_key.get(&key) {
             Some(&slot) if ts_ms <= self.at(slot).last_ts => return Err(DropReason::Replay),
             Some(&slot) => slot,
@@ -169,7 +174,7 @@ impl SessionTable {
         let gen_no = session.gen_no;
         self.tell(slot, now);
         if before.owner == me && before.addr == Some(addr) {
-            return Ok(gen_no);
+            return Ok((slot, gen_no));
         }
         self.keep_former(before, now);
         if let Some(ousted) = self.by_addr.insert(addr, slot) {
@@ -181,7 +186,7 @@ impl SessionTable {
                 }
             }
         }
-        Ok(gen_no)
+        Ok((slot, gen_no))
     }
 
     /// What a session of this thread was before it moved, for what is still on its way from there.
@@ -323,7 +328,7 @@ impl SessionTable {
             told: now,
             is_untold: false,
             moved_until: None,
-            bucket: Bucket::full(self.limits.burst, now),
+            account: Account::new(&RateClass::NONE, now),
         });
         self.by_key.insert(key, slot);
         Some(slot)
