@@ -10,9 +10,9 @@
 //! in use. Per packet they share nothing.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -20,53 +20,24 @@ use nix::time::{ClockId, clock_gettime};
 use skynet_core::time::Instant;
 
 use crate::clock::Clock;
+use crate::io::desk::{Desk, Desks, ForwardStats};
 use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
-use crate::server::{Action, Drops, ForwardCounters, Forwarder, Update};
+use crate::server::{Action, Forwarder, Update};
 
 const PUBLISH: Duration = Duration::from_secs(1);
 /// Between two looks whether the socket was full.
 const PRESSURE: Duration = Duration::from_millis(100);
+/// Sessions told to whoever asks, of each thread.
+const LISTED: usize = 20_000;
 /// Updates on their way to one thread. What does not fit waits with the sender, a session at most once.
 const INBOX: usize = 4_096;
-
-/// What a thread tells others, at most a second old.
-#[derive(Clone, Default, Debug)]
-pub struct ForwardStats {
-    /// Sessions of this thread.
-    pub sessions: usize,
-    /// Datagrams and bytes.
-    pub counters: ForwardCounters,
-    /// Drops by reason.
-    pub drops: Drops,
-    /// Datagrams the kernel refused to send.
-    pub unsent: u64,
-    /// Datagrams lost because this thread did not come to them: its socket was full.
-    pub overflowed: u64,
-    /// Processor time since its start.
-    pub busy: Duration,
-}
-
-impl ForwardStats {
-    /// Those of all threads together.
-    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut sum = Self::default();
-        for stats in all {
-            sum.sessions += stats.sessions;
-            sum.counters.add(&stats.counters);
-            sum.drops.add(&stats.drops);
-            sum.unsent += stats.unsent;
-            sum.overflowed += stats.overflowed;
-            sum.busy += stats.busy;
-        }
-        sum
-    }
-}
 
 /// The running forwarding threads.
 #[derive(Debug)]
 pub struct ForwardThreads {
     stop: Arc<AtomicBool>,
-    threads: Vec<(Arc<Mutex<ForwardStats>>, thread::JoinHandle<io::Result<()>>)>,
+    desks: Desks,
+    threads: Vec<thread::JoinHandle<io::Result<()>>>,
 }
 
 impl ForwardThreads {
@@ -77,31 +48,36 @@ impl ForwardThreads {
     pub fn start(sockets: Vec<UdpSocket>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
-        let mut threads = Vec::new();
+        let (mut desks, mut threads) = (Vec::new(), Vec::new());
         for (index, ((socket, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
-            let stats = Arc::new(Mutex::new(ForwardStats::default()));
+            let desk = Arc::new(Desk::default());
             let thread =
                 Thread { socket, forwarder, inbox, outbox, clock, unsent: 0, overflowed: 0, lost: 0 };
-            let (stop, published) = (Arc::clone(&stop), Arc::clone(&stats));
+            let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
             let handle = thread::Builder::new()
                 .name(format!("forward-{index}"))
                 .spawn(move || thread.run(&stop, &published))?;
-            threads.push((stats, handle));
+            desks.push(desk);
+            threads.push(handle);
         }
-        Ok(Self { stop, threads })
+        Ok(Self { stop, desks: Desks(desks), threads })
     }
 
     /// The last published figures of each thread.
     pub fn stats(&self) -> Vec<ForwardStats> {
-        let last = |stats: &Mutex<ForwardStats>| stats.lock().map(|stats| stats.clone()).unwrap_or_default();
-        self.threads.iter().map(|(stats, _)| last(stats)).collect()
+        self.desks.stats()
+    }
+
+    /// Where they tell how they are.
+    pub fn desks(&self) -> Desks {
+        self.desks.clone()
     }
 
     /// Whether one has ended without being told to.
     pub fn is_finished(&self) -> bool {
-        self.threads.iter().any(|(_, handle)| handle.is_finished())
+        self.threads.iter().any(thread::JoinHandle::is_finished)
     }
 
     /// Stops all and waits for them, at most a receive timeout.
@@ -110,7 +86,7 @@ impl ForwardThreads {
     /// What ended a thread before.
     pub fn stop(self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        let ended = self.threads.into_iter().map(|(_, handle)| handle.join());
+        let ended = self.threads.into_iter().map(thread::JoinHandle::join);
         let mut result = Ok(());
         for one in ended {
             let one = one.unwrap_or_else(|_| Err(io::Error::other("a forwarding thread panicked")));
@@ -133,7 +109,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self, stop: &AtomicBool, stats: &Mutex<ForwardStats>) -> io::Result<()> {
+    fn run(mut self, stop: &AtomicBool, desk: &Desk) -> io::Result<()> {
         let mut batch = Batch::new();
         let (mut next_publish, mut next_pressure) = (Instant::ZERO, Instant::ZERO);
         while !stop.load(Ordering::Relaxed) {
@@ -168,8 +144,9 @@ impl Thread {
             }
             if now.mono >= next_publish {
                 next_publish = now.mono + PUBLISH;
-                self.publish(stats);
+                self.publish(desk);
             }
+            desk.answer(|| self.forwarder.list_sessions(LISTED, now.mono));
         }
         Ok(())
     }
@@ -189,14 +166,16 @@ impl Thread {
         self.forwarder.handle_pressure(is_pressed, now);
     }
 
-    fn publish(&self, stats: &Mutex<ForwardStats>) {
-        let Ok(mut stats) = stats.try_lock() else { return };
-        stats.sessions = self.forwarder.sessions();
-        stats.counters = self.forwarder.counters();
-        stats.drops = self.forwarder.drops().clone();
-        stats.unsent = self.unsent;
-        stats.overflowed = self.lost;
-        stats.busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(stats.busy, Into::into);
+    fn publish(&self, desk: &Desk) {
+        desk.publish(|stats| {
+            stats.sessions = self.forwarder.sessions();
+            stats.bridged = self.forwarder.bridged_sessions();
+            stats.counters = self.forwarder.counters();
+            stats.drops = self.forwarder.drops().clone();
+            stats.unsent = self.unsent;
+            stats.overflowed = self.lost;
+            stats.busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(stats.busy, Into::into);
+        });
     }
 }
 

@@ -108,6 +108,16 @@ impl UdpSocket {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// Bytes of datagrams that may wait here, as far as the machine allows what was asked for; `None` if it allows all.
+    pub fn small_buffer(&self) -> Option<usize> {
+        // The kernel counts what it keeps of a datagram beside its bytes, and so doubles what was asked.
+        self.socket
+            .recv_buffer_size()
+            .ok()
+            .map(|bytes| bytes / 2)
+            .filter(|bytes| *bytes < SOCKET_BUFFER as usize)
+    }
+
     /// Receives at least one datagram into `batch` and returns how many slots were filled; 0 after [`RECEIVE_TIMEOUT`].
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use super::drops::{DropReason, Drops};
 use super::limit::PrefixLimiter;
 use super::police::Police;
 use super::rates::{Groups, Rate, RateClass};
-use super::session::{SessionKey, SessionTable, Shard, TableLimits};
+use super::session::{SessionKey, SessionTable, SessionView, Shard, TableLimits};
 use super::share::Board;
 use super::stun;
 use super::update::Update;
@@ -194,6 +194,14 @@ impl Forwarder {
     /// Sessions of this part.
     pub fn sessions(&self) -> usize {
         self.table.len()
+    }
+    /// How many of them come by a bridge on this host, that is by TLS.
+    pub fn bridged_sessions(&self) -> usize {
+        self.table.bridged()
+    }
+    /// At most so many of them, for people.
+    pub fn list_sessions(&self, most: usize, now: Instant) -> Vec<SessionView> {
+        self.table.list(most, now)
     }
     /// What was dropped, by reason.
     pub fn drops(&self) -> &Drops {

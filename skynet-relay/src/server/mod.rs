@@ -26,6 +26,7 @@ pub use control::{
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
 pub use rates::{Rate, RateClass};
+pub use session::SessionView;
 pub use stun::Measured;
 pub use update::Update;
 

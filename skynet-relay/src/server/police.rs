@@ -37,6 +37,8 @@ pub(super) struct Account {
     asked: u64,
     work: u64,
     is_active: bool,
+    /// Since the session began.
+    forwarded: u64,
 }
 
 impl Account {
@@ -52,7 +54,16 @@ impl Account {
             asked: 0,
             work: 0,
             is_active: false,
+            forwarded: 0,
         }
+    }
+    /// Its class's number.
+    pub(super) fn class(&self) -> u16 {
+        self.class.number
+    }
+    /// Bytes that were let pass.
+    pub(super) fn forwarded(&self) -> u64 {
+        self.forwarded
     }
     /// Whether it has the same limits.
     pub(super) fn is_like(&self, other: &Self) -> bool {
@@ -130,7 +141,18 @@ impl Police {
         (len, class): (usize, Class),
         now: Instant,
     ) -> Result<(), DropReason> {
-        let len = len as u64;
+        self.decide(slot, account, (len as u64, class), now)?;
+        account.forwarded += len as u64;
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        slot: u32,
+        account: &mut Account,
+        (len, class): (u64, Class),
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if class == Class::Control && account.control.take(len, CONTROL_ALLOWANCE, CONTROL_ALLOWANCE, now) {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 //! session to deliver to. Of the sessions of other threads ([`super::update`]) there are replicas: found by key, never by
 //! address. All memory is reserved at the start; nothing here allocates afterwards.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{HashMap, VecDeque};
 
 use skynet_core::rng::{Rng, RngCore as _};
@@ -27,6 +27,37 @@ pub(super) struct SessionKey {
     pub(super) node_no: u32,
     /// The lane.
     pub(super) lane: u8,
+}
+
+/// A session, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionView {
+    /// The network.
+    pub network_id: [u8; 8],
+    /// The node: its overlay IPv4 address as a number.
+    pub node_no: u32,
+    /// The lane.
+    pub lane: u8,
+    /// Where its datagrams come from.
+    pub addr: SocketAddr,
+    /// Its rate class.
+    pub class: u16,
+    /// Bytes of DATA from it that were sent on.
+    pub bytes: u64,
+    /// How long nothing has come from it.
+    pub silent: Duration,
+}
+
+impl SessionView {
+    /// Whether it comes by a bridge on this host, that is by TLS.
+    pub fn is_bridged(&self) -> bool {
+        is_bridge(self.addr)
+    }
+}
+
+/// Bridges have addresses of their own.
+fn is_bridge(addr: SocketAddr) -> bool {
+    matches!(addr.ip(), IpAddr::V4(ip) if ip.octets()[0] == 127 && ip.octets()[1] >= 128)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,8 +141,34 @@ impl SessionTable {
 
     /// Sessions of this thread, the expired ones not yet swept and those without an address included.
     pub(super) fn len(&self) -> usize {
-        let is_here = |session: &&Session| session.owner == self.shard.index && session.moved_until.is_none();
-        self.slots.iter().flatten().filter(is_here).count()
+        self.own().count()
+    }
+
+    fn own(&self) -> impl Iterator<Item = &Session> {
+        let is_own = |session: &&Session| session.owner == self.shard.index && session.moved_until.is_none();
+        self.slots.iter().flatten().filter(is_own)
+    }
+
+    /// The sessions of this thread that have an address, at most so many.
+    pub(super) fn list(&self, most: usize, now: Instant) -> Vec<SessionView> {
+        let view = |session: &Session| {
+            let (class, bytes) = (session.account.class(), session.account.forwarded());
+            Some(SessionView {
+                network_id: session.key.network_id,
+                node_no: session.key.node_no,
+                lane: session.key.lane,
+                addr: session.addr?,
+                class,
+                bytes,
+                silent: now.saturating_since(session.last_seen),
+            })
+        };
+        self.own().filter_map(view).take(most).collect()
+    }
+
+    /// How many of them come from this host itself: by its own way to those who have no UDP.
+    pub(super) fn bridged(&self) -> usize {
+        self.own().filter(|session| session.addr.is_some_and(is_bridge)).count()
     }
 
     /// The live session bound from `addr`; for a moment also the one that was and has moved.
