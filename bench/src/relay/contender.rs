@@ -103,7 +103,7 @@ fn start_coturn(link: &Link, server: SocketAddrV4, threads: u8) -> anyhow::Resul
     command.args(["--simple-log", "--log-file", "stdout", "--realm", "bench"]);
     command.args(["--pidfile", &file("turnserver.pid"), "--userdb", &file("turndb")]);
     let mut process = link.right().namespace.spawn(command)?;
-    wait_until(START_TIMEOUT, "coturn", || process.log().contains("IPv4. UDP listener opened"))
+    wait_until(START_TIMEOUT, "coturn", || process.log().contains("Total General servers"))
         .with_context(|| process.log())?;
     ensure!(process.is_running(), "coturn has ended:\n{}", process.log());
     Ok(process)

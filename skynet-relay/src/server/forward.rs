@@ -6,7 +6,6 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use skynet_core::crypto;
 use skynet_core::key::Secret;
 use skynet_core::rng::Rng;
 use skynet_core::time::{Duration, Instant, Now};
@@ -17,6 +16,7 @@ use skynet_core::wire::relay::{
 
 use super::Local;
 use super::cluster::ClusterKeys;
+use super::cookie::Cookies;
 use super::drops::{DropReason, Drops};
 use super::limit::PrefixLimiter;
 use super::police::Police;
@@ -32,8 +32,6 @@ pub const LIFETIME: Duration = Duration::from_secs(120);
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Difference between `ts_ms` and the relay's clock that is still accepted.
 const MAX_SKEW_MS: u64 = 30_000;
-/// How long a cookie secret is handed out; it is accepted for as long again.
-const SECRET_LIFETIME: Duration = Duration::from_secs(120);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits of the UDP side.
@@ -120,8 +118,7 @@ pub struct Forwarder {
     config: ForwardConfig,
     keys: ClusterKeys,
     rng: Rng,
-    secrets: [Secret; 2],
-    next_secret: Instant,
+    cookies: Cookies,
     next_sweep: Instant,
     table: SessionTable,
     police: Police,
@@ -177,8 +174,7 @@ impl Forwarder {
         Self {
             police: Police::new(shard, classes, config.uplink_kbit, shared, limits.sessions, now),
             table: SessionTable::new(shard, limits, &mut rng),
-            secrets: [Secret::random(&mut rng), Secret::random(&mut rng)],
-            next_secret: now + SECRET_LIFETIME,
+            cookies: Cookies::new(&mut rng, now),
             next_sweep: now + SWEEP_INTERVAL,
             hello,
             stun,
@@ -259,7 +255,7 @@ impl Forwarder {
     /// Forgets silent sessions and old secrets, and finds new shares.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.police.look(&mut self.table, now);
-        self.rotate(now);
+        self.cookies.rotate(&mut self.rng, now);
         if now >= self.next_sweep {
             self.table.sweep(now);
             self.next_sweep = now + SWEEP_INTERVAL;
@@ -267,7 +263,7 @@ impl Forwarder {
     }
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Instant {
-        let next = self.next_sweep.min(self.next_secret);
+        let next = self.next_sweep.min(self.cookies.poll_timeout());
         self.police.next_look().map_or(next, |look| look.min(next))
     }
 
@@ -308,7 +304,7 @@ impl Forwarder {
             }
             Frame::Bind(f) => {
                 let (key, class, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
-                if !self.cookie_is_valid(&f.cookie, from, &key, now.mono) {
+                if !self.cookies.is_valid(&f.cookie, (from, &key), &mut self.rng, now.mono) {
                     // As if it were HELLO: a node with an old cookie is bound one round trip sooner.
                     return self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono);
                 }
@@ -432,33 +428,9 @@ impl Forwarder {
         if !self.hello.allow(from.ip(), now) {
             return Err(DropReason::HelloRate);
         }
-        self.rotate(now);
-        let cookie =
-            Cookie { relay_no: self.config.relay_no, cookie: cookie_for(&self.secrets[0], from, key), ts_ms };
+        let cookie = self.cookies.make(from, key, &mut self.rng, now);
+        let cookie = Cookie { relay_no: self.config.relay_no, cookie, ts_ms };
         Ok(reply(datagram, &cookie.encode(bind_key)))
-    }
-
-    fn cookie_is_valid(
-        &mut self,
-        cookie: &[u8; 16],
-        from: SocketAddr,
-        key: &SessionKey,
-        now: Instant,
-    ) -> bool {
-        self.rotate(now);
-        self.secrets.iter().any(|secret| crypto::mac_eq(&cookie_for(secret, from, key), cookie))
-    }
-
-    fn rotate(&mut self, now: Instant) {
-        if now < self.next_secret {
-            return;
-        }
-        self.secrets.swap(0, 1);
-        self.secrets[0] = Secret::random(&mut self.rng);
-        if now >= self.next_secret + SECRET_LIFETIME {
-            self.secrets[1] = Secret::random(&mut self.rng);
-        }
-        self.next_secret = now + SECRET_LIFETIME;
     }
 
     fn bound(&self, gen_no: u16, rate: Rate, observed: SocketAddr, ts_ms: u64) -> Bound {
@@ -492,12 +464,6 @@ impl Forwarder {
         let nack = Nack { code: code as u8, gen_no, node_no, retry_ms: 1000 };
         Ok(reply(datagram, &nack.encode()))
     }
-}
-
-fn cookie_for(secret: &Secret, from: SocketAddr, key: &SessionKey) -> [u8; 16] {
-    let parts: [&[u8]; 4] =
-        [&address::encode(from), &key.network_id, &key.node_no.to_be_bytes(), &[key.lane]];
-    crypto::mac16(secret.expose(), &parts)
 }
 
 fn reply(datagram: &mut [u8], answer: &[u8]) -> Action {

@@ -6,6 +6,7 @@
 pub mod cluster;
 mod connection;
 pub mod control;
+mod cookie;
 pub mod drops;
 pub mod forward;
 mod hash;
