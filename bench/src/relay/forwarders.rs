@@ -67,7 +67,8 @@ enum Figure {
 }
 
 impl Shape {
-    /// Windows are what the relay's sockets hold: coturn's are the system's default and lose what is above.
+    /// The same window for both, but for one pair in bulk: there eight trains keep our relay busy. coturn, whose sockets
+    /// have the system's default buffer, was not tried with more.
     fn of(scenario: &Scenario, contender: Contender) -> Self {
         let (train, window) = match (scenario.is_bulk, contender) {
             (true, Contender::Skynet) => (32, 256 / scenario.pairs.min(4)),
