@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use skynet_relay::clock::{Clock, os_rng};
+use skynet_relay::config::Config;
 use skynet_relay::io::control::Directory as _;
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
@@ -29,7 +30,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let sockets = Sockets::bind(args.listen)?;
+    let sockets = Sockets::bind(args.listen, 1)?;
     let (clock, mut rng) = (Clock::new(), os_rng()?);
     let network = load_network(&args.dir)?;
     let orders = Orders::default();
@@ -50,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         cluster_key: network.cluster_key,
         directory: EvilDirectory::new(honest, loot, orders, rng.array()),
         status_socket: None,
+        config: Config::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
