@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::ops::Bound;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +12,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Committed, Expect, Group, Store, StoreError, Transaction, Versioned, View, Write};
+use super::{Committed, Expect, Group, Store, StoreError, Transaction, Versioned, View, Write, above};
 
 /// Key → (revision, value).
 const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("skynet directory");
@@ -260,12 +259,8 @@ fn read_range(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<(String, Versioned)>, StoreError> {
-    let start = match after {
-        Some(after) if after >= prefix => Bound::Excluded(after),
-        _ => Bound::Included(prefix),
-    };
     let mut found = Vec::new();
-    for entry in table.range::<&str>((start, Bound::Unbounded)).map_err(unavailable)?.take(limit) {
+    for entry in table.range::<&str>(above(prefix, after)).map_err(unavailable)?.take(limit) {
         let (key, value) = entry.map_err(unavailable)?;
         if !key.value().starts_with(prefix) {
             break;

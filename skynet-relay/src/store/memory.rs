@@ -1,10 +1,9 @@
 //! The store of simulations and tests: the contract without the disk.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Committed, Expect, Store, StoreError, Transaction, Versioned, View, Write};
+use super::{Committed, Expect, Store, StoreError, Transaction, Versioned, View, Write, above};
 
 /// Keys and values in memory; "durable" as long as it lives.
 #[derive(Default, Debug)]
@@ -39,12 +38,8 @@ impl View for MemoryStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Versioned)>, StoreError> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
         let content = self.lock();
-        let keys = content.keys.range::<str, _>((start, Bound::Unbounded));
+        let keys = content.keys.range::<str, _>(above(prefix, after));
         let matching = keys.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
         Ok(matching.map(|(key, value)| (key.clone(), value.clone())).collect())
     }

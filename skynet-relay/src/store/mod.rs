@@ -18,7 +18,9 @@ mod memory;
 pub use file::RedbStore;
 pub use memory::MemoryStore;
 
+use std::ops::Bound;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 256;
@@ -159,6 +161,42 @@ pub trait Store: View + Send + Sync {
 pub trait Group: Store {
     /// Makes all of them durable, or none.
     fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Where the keys of a [`View::range`] begin; it ends with the first that has another prefix.
+fn above<'a>(prefix: &'a str, after: Option<&'a str>) -> (Bound<&'a str>, Bound<&'a str>) {
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    (start, Bound::Unbounded)
+}
+
+// A store that several own, or that outlives its relay as a file does.
+
+impl<S: View> View for Arc<S> {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        (**self).get(key)
+    }
+
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Versioned)>, StoreError> {
+        (**self).range(prefix, after, limit)
+    }
+}
+
+impl<S: Store> Store for Arc<S> {
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        (**self).commit(transaction)
+    }
+
+    fn group(&self) -> Result<Option<Box<dyn Group + '_>>, StoreError> {
+        (**self).group()
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
     Measure, Server, StreamOutput,
 };
-use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
+use skynet_relay::store::MemoryStore;
 
 use super::{Host, MemberNetwork, Queue, StreamCommand, StreamEvent, StreamId, Transmit};
 
@@ -51,7 +51,7 @@ pub struct RelayHost {
 impl RelayHost {
     /// A relay at `local` that has not started.
     pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let directory = Box::new(LocalDirectory::new(network.registrar(), SharedStore(store)));
+        let directory = Box::new(LocalDirectory::new(network.registrar(), store));
         Self {
             network,
             local,
@@ -145,31 +145,6 @@ impl RelayHost {
             }
         }
         self.server = Some(server);
-    }
-}
-
-/// A store that outlives the relay, as a file does.
-#[derive(Clone, Debug)]
-struct SharedStore(Arc<MemoryStore>);
-
-impl View for SharedStore {
-    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
-        self.0.get(key)
-    }
-
-    fn range(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, Versioned)>, StoreError> {
-        self.0.range(prefix, after, limit)
-    }
-}
-
-impl Store for SharedStore {
-    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
-        self.0.commit(transaction)
     }
 }
 
