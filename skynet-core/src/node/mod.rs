@@ -218,6 +218,16 @@ impl Node {
         self.ports.observed()
     }
 
+    /// Whether the control channel is open and we are joined on it.
+    pub fn is_joined(&self) -> bool {
+        self.membership.as_ref().is_some_and(|m| m.is_connected())
+    }
+
+    /// Whether our session at the relay is open.
+    pub fn is_bound(&self) -> bool {
+        self.ports.main_client().is_some_and(|(_, client)| client.is_up())
+    }
+
     /// Our static public key.
     pub fn public_key(&self) -> PublicKey {
         self.local.public()
