@@ -165,7 +165,7 @@ impl<D: Directory> EvilDirectory<D> {
         found
     }
 
-    /// Every member with each trick played on it, after the honest list or in its place.
+    /// Members with each trick played on them, in place of the honest list.
     fn lie_in_list(&mut self, listed: Vec<Listed>, now: UnixTime) -> Vec<Listed> {
         let tricks = self.orders.get();
         if tricks.is_empty() {
@@ -173,8 +173,10 @@ impl<D: Directory> EvilDirectory<D> {
         }
         let mut lies = Vec::new();
         let mut bytes = 0;
-        for found in &listed {
-            for trick in &tricks {
+        for (k, trick) in tricks.iter().enumerate() {
+            // Few of each kind, that all kinds find room; what was replaced may be one of many.
+            let all = *trick == Trick::RollBack || tricks.len() == 1;
+            for (_, found) in listed.iter().enumerate().filter(|(i, _)| all || *i == k % listed.len()) {
                 let Some(bundle) = self.corrupt(*trick, found, now) else { continue };
                 bytes += bundle.len() + 8;
                 if bytes < MAX_LIST_BYTES {
