@@ -25,10 +25,6 @@ use worker::{Report, WorkerArgs};
 /// Nodes of one process: each has two descriptors.
 const PER_PROCESS: u32 = 2_500;
 const LOOK: Duration = Duration::from_millis(100);
-/// After everybody has joined, until nothing more is said.
-const SETTLE: Duration = Duration::from_secs(10);
-/// How long the others are listened to after one has joined.
-const JOIN_WINDOW: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
 #[command(version, about = "Thousands of virtual agents at one real relay")]
@@ -57,6 +53,12 @@ struct Load {
     /// Seconds over which the idle relay is watched.
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// Seconds until nothing more is said after everybody has joined, and for which the others are listened to after one more has.
+    #[arg(long, default_value_t = 25)]
+    settle: u64,
+    /// Members each learns in the background.
+    #[arg(long, default_value_t = 8)]
+    known: usize,
     /// Pairs that talk through the relay.
     #[arg(long, default_value_t = 100)]
     pairs: u32,
@@ -107,7 +109,13 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     let processes = load.nodes.div_ceil(PER_PROCESS);
     for k in 0..processes {
         let nodes = PER_PROCESS.min(load.nodes - k * PER_PROCESS);
-        workers.push(Worker::start(&relay.token, k * PER_PROCESS, nodes, load.rate.div_ceil(processes))?);
+        workers.push(Worker::start(
+            &relay.token,
+            k * PER_PROCESS,
+            nodes,
+            load.rate.div_ceil(processes),
+            load.known,
+        )?);
     }
     let patience = Duration::from_secs(60) + Duration::from_secs(1) * load.nodes / load.rate.max(1);
     let all = |workers: &[Worker]| total(workers).joined == load.nodes && total(workers).bound == load.nodes;
@@ -115,7 +123,8 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     let joined_after_s = clock.elapsed().as_secs_f64();
     say(load, &format!("{} nodes joined and bound after {joined_after_s:.1} s", load.nodes));
 
-    std::thread::sleep(SETTLE);
+    let settle = Duration::from_secs(load.settle);
+    std::thread::sleep(settle);
     let (start, cpu) = (clock.elapsed(), relay.cpu_s()?);
     std::thread::sleep(Duration::from_secs(load.idle));
     let idle = (relay.cpu_s()? - cpu) / (clock.elapsed() - start).as_secs_f64() * 100.0;
@@ -123,9 +132,9 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     say(load, &format!("idle: {idle:.2} % of a core, {} KiB", rss));
 
     let before = total(&workers);
-    let newcomer = Worker::start(&relay.token, load.nodes, 1, 1)?;
+    let newcomer = Worker::start(&relay.token, load.nodes, 1, 1, load.known)?;
     wait(Duration::from_secs(20), || newcomer.report().bound == 1, || "the newcomer".to_owned())?;
-    std::thread::sleep(JOIN_WINDOW);
+    std::thread::sleep(settle);
     let after = total(&workers);
     drop(newcomer);
 
@@ -136,7 +145,6 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     let delivered = total(&workers).delivered;
     say(load, &format!("{delivered} of {sent} packets between pairs"));
 
-    let cpu_before = 0.0;
     let killed = clock.elapsed();
     relay.kill_and_restart()?;
     // Until the first report without them.
@@ -153,7 +161,7 @@ fn measure(load: &Load) -> anyhow::Result<()> {
         packets_between_pairs: delivered,
         packets_sent_by_pairs: sent,
         back_after_s,
-        cpu_s_to_come_back: relay.cpu_s()? - cpu_before,
+        cpu_s_to_come_back: relay.cpu_s()?,
         join_costs_others_bytes: after.heard_bytes - before.heard_bytes,
         join_costs_others_messages: after.heard_messages - before.heard_messages,
     };
@@ -185,11 +193,7 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(tcp.local_addr()?)
 }
 
-fn wait(
-    within: Duration,
-    mut done: impl FnMut() -> bool,
-    state: impl Fn() -> String,
-) -> anyhow::Result<()> {
+fn wait(within: Duration, mut done: impl FnMut() -> bool, state: impl Fn() -> String) -> anyhow::Result<()> {
     let clock = Clock::new();
     while !done() {
         ensure!(clock.elapsed() < within, "not within {within:?}: {}", state());
@@ -216,10 +220,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(token: &str, first: u32, nodes: u32, rate: u32) -> anyhow::Result<Self> {
+    fn start(token: &str, first: u32, nodes: u32, rate: u32, known: usize) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["worker", "--token", token, "--first", &first.to_string()]);
         command.args(["--nodes", &nodes.to_string(), "--rate", &rate.to_string()]);
+        command.args(["--known", &known.to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().context("no input")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?).lines();

@@ -180,7 +180,8 @@ async fn next_bytes(
     heard: &Heard,
 ) -> StreamEvent {
     loop {
-        let interest = if unsent.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let interest =
+            if unsent.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         let Ok(ready) = stream.ready(interest).await else { return StreamEvent::Closed };
         if ready.is_writable()
             && !unsent.is_empty()

@@ -47,7 +47,8 @@ impl Relay {
     pub(crate) fn cpu_s(&self) -> anyhow::Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).context("no processor time");
+        let ticks =
+            |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).context("no processor time");
         // utime and stime, the 14th and 15th field, in hundredths of a second on every Linux.
         Ok((ticks(11)? + ticks(12)?) as f64 / 100.0)
     }
@@ -60,7 +61,11 @@ impl Drop for Relay {
     }
 }
 
-fn spawn(program: &Path, directory: &Path, address: SocketAddr) -> anyhow::Result<(Child, serde_json::Value)> {
+fn spawn(
+    program: &Path,
+    directory: &Path,
+    address: SocketAddr,
+) -> anyhow::Result<(Child, serde_json::Value)> {
     let mut command = Command::new(program);
     command.args(["up", "--json", "--user", "root", "--network-name", "load", "--range", "10.16.0.0/12"]);
     command.arg("--dir").arg(directory).arg("--listen").arg(address.to_string());

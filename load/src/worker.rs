@@ -136,11 +136,8 @@ fn config(args: &WorkerArgs, n: u32, local: SocketAddr) -> AgentConfig {
 }
 
 fn report_of(nodes: &[Rc<Node>], heard: &Heard) -> Report {
-    let mut report = Report {
-        heard_bytes: heard.bytes.get(),
-        heard_messages: heard.messages.get(),
-        ..Report::default()
-    };
+    let mut report =
+        Report { heard_bytes: heard.bytes.get(), heard_messages: heard.messages.get(), ..Report::default() };
     for node in nodes {
         let node = node.host.borrow();
         report.joined += u32::from(node.is_joined());
@@ -154,8 +151,7 @@ fn report_of(nodes: &[Rc<Node>], heard: &Heard) -> Report {
 fn talk(nodes: &[Rc<Node>], pairs: usize, clock: Clock) {
     for pair in nodes.chunks_exact(2).take(pairs) {
         let Some(to) = pair[1].host.borrow().addresses().map(|a| a.ipv4) else { continue };
-        let flow =
-            Flow::new(to, clock.now().mono, CoreDuration::from_millis(100), PACKETS, 200);
+        let flow = Flow::new(to, clock.now().mono, CoreDuration::from_millis(100), PACKETS, 200);
         pair[0].host.borrow_mut().application_mut().start(flow);
         pair[0].wake.notify_one();
     }

@@ -15,8 +15,8 @@ use skynet_core::wire::relay::{
     Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, Keep, Nack, TICKET_LEN, Ticket, bind_key,
 };
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local, Measure,
-    StoreReply, StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
+    Measure, StoreReply, StreamOutput,
 };
 
 const NETS: [[u8; 8]; 2] = [*b"networkA", *b"networkB"];
@@ -95,7 +95,8 @@ impl World {
         let (Action::Reply { len }, bytes) = self.handle(node.from, &node.hello(self.ms)) else { panic!() };
         let Ok(Frame::Cookie(f)) = Frame::parse(&bytes[..len]) else { panic!() };
         self.ms += 1;
-        let (Action::Reply { len }, bytes) = self.handle(node.from, &node.bind_frame(self.ms, f.cookie)) else {
+        let (Action::Reply { len }, bytes) = self.handle(node.from, &node.bind_frame(self.ms, f.cookie))
+        else {
             panic!()
         };
         let Ok(Frame::Bound(f)) = Frame::parse(&bytes[..len]) else { panic!() };
@@ -184,7 +185,11 @@ fn whoever_has_proven_nothing_gets_no_more_bytes_or_packets_than_it_sent() {
             assert!(measured.len <= bytes.len());
         }
     }
-    println!("out/in: {:.3} bytes, {:.3} packets", got[0] as f64 / sent[0] as f64, got[1] as f64 / sent[1] as f64);
+    println!(
+        "out/in: {:.3} bytes, {:.3} packets",
+        got[0] as f64 / sent[0] as f64,
+        got[1] as f64 / sent[1] as f64
+    );
     assert!(got[1] > 10_000, "the samples are answered at all: {got:?}");
 }
 
@@ -195,7 +200,8 @@ fn nothing_crosses_from_one_network_to_the_other_and_strangers_move_nothing() {
     let mut nodes = Vec::new();
     for (k, net) in NETS.into_iter().enumerate() {
         for node_no in 1..=8_u8 {
-            let mut node = Node::new(net, node_no.into(), ([192, 0, 2, 16 * k as u8 + node_no], 1_000).into());
+            let mut node =
+                Node::new(net, node_no.into(), ([192, 0, 2, 16 * k as u8 + node_no], 1_000).into());
             w.bind(&mut node);
             nodes.push(node);
         }

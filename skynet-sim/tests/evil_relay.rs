@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use skynet_core::node::Refusal;
 use skynet_core::time::{Duration, Instant};
+use skynet_sim::overlay::Offer;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
-use skynet_sim::overlay::Offer;
 use skynet_sim::{HostId, Overlay};
 use skynet_tests::evil::{EvilDirectory, Loot, Orders, Trick};
 
@@ -70,7 +70,10 @@ impl World {
         self.o.world_mut().run_for(Duration::from_secs(seconds)).unwrap();
     }
 
-    fn restart_relay(&mut self, make: impl FnOnce(skynet_sim::host::RelayHost) -> skynet_sim::host::RelayHost) {
+    fn restart_relay(
+        &mut self,
+        make: impl FnOnce(skynet_sim::host::RelayHost) -> skynet_sim::host::RelayHost,
+    ) {
         let (loot, orders) = (self.loot.clone(), self.orders.clone());
         self.o.stop_relay(Stop::Kill);
         self.o.start_relay_as(|relay| {
@@ -98,9 +101,15 @@ impl World {
         let [a, b, ..] = self.agents;
         for (heard, before) in self.heard().into_iter().zip(before) {
             // One may be under way.
-            assert!(u128::from(heard - before) + 1 >= sent, "{heard} - {before} of {sent}\n{}", self.o.report());
+            assert!(
+                u128::from(heard - before) + 1 >= sent,
+                "{heard} - {before} of {sent}\n{}",
+                self.o.report()
+            );
         }
-        assert!([(a, b), (b, a)].iter().all(|(from, to)| self.o.received(*from, *to).unwrap().duplicates == 0));
+        assert!(
+            [(a, b), (b, a)].iter().all(|(from, to)| self.o.received(*from, *to).unwrap().duplicates == 0)
+        );
         assert!(self.o.is_direct(a, b), "{}", self.o.report());
     }
 

@@ -143,8 +143,11 @@ impl Mallory {
     /// If the call cannot be sent.
     pub fn call(&mut self, victim: &Member, addresses: &[SocketAddr]) -> anyhow::Result<()> {
         let kinds = (0..6).cycle();
-        let candidates =
-            addresses.iter().zip(kinds).map(|(&addr, kind)| CallCandidate { kind, prio: 255, addr }).collect();
+        let candidates = addresses
+            .iter()
+            .zip(kinds)
+            .map(|(&addr, kind)| CallCandidate { kind, prio: 255, addr })
+            .collect();
         let call = Call {
             txid: u64::from_be_bytes(self.rng.array()),
             round: 1,

@@ -8,9 +8,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{AskArgs, Exit, Failure, format};
-use crate::api::{
-    AgentState, Client, PeerReport, PortMappingReport, RefusedReport, Request, StatusReport,
-};
+use crate::api::{AgentState, Client, PeerReport, PortMappingReport, RefusedReport, Request, StatusReport};
 
 #[derive(Args)]
 pub(super) struct StatusArgs {
@@ -212,16 +210,19 @@ mod tests {
             offloads_off: [("udp-gso".to_owned(), "switched off".to_owned())].into(),
             offload_fallbacks: std::collections::BTreeMap::new(),
             drops: std::collections::BTreeMap::new(),
-            refused: [("forged", "documents that nobody entitled has signed", true), ("taken", "a name", false)]
-                .map(|(reason, words, lie)| RefusedReport {
-                    relay: "192.0.2.1:3478".to_owned(),
-                    reason: reason.to_owned(),
-                    words: words.to_owned(),
-                    lie,
-                    count: 3,
-                    age_s: 1,
-                })
-                .into(),
+            refused: [
+                ("forged", "documents that nobody entitled has signed", true),
+                ("taken", "a name", false),
+            ]
+            .map(|(reason, words, lie)| RefusedReport {
+                relay: "192.0.2.1:3478".to_owned(),
+                reason: reason.to_owned(),
+                words: words.to_owned(),
+                lie,
+                count: 3,
+                age_s: 1,
+            })
+            .into(),
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820

@@ -538,7 +538,10 @@ impl MembershipAgent {
         }
         // My own address and name are mine, whoever else was let in with them.
         if member.v4() == me.v4() || member.name() == me.name() {
-            return Err((Refusal::Taken, format!("{} at {}, which is this node", member.name(), member.v4())));
+            return Err((
+                Refusal::Taken,
+                format!("{} at {}, which is this node", member.name(), member.v4()),
+            ));
         }
         let what = format!("{} at {}", member.name(), member.v4());
         match self.directory.insert(member.clone(), online) {

@@ -130,8 +130,11 @@ impl Roster {
 
     fn schedule(&mut self, now: Instant) {
         let spread = LARGE_INTERVAL.as_millis() as u64;
-        let wait =
-            if self.large { LARGE_INTERVAL + Duration::from_millis(self.rng.below(spread)) } else { INTERVAL };
+        let wait = if self.large {
+            LARGE_INTERVAL + Duration::from_millis(self.rng.below(spread))
+        } else {
+            INTERVAL
+        };
         self.next = Some(now + wait);
     }
 }

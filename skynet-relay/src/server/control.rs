@@ -17,8 +17,8 @@ use skynet_core::wire::relay::{Ticket, bind_key};
 
 use super::cluster::ClusterKeys;
 use super::connection::{
-    Connection, FAIR_UNSENT, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MAX_UNSENT_TOGETHER, MemberKey,
-    REQUEST_RATE, denied_within,
+    Connection, FAIR_UNSENT, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MAX_UNSENT_TOGETHER,
+    MemberKey, REQUEST_RATE, denied_within,
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;

@@ -79,7 +79,15 @@ impl MemberNetwork {
         let delegation = delegation.sign(&root).expect(sound).into_signed();
         let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
         let token = token.encode().to_string();
-        Self { genesis, manifest, old_manifest, registrar, relay_key, cluster_key: Secret::random(&mut rng), token }
+        Self {
+            genesis,
+            manifest,
+            old_manifest,
+            registrar,
+            relay_key,
+            cluster_key: Secret::random(&mut rng),
+            token,
+        }
     }
 
     /// The join token as text.

@@ -75,7 +75,11 @@ fn floods_leave(story: &Story, per_second: u64, offered: u64, seconds: u32) {
         let got = goodput(story, offered, seconds);
         let rate = flood.sent() as f64 / start.elapsed().as_secs_f64();
         drop(flood);
-        println!("{what}, {rate:.0} per second: {:.1} Mbit/s, {:.1} % of the offer", got / 1e6, got / offered as f64 * 100.0);
+        println!(
+            "{what}, {rate:.0} per second: {:.1} Mbit/s, {:.1} % of the offer",
+            got / 1e6,
+            got / offered as f64 * 100.0
+        );
         assert!(rate >= per_second as f64 * 0.8, "the flood itself is too slow: {rate:.0}");
         assert!(got >= offered as f64 * 0.9, "{what}: {got:.0} of {offered}");
     }
@@ -117,8 +121,7 @@ fn silent_connections_and_slow_readers_keep_nobody_out() {
     let lab = Lab::builder("silent").relay().cloud("a", NatKind::Public, 2).build().unwrap();
     let mut story = Story::begin(lab);
     story.fleet.agent_mut("a2").kill().unwrap();
-    let mut mallory =
-        Mallory::join(story.lab.host("a2"), story.fleet.relay().token(), "mallory").unwrap();
+    let mut mallory = Mallory::join(story.lab.host("a2"), story.fleet.relay().token(), "mallory").unwrap();
     mallory.ask_without_reading(250).unwrap();
     let start = clock::now();
     let held = half_open(story.lab.internet(), story.fleet.relay().address(), 5_000);
@@ -127,13 +130,17 @@ fn silent_connections_and_slow_readers_keep_nobody_out() {
     let joined = story.fleet.agent("a2").wait_joined(JOIN).unwrap();
     let status = story.fleet.agent("a1").status().unwrap();
     assert!(status.relays.iter().all(|r| r.control && r.bound), "{status:?}");
-    let memory = std::fs::read_to_string(format!("/proc/{}/status", story.fleet.relay().id().unwrap())).unwrap();
+    let memory =
+        std::fs::read_to_string(format!("/proc/{}/status", story.fleet.relay().id().unwrap())).unwrap();
     let rss: u64 = memory
         .lines()
         .find(|line| line.starts_with("VmRSS"))
         .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
         .unwrap();
-    println!("{} silent connections within {took:.1?}: an agent joins after {joined:.1?}; the relay takes {rss} kB", held.len());
+    println!(
+        "{} silent connections within {took:.1?}: an agent joins after {joined:.1?}; the relay takes {rss} kB",
+        held.len()
+    );
     assert!(held.len() >= 4_900, "{}", held.len());
     assert!(rss < 128 * 1024, "{rss} kB");
     story.end();
@@ -145,16 +152,21 @@ fn a_relay_with_64_descriptors_goes_on_accepting() {
     let mut binaries = Binaries::find().unwrap();
     let script = lab.logs().join("few-descriptors");
     std::fs::create_dir_all(lab.logs()).unwrap();
-    std::fs::write(&script, format!("#!/bin/sh\nulimit -n 64\nexec {} \"$@\"\n", binaries.relay.display())).unwrap();
+    std::fs::write(&script, format!("#!/bin/sh\nulimit -n 64\nexec {} \"$@\"\n", binaries.relay.display()))
+        .unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     binaries.relay = script;
     let relay = Relay::start(&lab, &binaries).unwrap();
     let address = relay.address();
     let fleet = Fleet::joined_to(&lab, relay, &["a1"], &Extra::default(), JOIN).unwrap();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", fleet.relay().id().unwrap())).unwrap();
-    assert!(limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 64 ")), "{limits}");
+    assert!(
+        limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 64 ")),
+        "{limits}"
+    );
     let held = half_open(lab.internet(), address, 500);
-    let agent = skynet_tests::fleet::Agent::start(&lab, "a2", &Binaries::find().unwrap(), fleet.relay().token());
+    let agent =
+        skynet_tests::fleet::Agent::start(&lab, "a2", &Binaries::find().unwrap(), fleet.relay().token());
     let joined = agent.unwrap().wait_joined(JOIN).unwrap();
     println!("64 descriptors, {} silent connections: an agent joins after {joined:.1?}", held.len());
     let status = fleet.agent("a1").status().unwrap();

@@ -24,7 +24,8 @@ fn an_evil_relay_is_refused_and_named_in_status_and_direct_flows_go_on() {
         .unwrap();
     let mut story = Story::begin(lab);
     story.fleet.wait_path("a1", "b1", PathKind::Direct, DIRECT).unwrap();
-    let truth = ["a1", "b1", "c1", "c2"].map(|host| (host, story.fleet.agent(host).overlay_address().unwrap()));
+    let truth =
+        ["a1", "b1", "c1", "c2"].map(|host| (host, story.fleet.agent(host).overlay_address().unwrap()));
     // A store from before, with documents that are replaced afterwards: agents that start anew tell another record.
     let store = story.fleet.relay().directory().join("directory.redb");
     story.fleet.relay_mut().kill().unwrap();
@@ -50,7 +51,12 @@ fn an_evil_relay_is_refused_and_named_in_status_and_direct_flows_go_on() {
     let (directory, address) = (story.fleet.relay().directory().to_owned(), story.fleet.relay().address());
     story.fleet.relay_mut().kill().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_skynet-evil-relay"));
-    command.arg("--dir").arg(&directory).args(["--listen", &address.to_string()]).arg("--old-store").arg(&old);
+    command
+        .arg("--dir")
+        .arg(&directory)
+        .args(["--listen", &address.to_string()])
+        .arg("--old-store")
+        .arg(&old);
     let evil = story.lab.relay().spawn(command).unwrap();
 
     let labels: Vec<&str> = Trick::ALL

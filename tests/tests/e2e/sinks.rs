@@ -71,8 +71,7 @@ fn agents_send_nothing_to_forbidden_addresses_that_a_member_tells_in_any_spellin
     let mut story = Story::begin(lab);
     // The one beside the victim a1 turns.
     story.fleet.agent_mut("a2").kill().unwrap();
-    let mut mallory =
-        Mallory::join(story.lab.host("a2"), story.fleet.relay().token(), "mallory").unwrap();
+    let mut mallory = Mallory::join(story.lab.host("a2"), story.fleet.relay().token(), "mallory").unwrap();
     let mut hostile: Vec<SocketAddr> = TABLE
         .lines()
         .filter(|line| !line.starts_with('#'))

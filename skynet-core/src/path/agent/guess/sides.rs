@@ -128,9 +128,7 @@ impl PathAgent {
     pub(super) fn begin_volley(&mut self, call: &Call, guesses: u32) {
         let offered = call.candidates.iter().filter_map(Candidate::from_call);
         let reflexive = |c: &Candidate| {
-            c.kind == CandidateKind::ServerReflexive
-                && c.addr.is_ipv4()
-                && self.may_probe(c.addr)
+            c.kind == CandidateKind::ServerReflexive && c.addr.is_ipv4() && self.may_probe(c.addr)
         };
         let Some(base) = offered.into_iter().find(reflexive).map(|c| c.addr) else { return };
         let ports = Ports::new(base.port(), self.guess.peer_nat.step(), guesses, &mut self.rng);
