@@ -108,7 +108,7 @@ fn initiation_for(
     let (mut indices, mut timestamps) = (IndexAllocator::new(), TimestampClock::new(Tai64n::ZERO));
     let mut cx = Context { local: &local, indices: &mut indices, timestamps: &mut timestamps, rng: &mut rng };
     session.initiate(now_at(Instant::ZERO), &mut cx);
-    (member, session.poll_transmit().unwrap())
+    (member, session.poll_transmit().unwrap().to_vec())
 }
 
 #[test]

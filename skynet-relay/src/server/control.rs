@@ -4,6 +4,8 @@
 //! [`StoreRequest`], and the member is answered only after the shell has called
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
+mod room;
+
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,6 +24,7 @@ use super::connection::{
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use room::release;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -547,28 +550,6 @@ impl ControlServer {
         }
     }
 
-    /// Whether one more may come from `source` that has not joined. If there are too many, the oldest goes that has not even
-    /// begun the handshake, of this source or of the one with the most: so whoever only holds connections open keeps
-    /// nobody out.
-    fn make_room_for(&mut self, source: u64) -> bool {
-        let of_source = self.unjoined.get(&source).map_or(0, BTreeSet::len);
-        let all: usize = self.unjoined.values().map(BTreeSet::len).sum();
-        let crowded = if of_source >= usize::from(self.config.max_unjoined_per_prefix) {
-            Some(source)
-        } else if all >= self.config.max_unjoined {
-            self.unjoined.iter().max_by_key(|(_, held)| held.len()).map(|(source, _)| *source)
-        } else {
-            return true;
-        };
-        let held = crowded.and_then(|source| self.unjoined.get(&source)).into_iter().flatten();
-        let idle = |conn: &&ConnId| {
-            self.connections.get(conn).is_some_and(|c| !c.channel.is_established() && c.member.is_none())
-        };
-        let Some(victim) = held.into_iter().find(idle).copied() else { return false };
-        self.close(victim, DropReason::TooManyUnjoined);
-        true
-    }
-
     fn close(&mut self, conn: ConnId, reason: DropReason) {
         self.drops.count(reason);
         self.flush_last_words(conn);
@@ -603,15 +584,6 @@ impl ControlServer {
 
 /// Most members asked of the store at once; a frame holds fewer.
 const MAX_LISTED: u16 = 256;
-
-fn release(unjoined: &mut BTreeMap<u64, BTreeSet<ConnId>>, source: u64, conn: ConnId) {
-    if let Some(held) = unjoined.get_mut(&source) {
-        held.remove(&conn);
-        if held.is_empty() {
-            unjoined.remove(&source);
-        }
-    }
-}
 
 #[cfg(test)]
 #[path = "control_tests.rs"]
