@@ -17,9 +17,7 @@ use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::enrol::RECORD_LIFETIME;
-use crate::member::{
-    Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
-};
+use crate::member::{Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt};
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS};
 use crate::node::event::{Addresses, ControlStreamEvent};
 use crate::node::refused::{Refusal, RefusedTable};
