@@ -141,7 +141,7 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     let each = (load.pairs / processes).max(1);
     workers.iter_mut().try_for_each(|w| w.order(&each.to_string()))?;
     let sent = u64::from(each * processes) * 20;
-    let _some = wait(Duration::from_secs(20), || total(&workers).delivered >= sent, || String::new());
+    let _some = wait(Duration::from_secs(20), || total(&workers).delivered >= sent, String::new);
     let delivered = total(&workers).delivered;
     say(load, &format!("{delivered} of {sent} packets between pairs"));
 

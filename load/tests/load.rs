@@ -1,7 +1,5 @@
 //! The generator itself, with a tenth of the nodes: the bars are those of all of them.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by it")]
-
 use std::path::Path;
 use std::process::Command;
 

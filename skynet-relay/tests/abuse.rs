@@ -106,9 +106,7 @@ impl World {
 
 /// Every kind of frame, as right as somebody without a session can make it.
 fn samples(member: &Node, ms: u64) -> Vec<Vec<u8>> {
-    let stun = |len, change_port, response_port| {
-        Request { len, change_port, response_port, ..Request::default() }.encode([5; 12])
-    };
+    let stun = |len, change_port, response_port| Request { len, change_port, response_port }.encode([5; 12]);
     let mut software = stun(0, false, None);
     software.truncate(20);
     software[2..4].copy_from_slice(&16_u16.to_be_bytes());
@@ -400,7 +398,8 @@ fn half_open_connections_keep_nobody_out() {
     for sources in [1, 3, 40, 5_000] {
         let mut w = Control::new();
         for n in 0..5_000_u32 {
-            let source = SocketAddr::from(([198, 18, (n % sources >> 8) as u8, (n % sources) as u8], 1_000));
+            let source =
+                SocketAddr::from(([198, 18, ((n % sources) >> 8) as u8, (n % sources) as u8], 1_000));
             w.server.handle_stream_opened(ConnId(n.into()), source, w.now);
             w.clients.insert(
                 ConnId(n.into()),

@@ -14,9 +14,7 @@ pub fn raise() -> usize {
     }
     let wanted = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: the call only reads the struct.
-    if limit.rlim_cur < limit.rlim_max
-        && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) } == 0
-    {
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) } == 0 {
         limit = wanted;
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
