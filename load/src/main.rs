@@ -24,6 +24,8 @@ use worker::{Report, WorkerArgs};
 
 /// Nodes of one process: each has two descriptors.
 const PER_PROCESS: u32 = 2_500;
+/// What takes longer is not measured. Figures that miss a bar are.
+const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
@@ -117,7 +119,7 @@ fn measure(load: &Load) -> anyhow::Result<()> {
             load.known,
         )?);
     }
-    let patience = Duration::from_secs(60) + Duration::from_secs(1) * load.nodes / load.rate.max(1);
+    let patience = PATIENCE + Duration::from_secs(1) * load.nodes / load.rate.max(1);
     let all = |workers: &[Worker]| total(workers).joined == load.nodes && total(workers).bound == load.nodes;
     wait(patience, || all(&workers), || format!("{:?}", total(&workers)))?;
     let joined_after_s = clock.elapsed().as_secs_f64();
@@ -149,7 +151,7 @@ fn measure(load: &Load) -> anyhow::Result<()> {
     relay.kill_and_restart()?;
     // Until the first report without them.
     wait(Duration::from_secs(60), || !all(&workers), || "nobody noticed".to_owned())?;
-    wait(Duration::from_secs(120), || all(&workers), || format!("{:?}", total(&workers)))?;
+    wait(PATIENCE, || all(&workers), || format!("{:?}", total(&workers)))?;
     let back_after_s = (clock.elapsed() - killed).as_secs_f64();
     let figures = Figures {
         nodes: load.nodes,
