@@ -395,11 +395,21 @@ impl Overlay {
 
     /// Starts the relay again in its place, with its store and fresh randomness.
     pub fn start_relay(&mut self) {
+        self.start_relay_as(|honest| honest);
+    }
+
+    /// The same, made into another.
+    pub fn start_relay_as(&mut self, make: impl FnOnce(RelayHost) -> RelayHost) {
         let seed = self.next_seed();
         let network = self.network.clone();
         let host = RelayHost::new(network, self.relay_address, seed, Arc::clone(&self.store));
-        let (relay, host) = (self.relay, Box::new(host.with_limits(self.limits.clone())));
+        let (relay, host) = (self.relay, Box::new(make(host.with_limits(self.limits.clone()))));
         self.world_mut().start_host(relay, host);
+    }
+
+    /// What the operator and the relay hold.
+    pub const fn network(&self) -> &MemberNetwork {
+        &self.network
     }
 
     /// Kills an agent's process and starts it again with what it had persisted.

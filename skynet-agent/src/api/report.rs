@@ -51,6 +51,26 @@ pub struct StatusReport {
     pub offload_fallbacks: BTreeMap<String, u64>,
     /// Packets dropped since the start, by cause; causes that did not occur are left out.
     pub drops: BTreeMap<String, u64>,
+    /// What relays said that this node did not believe, by relay and reason; empty is the rule.
+    #[serde(default)]
+    pub refused: Vec<RefusedReport>,
+}
+
+/// What one relay said that was not believed, of one kind.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RefusedReport {
+    /// Its address.
+    pub relay: String,
+    /// `forged`, `older_member`, `taken`, `false_manifest` …: docs/THREATS.md lists them.
+    pub reason: String,
+    /// The same in words, after "it showed".
+    pub words: String,
+    /// No honest relay does this.
+    pub lie: bool,
+    /// How often since the start.
+    pub count: u64,
+    /// Seconds since the last time.
+    pub age_s: u64,
 }
 
 /// This node.

@@ -8,7 +8,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{AskArgs, Exit, Failure, format};
-use crate::api::{AgentState, Client, PeerReport, PortMappingReport, Request, StatusReport};
+use crate::api::{AgentState, Client, PeerReport, PortMappingReport, RefusedReport, Request, StatusReport};
 
 #[derive(Args)]
 pub(super) struct StatusArgs {
@@ -65,6 +65,9 @@ fn render(status: &StatusReport) -> String {
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
         let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
     }
+    for line in refused_lines(&status.refused) {
+        let _ = writeln!(out, "{line}");
+    }
     if let Some(line) = mapping_line(&status.port_mapping) {
         let _ = writeln!(out, "{line}");
     }
@@ -82,6 +85,16 @@ fn render(status: &StatusReport) -> String {
         }
     }
     out
+}
+
+/// One line per relay that said what was not believed.
+fn refused_lines(refused: &[RefusedReport]) -> Vec<String> {
+    let line = |of: &[RefusedReport]| {
+        let what: Vec<String> = of.iter().map(|r| format!("{} ({}×)", r.words, r.count)).collect();
+        let verdict = if of.iter().any(|r| r.lie) { "; it lies or is broken: docs/THREATS.md" } else { "" };
+        format!("refused: relay {} showed {}{verdict}", of[0].relay, what.join(", "))
+    };
+    refused.chunk_by(|a, b| a.relay == b.relay).map(line).collect()
 }
 
 /// Only what a person can use or cure.
@@ -197,10 +210,24 @@ mod tests {
             offloads_off: [("udp-gso".to_owned(), "switched off".to_owned())].into(),
             offload_fallbacks: std::collections::BTreeMap::new(),
             drops: std::collections::BTreeMap::new(),
+            refused: [
+                ("forged", "documents that nobody entitled has signed", true),
+                ("taken", "a name", false),
+            ]
+            .map(|(reason, words, lie)| RefusedReport {
+                relay: "192.0.2.1:3478".to_owned(),
+                reason: reason.to_owned(),
+                words: words.to_owned(),
+                lie,
+                count: 3,
+                age_s: 1,
+            })
+            .into(),
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
+refused: relay 192.0.2.1:3478 showed documents that nobody entitled has signed (3×), a name (3×); it lies or is broken: docs/THREATS.md
 port mapping 198.51.100.2:41820  PCP at 192.168.1.1
 offloads off: udp-gso (switched off)
  NAME  ADDRESS   PATH                           RTT   MTU       RX    TX  LAST  CIPHER       LANES

@@ -277,7 +277,7 @@ impl Agent {
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
-            NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),
+            NodeEvent::Alarm(reason) => tracing::warn!(reason, "refused"),
             NodeEvent::LookAround => self.look_around(),
             NodeEvent::PathChanged { peer, path } => tracing::info!(peer, path, "path changed"),
         }

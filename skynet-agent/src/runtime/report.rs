@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skynet_core::forwarding::Framing;
-use skynet_core::node::{LaneStatus, PeerStatus, Status};
+use skynet_core::node::{LaneStatus, PeerStatus, Refused, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
@@ -13,7 +13,7 @@ use super::agent::Agent;
 use super::data_plane::DataPlane;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
-use crate::api::{LaneReport, PeerReport, RelayReport, SelfReport, StatusReport};
+use crate::api::{LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
 use crate::config::Offload;
 use crate::tun::TunWrite;
@@ -41,12 +41,14 @@ impl Agent {
             offloads_off: offloads.iter().filter_map(Fate::off).collect(),
             offload_fallbacks: offloads.iter().filter_map(Fate::fallbacks).collect(),
             drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
+            refused: Vec::new(),
         };
         if let Some(engine) = &self.engine {
             let status = engine.node.status();
             let now = clock::monotonic();
             this_node(&status, &mut report.this);
             report.relays = relays(&status);
+            report.refused = status.refused.iter().map(|r| refused(r, now)).collect();
             report.candidates = self.reach.report(&status.candidates);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
             offload_faults::add_paths(&status.peers, &mut report);
@@ -138,6 +140,17 @@ fn relays(status: &Status) -> Vec<RelayReport> {
         observed: r.observed.map(|a| a.to_string()),
     });
     relay.into_iter().collect()
+}
+
+fn refused(refused: &Refused, now: Instant) -> RefusedReport {
+    RefusedReport {
+        relay: refused.relay.to_string(),
+        reason: refused.reason.as_str().to_owned(),
+        words: refused.reason.words().to_owned(),
+        lie: refused.reason.is_lie(),
+        count: refused.count,
+        age_s: now.saturating_since(refused.last).as_secs(),
+    }
 }
 
 fn peer(peer: &PeerStatus, plane: &DataPlane, now: Instant) -> PeerReport {

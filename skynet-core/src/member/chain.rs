@@ -180,20 +180,45 @@ impl Member {
         &self.bundle
     }
 
+    /// How these documents stand against others of the same identity. Whoever passes them on may mix old parts with new
+    /// ones: one part that is older makes all of it older.
+    pub fn age_against(&self, other: &Self) -> Age {
+        use core::cmp::Ordering::{Equal, Less};
+        let binding = self.binding_sequence().cmp(&other.binding_sequence());
+        let record = self.record_version().cmp(&other.record_version());
+        let receipt = self.receipt.issued.cmp(&other.receipt.issued);
+        let parts = [binding, record, receipt];
+        let forked = (binding == Equal && self.candidate.binding != other.candidate.binding)
+            || (record == Equal && self.candidate.record != other.candidate.record);
+        if parts.contains(&Less) {
+            Age::Older
+        } else if forked {
+            Age::Forked
+        } else if parts.iter().any(|part| *part != Equal) {
+            Age::Newer
+        } else {
+            Age::Same
+        }
+    }
+
     /// Whether these documents replace `old` ones of the same identity: no part is older, and some part is newer.
     /// One sequence or version with two contents is refused like an older one.
     pub fn supersedes(&self, old: &Self) -> bool {
-        use core::cmp::Ordering::{Equal, Less};
-        let binding = self.binding_sequence().cmp(&old.binding_sequence());
-        let record = self.record_version().cmp(&old.record_version());
-        let receipt = self.receipt.issued.cmp(&old.receipt.issued);
-        let parts = [binding, record, receipt];
-        self.identity() == old.identity()
-            && !parts.contains(&Less)
-            && parts.iter().any(|part| *part != Equal)
-            && (binding != Equal || self.candidate.binding == old.candidate.binding)
-            && (record != Equal || self.candidate.record == old.candidate.record)
+        self.identity() == old.identity() && self.age_against(old) == Age::Newer
     }
+}
+
+/// Two sets of documents of one member, the one against the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Age {
+    /// No part is older, some part is newer.
+    Newer,
+    /// No part is older or newer.
+    Same,
+    /// Some part is older.
+    Older,
+    /// A part of one sequence or version has two contents.
+    Forked,
 }
 
 impl NetworkTrust {

@@ -8,7 +8,7 @@ use crate::control::message::Lookup;
 use crate::id::NodeNo;
 use crate::key::{Identity, PublicKey};
 use crate::member::Member;
-use crate::member::chain::CLOCK_TOLERANCE;
+use crate::member::chain::{Age, CLOCK_TOLERANCE};
 use crate::time::UnixTime;
 
 /// Members kept at most (design §7); beyond, new ones are refused until others expire or leave.
@@ -42,10 +42,16 @@ pub enum Inserted {
         /// The session key it had before, if it has another one now: those sessions are void.
         old_key: Option<PublicKey>,
     },
-    /// The same, or older than what is held: a replay by the relay changes nothing.
+    /// What is held already.
     Unchanged,
-    /// The address or name belongs to another identity here, or the cache is full.
-    Refused,
+    /// Older than what is held: a replay by the relay changes nothing.
+    Older,
+    /// One version with two contents.
+    Forked,
+    /// The address, name or key belongs to another identity here.
+    Taken,
+    /// The cache is full.
+    Full,
 }
 
 impl Directory {
@@ -55,21 +61,26 @@ impl Directory {
         let identity = member.identity();
         let previous = self.by_identity.get_mut(&identity);
         let result = match &previous {
-            Some(held) if !member.supersedes(&held.member) => Inserted::Unchanged,
-            Some(held) => {
-                let old_key = held.member.x25519();
-                Inserted::Newer { old_key: (old_key != member.x25519()).then_some(old_key) }
-            }
+            Some(held) => match member.age_against(&held.member) {
+                Age::Newer => {
+                    let old_key = held.member.x25519();
+                    Inserted::Newer { old_key: (old_key != member.x25519()).then_some(old_key) }
+                }
+                Age::Same => Inserted::Unchanged,
+                Age::Older => Inserted::Older,
+                Age::Forked => Inserted::Forked,
+            },
             None => Inserted::New,
         };
-        if let (Inserted::Unchanged, Some(held)) = (result, previous) {
+        if let (Inserted::Unchanged | Inserted::Older | Inserted::Forked, Some(held)) = (result, previous) {
             held.online = online;
             return result;
         }
-        if self.taken_by_another(&member)
-            || (result == Inserted::New && self.by_identity.len() >= MAX_MEMBERS)
-        {
-            return Inserted::Refused;
+        if self.taken_by_another(&member) {
+            return Inserted::Taken;
+        }
+        if result == Inserted::New && self.by_identity.len() >= MAX_MEMBERS {
+            return Inserted::Full;
         }
         self.remove(&identity);
         self.by_key.insert(member.x25519(), identity);
@@ -198,7 +209,8 @@ mod tests {
         let new = member(&credentials, NOW);
         let mut directory = Directory::default();
         directory.insert(new.clone(), true);
-        assert_eq!(directory.insert(old.clone(), false), Inserted::Unchanged);
+        assert_eq!(directory.insert(old.clone(), false), Inserted::Older);
+        assert_eq!(directory.insert(new.clone(), false), Inserted::Unchanged);
         let held = directory.get(&new.identity()).unwrap();
         assert_eq!((held.member.record_version(), held.online), (new.record_version(), false));
         let mut directory = Directory::default();
@@ -226,7 +238,7 @@ mod tests {
         assert_eq!(first.name(), second.name());
         let mut directory = Directory::default();
         directory.insert(first.clone(), true);
-        assert_eq!(directory.insert(second, true), Inserted::Refused);
+        assert_eq!(directory.insert(second, true), Inserted::Taken);
         assert_eq!(directory.by_name("web-1").unwrap().member.identity(), first.identity());
     }
 

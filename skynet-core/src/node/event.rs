@@ -77,7 +77,8 @@ pub enum NodeEvent {
         /// Whether only a person can help.
         fatal: bool,
     },
-    /// The relay showed documents that do not hold: worth a warning, nothing changed.
+    /// A relay said something that is not believed: worth a warning, nothing changed. The sentence names the relay; the same
+    /// comes again after minutes at the soonest, and `Status::refused` counts all.
     Alarm(String),
     /// Somebody wants to know what the network around this node is like: look, and tell by `Node::set_host_view`. At
     /// most once in ten seconds.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::node::directory::Inserted;
-use crate::session::Engine;
+use crate::session::{Context, Engine, PeerPsk, Session, SessionConfig, TimestampClock};
 use crate::time::UnixTime;
 use crate::wire::ip::udp_v4;
 use crate::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
@@ -87,4 +87,126 @@ fn a_member_that_joined_anew_under_another_address_is_reached_and_heard_there() 
     let table = published.last().unwrap();
     assert_eq!(table.allowed_ips.lookup(new.v4().into()), Some(slot));
     assert_eq!(table.allowed_ips.lookup(old.v4().into()), None);
+}
+
+/// A node and a peer of its network, both with a session key of their own.
+fn initiation_for(
+    node: &Node,
+    network: &mut crate::member::fixture::Network,
+) -> (Arc<crate::member::Member>, Vec<u8>) {
+    let theirs = network.credentials();
+    let member = Arc::new(theirs.member(crate::member::fixture::NOW).unwrap());
+    let local = LocalKey::new(theirs.node().static_secret.clone(), Engine::Noise);
+    let mut rng = Rng::from_seed([9; 32]);
+    let mut session = Session::new(SessionConfig {
+        peer: node.public_key(),
+        psk: PeerPsk::stock(None),
+        persistent_keepalive: None,
+        certified: true,
+        greatest_timestamp: Tai64n::ZERO,
+    });
+    let (mut indices, mut timestamps) = (IndexAllocator::new(), TimestampClock::new(Tai64n::ZERO));
+    let mut cx = Context { local: &local, indices: &mut indices, timestamps: &mut timestamps, rng: &mut rng };
+    session.initiate(now_at(Instant::ZERO), &mut cx);
+    (member, session.poll_transmit().unwrap().to_vec())
+}
+
+#[test]
+fn a_handshake_whose_sender_claims_to_be_where_no_member_can_be_is_not_answered() {
+    for (from, answered) in [
+        ("198.51.100.7:7001", true),
+        ("127.0.0.1:7001", false),
+        ("169.254.169.254:80", false),
+        ("[::ffff:169.254.169.254]:80", false),
+        ("[fd00:ec2::254]:80", false),
+        ("10.7.0.9:7001", false),
+        ("224.0.0.1:7001", false),
+    ] {
+        let mut network = crate::member::fixture::Network::new();
+        let mut node = member_node(&mut network);
+        let now = now_at(Instant::ZERO);
+        let (member, mut initiation) = initiation_for(&node, &mut network);
+        node.add_member(&member, now).unwrap();
+        discard_output(&mut node);
+        node.handle_datagram(PortNo(0), from.parse().unwrap(), &mut initiation, now);
+        let martian = node.drops().get(DropReason::Martian);
+        assert_eq!(martian, u64::from(!answered), "{from}");
+        if !answered {
+            assert!(node.poll_transmit().is_none(), "{from}");
+        }
+    }
+}
+
+/// A WELCOME with this ticket, at a network whose relay is at this address.
+fn welcomed(
+    relay: &str,
+    change: impl FnOnce(&mut crate::wire::relay::Ticket),
+) -> (Node, Vec<Transmit>, Vec<NodeEvent>) {
+    use crate::control::message::Welcome;
+    use crate::wire::relay::{Ticket, bind_key};
+    let mut network = crate::member::fixture::Network::new();
+    network.manifest.relays[0].addresses = vec![relay.parse().unwrap()];
+    let mut node = member_node(&mut network);
+    let now = now_at(Instant::ZERO);
+    discard_output(&mut node);
+    let (no, identity) = {
+        let me = node.membership.as_ref().unwrap().me().unwrap();
+        (me.node_no(), me.identity())
+    };
+    let mut ticket = Ticket {
+        kid: 1,
+        rate_class: 0,
+        node_no: no,
+        network_id: network.genesis.root_pin().network_id().0,
+        not_after: u64::MAX,
+        issue_nonce: 1,
+        identity_hash: Ticket::hash_identity(&identity),
+    };
+    change(&mut ticket);
+    let key = crate::key::Secret::from_bytes([1; 32]);
+    let ticket = ticket.mint(&key);
+    node.control_address = None;
+    node.on_ticket(
+        &Welcome {
+            relay_unix_ms: 1,
+            observed: "198.51.100.7:1".parse().unwrap(),
+            ticket,
+            bind_key: bind_key(&key, &ticket),
+            relay_no: 1,
+            receipt: Vec::new(),
+            genesis: Vec::new(),
+            manifest: Vec::new(),
+        },
+        now,
+    );
+    node.settle(now);
+    let sent = core::iter::from_fn(|| node.poll_transmit()).collect();
+    let told = core::iter::from_fn(|| node.poll_event()).collect();
+    (node, sent, told)
+}
+
+#[test]
+fn a_ticket_is_used_if_it_is_for_this_node_and_counted_against_the_relay_if_not() {
+    let (node, sent, _) = welcomed("192.0.2.1:3478", |_| {});
+    assert!(
+        sent.iter().any(|t| t.to == "192.0.2.1:3478".parse().unwrap()) && node.status().refused.is_empty()
+    );
+    for change in [
+        |t: &mut crate::wire::relay::Ticket| t.node_no ^= 1,
+        |t: &mut crate::wire::relay::Ticket| t.network_id[0] ^= 1,
+        |t: &mut crate::wire::relay::Ticket| t.identity_hash[0] ^= 1,
+    ] {
+        let (node, sent, _) = welcomed("192.0.2.1:3478", change);
+        assert!(sent.is_empty());
+        assert_eq!(node.status().refused[0].reason, Refusal::FalseTicket);
+    }
+}
+
+#[test]
+fn nothing_is_sent_to_a_relay_inside_the_overlay() {
+    for relay in ["10.7.0.1:3478", "[::ffff:10.7.0.1]:3478"] {
+        let (_, sent, told) = welcomed(relay, |_| {});
+        assert!(sent.is_empty(), "{relay}");
+        assert!(told.iter().any(|e| matches!(e, NodeEvent::Alarm(text) if text.contains("public-address"))));
+    }
 }

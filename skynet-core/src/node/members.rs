@@ -64,7 +64,7 @@ impl Node {
         {
             self.refresh_member(slot, &member, now);
         }
-        if inserted == Inserted::Refused {
+        if inserted == Inserted::Full {
             return;
         }
         self.greet_if_remembered(&member, now);

@@ -8,6 +8,8 @@
 //!
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
+mod learn;
+
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,20 +17,16 @@ use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::enrol::RECORD_LIFETIME;
-use crate::member::{
-    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
-};
-use crate::node::directory::{Directory, Inserted, MAX_MEMBERS, is_answer};
+use crate::member::{Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt};
+use crate::node::directory::{Directory, Inserted, MAX_MEMBERS};
 use crate::node::event::{Addresses, ControlStreamEvent};
+use crate::node::refused::{Refusal, RefusedTable};
+use crate::node::roster::Roster;
 use crate::rng::Rng;
-use crate::time::{Duration, Instant, Now, UnixTime, earliest};
+use crate::time::{Instant, Now, UnixTime, earliest};
 
-/// How often the members are listed again while there are few of them; with many they are asked for one by one.
-const ROSTER_INTERVAL: Duration = Duration::from_secs(20);
-const LARGE_ROSTER_INTERVAL: Duration = Duration::from_secs(600);
-const LARGE_ROSTER: usize = 128;
-/// The relay cuts a page by size; this is only a bound.
-const ROSTER_PAGE: u16 = 64;
+/// A relay's clock that differs by more from ours is worth a line: documents are judged by ours alone.
+const CLOCK_APART_MS: u64 = 300_000;
 
 /// What becomes of it.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ pub(super) enum MembershipEvent {
     Gone(PublicKey),
     /// Nobody answers to this.
     NotFound(Lookup),
-    /// The relay presented documents that do not hold.
+    /// The relay said something that is not believed: a sentence that names it.
     Alarm(String),
 }
 
@@ -71,10 +69,8 @@ pub(super) struct MembershipAgent {
     phase: Phase,
     control: ControlClient,
     lookups: BTreeMap<RequestId, Lookup>,
-    /// Members to learn from the roster at most; those asked for come on top.
-    most: usize,
-    roster_request: Option<RequestId>,
-    next_roster: Option<Instant>,
+    roster: Roster,
+    refused: RefusedTable,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
     /// Our clock against the relay's at the last WELCOME, milliseconds.
@@ -145,9 +141,8 @@ impl MembershipAgent {
             phase,
             control,
             lookups: BTreeMap::new(),
-            most: MAX_MEMBERS,
-            roster_request: None,
-            next_roster: None,
+            roster: Roster::new(MAX_MEMBERS, rng.fork()),
+            refused: RefusedTable::default(),
             published: Default::default(),
             clock_ahead_ms: None,
             clock_refused: false,
@@ -225,9 +220,9 @@ impl MembershipAgent {
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.control.handle_timeout(now.mono);
         self.drain_control(now);
-        if self.next_roster.is_some_and(|at| now.mono >= at) {
-            self.next_roster = Some(now.mono + self.roster_interval());
-            self.list_after(0, now);
+        if self.roster.poll_timeout().is_some_and(|at| now.mono >= at) {
+            let due = self.roster.handle_timeout(now.mono);
+            self.list(due, now);
             self.renew(now);
         }
     }
@@ -237,7 +232,7 @@ impl MembershipAgent {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.control.poll_timeout().map(|(at, _)| at), self.next_roster)
+        earliest(self.control.poll_timeout().map(|(at, _)| at), self.roster.poll_timeout())
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -265,6 +260,17 @@ impl MembershipAgent {
         }
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
         self.published = (endpoints.clone(), relays.clone());
+        // What JOIN has just brought need not be signed and stored again: after a restart of its relay a whole network would.
+        let told = credentials.bundle().record.as_ref().map(|r| r.unverified());
+        if !self.unpublished
+            && told.is_some_and(|told| {
+                told.endpoints == endpoints
+                    && told.relays.is_empty() == relays.is_empty()
+                    && now.unix.0 + RECORD_LIFETIME / 2 < told.not_after.0
+            })
+        {
+            return;
+        }
         if let Ok(record) = credentials.sign_record(endpoints, relays, now.unix) {
             let bytes = record.bytes().to_vec();
             self.update = self.control.update(bytes, now.mono);
@@ -301,26 +307,24 @@ impl MembershipAgent {
             ControlEvent::Denied(None, code, text) => self.on_denied(code, text),
             ControlEvent::Peer(id, found) => {
                 let lookup = self.lookups.remove(&id);
-                if !self.learn(&found.bundle, found.online, lookup.as_ref(), now.unix)
+                if !self.learn(&found.bundle, found.online, lookup.as_ref(), now)
                     && let Some(lookup) = lookup
                 {
                     self.events.push_back(MembershipEvent::NotFound(lookup));
                 }
             }
             ControlEvent::Pushed(found) => {
-                self.learn(&found.bundle, found.online, None, now.unix);
+                self.learn(&found.bundle, found.online, None, now);
             }
             ControlEvent::NoPeer(id) | ControlEvent::Failed(id) | ControlEvent::Denied(Some(id), ..) => {
-                if self.roster_request == Some(id) {
-                    self.roster_request = None;
-                }
+                self.roster.failed(id);
                 self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
                     self.events.push_back(MembershipEvent::NotFound(lookup));
                 }
             }
             ControlEvent::Members(id, more, members) => self.on_members(id, more, &members, now),
-            ControlEvent::Reconnect(_, cause) => self.on_down(cause),
+            ControlEvent::Reconnect(_, cause) => self.on_down(cause, now.mono),
         }
     }
 
@@ -334,6 +338,9 @@ impl MembershipAgent {
         let ours = i64::try_from(now.unix.0.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let theirs = i64::try_from(welcome.relay_unix_ms).unwrap_or(i64::MAX);
         self.clock_ahead_ms = Some(ours.saturating_sub(theirs));
+        if ours.abs_diff(theirs) > CLOCK_APART_MS {
+            self.refuse(Refusal::OtherTime, "one of the two clocks is wrong", now.mono);
+        }
         let phase = core::mem::replace(&mut self.phase, Phase::Failed);
         let accepted = match phase {
             Phase::Enrolling(enrolment) => enrolment
@@ -342,10 +349,10 @@ impl MembershipAgent {
             Phase::Member { mut credentials, me } => {
                 // A relay that shows an older or another manifest is not believed; what we hold stays.
                 if let Err(error) = credentials.trust_mut().update_manifest(&welcome.manifest) {
-                    self.events.push_back(MembershipEvent::Alarm(error.to_string()));
+                    self.refuse(Refusal::from(&error), &error, now.mono);
                 }
                 if let Err(error) = credentials.accept_receipt(&welcome.receipt, now.unix) {
-                    self.events.push_back(MembershipEvent::Alarm(error.to_string()));
+                    self.refuse(Refusal::from(&error), &error, now.mono);
                 }
                 if let Err(error) = credentials.member(now.unix) {
                     // Expired, and this relay does not renew: a relay cannot end a membership, the next one may help.
@@ -365,8 +372,8 @@ impl MembershipAgent {
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
-                self.next_roster = Some(now.mono + self.roster_interval());
-                self.list_after(0, now);
+                let first = self.roster.begin(now.mono);
+                self.list(first, now);
             }
             Err(reason) => self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: true }),
         }
@@ -402,8 +409,11 @@ impl MembershipAgent {
             .push_back(MembershipEvent::JoinFailed { reason: format!("the relay refuses: {text}"), fatal });
     }
 
-    fn on_down(&mut self, cause: DownCause) {
-        self.roster_request = None;
+    fn on_down(&mut self, cause: DownCause, now: Instant) {
+        self.roster.down();
+        if let Some(reason) = Refusal::of_down(cause) {
+            self.refuse(reason, cause, now);
+        }
         if matches!(self.phase, Phase::Enrolling(_)) {
             let at = self.relay_address.map(|a| format!(" at {a}")).unwrap_or_default();
             let reason = format!(
@@ -415,75 +425,7 @@ impl MembershipAgent {
 
     /// Learns no more members from the roster than so many.
     pub(super) fn set_most(&mut self, most: usize) {
-        self.most = most.min(MAX_MEMBERS);
-    }
-
-    fn list_after(&mut self, after: u32, now: Now) {
-        if after > 0 || self.roster_request.is_none() {
-            self.roster_request = self.control.list(after, ROSTER_PAGE, now.mono);
-        }
-        self.drain_control(now);
-    }
-
-    fn on_members(
-        &mut self,
-        id: RequestId,
-        more: bool,
-        members: &[crate::control::message::Member],
-        now: Now,
-    ) {
-        if self.roster_request != Some(id) {
-            return;
-        }
-        self.roster_request = None;
-        let mut last = 0;
-        for found in members {
-            if let Ok(bundle) = Bundle::parse(&found.bundle) {
-                let certificate = bundle.certificate.unverified();
-                last = certificate.v4.to_bits();
-                let known = self.directory.get(&certificate.identity).is_some();
-                if !known && self.directory.len() >= self.most {
-                    continue;
-                }
-            }
-            self.learn(&found.bundle, found.online, None, now.unix);
-        }
-        if more && last > 0 && self.directory.len() < self.most {
-            self.list_after(last, now);
-        }
-    }
-
-    /// Checks documents as the chain demands and keeps them if they are news. False if they do not hold, or are not
-    /// of whom we asked for.
-    fn learn(&mut self, bundle: &[u8], online: bool, asked: Option<&Lookup>, now: UnixTime) -> bool {
-        let Phase::Member { credentials, me } = &self.phase else { return false };
-        let parsed = Bundle::parse(bundle).map_err(|e| e.to_string());
-        // The same bytes as before were verified before: a roster of hundreds costs its signatures once.
-        if let Ok(parsed) = &parsed
-            && asked.is_none()
-            && self.directory.confirm(&parsed.certificate.unverified().identity, bundle, online)
-        {
-            return true;
-        }
-        let checked =
-            parsed.and_then(|b| credentials.trust().verify_member(&b, now).map_err(|e| e.to_string()));
-        let member = match checked {
-            Ok(member) => member,
-            Err(reason) => {
-                self.events.push_back(MembershipEvent::Alarm(reason));
-                return false;
-            }
-        };
-        if member.identity() == me.identity() || asked.is_some_and(|l| !is_answer(l, &member)) {
-            return false;
-        }
-        let inserted = self.directory.insert(member.clone(), online);
-        self.events.push_back(MembershipEvent::Learned { member: Box::new(member), inserted });
-        true
-    }
-
-    fn roster_interval(&self) -> Duration {
-        if self.directory.len() > LARGE_ROSTER { LARGE_ROSTER_INTERVAL } else { ROSTER_INTERVAL }
+        self.roster.most = most.min(MAX_MEMBERS);
     }
 
     /// What has an end is renewed at half its life: the key binding by joining again with a newer one (which also brings

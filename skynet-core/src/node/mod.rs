@@ -29,7 +29,9 @@ mod paths;
 mod peers;
 mod ports;
 mod publish;
+mod refused;
 mod remembered;
+mod roster;
 mod sessions;
 pub mod staging;
 mod status;
@@ -47,6 +49,7 @@ pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
+pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
@@ -213,6 +216,16 @@ impl Node {
     /// How the relay sees port 0, while it does.
     pub fn observed(&self) -> Option<SocketAddr> {
         self.ports.observed()
+    }
+
+    /// Whether the control channel is open and we are joined on it.
+    pub fn is_joined(&self) -> bool {
+        self.membership.as_ref().is_some_and(|m| m.is_connected())
+    }
+
+    /// Whether our session at the relay is open.
+    pub fn is_bound(&self) -> bool {
+        self.ports.main_client().is_some_and(|(_, client)| client.is_up())
     }
 
     /// Our static public key.

@@ -278,13 +278,26 @@ impl Node {
 
     /// WELCOME brought a ticket: bind, or go on with the new one.
     pub(super) fn on_ticket(&mut self, welcome: &Welcome, now: Now) {
+        if !self.membership.as_mut().is_some_and(|m| m.takes_ticket(&welcome.ticket, now.mono)) {
+            return;
+        }
+        let overlay = self.overlay();
+        let outside = |a: &SocketAddr| !overlay.iter().any(|p| p.contains(a.ip().to_canonical()));
         let manifest_address = self
             .membership
             .as_ref()
             .and_then(|m| m.credentials())
             .and_then(|c| c.trust().manifest().relay(welcome.relay_no))
-            .and_then(|relay| reachable(&relay.addresses, self.control_address));
-        let Some(address) = manifest_address.or(self.control_address) else { return };
+            .map(|relay| relay.addresses.iter().copied().filter(outside).collect::<Vec<_>>())
+            .and_then(|addresses| reachable(&addresses, self.control_address));
+        // What goes to a relay inside the overlay would come back to be sent to that relay.
+        let Some(address) = manifest_address.or(self.control_address.filter(outside)) else {
+            self.events.push_back(NodeEvent::Alarm(format!(
+                "relay {} has no address but in the overlay's own range, so nothing is relayed by it; the cure: give it another --public-address",
+                welcome.relay_no
+            )));
+            return;
+        };
         self.dirty |= self.ports.set_ticket(welcome, address, &mut self.rng, now.mono);
         self.drain_relay(now);
     }

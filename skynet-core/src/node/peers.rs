@@ -171,6 +171,10 @@ impl Peers {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().flatten()
     }
+    /// Whether there is a peer of the configuration.
+    pub(super) fn has_stock(&self) -> bool {
+        self.iter().any(|p| p.member().is_none())
+    }
     pub(super) fn slots(&self) -> Vec<PeerSlot> {
         self.iter().map(|p| p.slot).collect()
     }

@@ -225,9 +225,8 @@ impl Ports {
             match &mut port.client {
                 Some(client) if same => {
                     client.set_ticket(welcome.ticket, welcome.bind_key.clone(), clock);
-                    if !client.is_up() {
-                        client.rebind(now);
-                    }
+                    // Who was away may have forgotten the session, and who does not send would learn it late.
+                    client.rebind(now);
                 }
                 client => {
                     let is_open = port.state == State::Open;

@@ -12,6 +12,7 @@ use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::offload::{SuperPacket, VnetHeader, mss};
+use crate::path::is_probe_target;
 use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
@@ -70,6 +71,10 @@ impl Node {
             Message::CookieReply(r) => Some(self.peer_of_index(r.receiver())?),
             Message::Transport(_) => return Err(DropReason::UnknownType),
         };
+        // A sender's address is easily forged: nothing is made to answer where no peer is. A configured peer may be anywhere.
+        if self.is_strange(source) && !self.peers.has_stock() {
+            return Err(DropReason::Martian);
+        }
         if !matches!(parsed, Message::CookieReply(_)) {
             match self.admission.check(now.mono, source.path, message) {
                 Verdict::Pass => {}
@@ -100,6 +105,11 @@ impl Node {
         }
     }
 
+    /// From where no member of the network can be.
+    fn is_strange(&self, source: Source) -> bool {
+        matches!(source.path, PathSource::Direct(from) if !is_probe_target(&from, &self.overlay()))
+    }
+
     fn peer_of_index(&self, index: ReceiverIndex) -> Result<PeerSlot, DropReason> {
         let key = self.indices.peer_of(index).ok_or(DropReason::UnknownIndex)?;
         self.peers.by_key(&key).ok_or(DropReason::UnknownIndex)
@@ -125,6 +135,9 @@ impl Node {
             membership.look_up(Lookup::Key(key), now);
             return Ok(());
         };
+        if self.is_strange(source) && self.peers.get(slot).is_some_and(|p| p.member().is_some()) {
+            return Err(DropReason::Martian);
+        }
         self.with_session(slot, |peer, cx| peer.session.handle_initiation(pending, now, cx))?;
         self.note_handshake_source(slot, source);
         self.drain_session(slot, now);

@@ -8,6 +8,7 @@ use crate::key::PublicKey;
 use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
+use crate::node::refused::Refused;
 use crate::path::{Candidate, HistoryEntry, Path};
 use crate::session::{Suite, Traffic};
 use crate::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct Status {
     pub candidates: Vec<Candidate>,
     /// All known members and configured peers, by name.
     pub peers: Vec<PeerStatus>,
+    /// What relays said that was not believed, by relay and reason.
+    pub refused: Vec<Refused>,
 }
 
 /// Our relay.
@@ -158,6 +161,7 @@ impl Node {
             }),
             candidates: self.local_candidates(PortNo(0)),
             peers,
+            refused: membership.map_or_else(Vec::new, |m| m.refused()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use super::candidate::{Candidate, canonical, select_candidates};
+use super::candidate::{Candidate, CandidateKind, canonical, is_probe_target, select_candidates};
 use super::check::PingBudget;
 use super::history::{History, HistoryEntry, Path};
 use super::keys::{NonceSource, PairKeys, ReplayWindow};
@@ -227,11 +227,6 @@ impl PathAgent {
 
     pub(super) fn overlay(&self) -> &[crate::allowed_ips::Prefix] {
         &self.config.overlay
-    }
-
-    /// Whether this is one of my own candidates.
-    pub(super) fn own(&self, addr: SocketAddr) -> bool {
-        self.local.iter().any(|l| l.addr == addr)
     }
 
     /// The peer's candidates with whether they answer, best first.
@@ -460,8 +455,7 @@ impl PathAgent {
     /// Replaces the candidates of one origin. True if there is a new one.
     fn merge(&mut self, offered: &[Candidate], origin: Origin) -> bool {
         let chosen = select_candidates(offered, &self.config.overlay);
-        let chosen: Vec<_> =
-            chosen.into_iter().filter(|c| self.local.iter().all(|l| l.addr != c.addr)).collect();
+        let chosen: Vec<_> = chosen.into_iter().filter(|c| !self.is_this_host(c.addr)).collect();
         let selected = self.selected;
         self.pairs.retain(|p| {
             p.origin != origin
@@ -484,6 +478,18 @@ impl PathAgent {
         }
         self.pairs.sort_by_key(|p| core::cmp::Reverse(p.candidate.priority));
         grew
+    }
+
+    /// My own candidate, or some port of an address my interfaces have: what is sent there stays on this host, where
+    /// services may trust whom they hear from it.
+    pub(super) fn is_this_host(&self, addr: SocketAddr) -> bool {
+        let is_interface = |l: &Candidate| matches!(l.kind, CandidateKind::Host | CandidateKind::GlobalV6);
+        self.local.iter().any(|l| l.addr == addr || (is_interface(l) && l.addr.ip() == addr.ip()))
+    }
+
+    /// Whether something may be sent to an address that a packet named.
+    fn may_probe(&self, addr: SocketAddr) -> bool {
+        is_probe_target(&addr, &self.config.overlay) && !self.is_this_host(addr)
     }
 
     /// Adds a pair; if there are [`super::MAX_CANDIDATES`], in place of one that does not answer. An address that

@@ -137,7 +137,8 @@ fn ip_is_probe_target(ip: IpAddr, overlay: &[Prefix]) -> bool {
     match ip {
         IpAddr::V4(v4) => !REFUSED_V4.iter().any(|(p, len)| in4(v4, Ipv4Addr::from_octets(*p), *len)),
         IpAddr::V6(v6) => {
-            !REFUSED_V6.iter().any(|(p, len)| in6(v6, Ipv6Addr::from_segments(*p), *len))
+            TARGETS_V6.iter().any(|(p, len)| in6(v6, Ipv6Addr::from_segments(*p), *len))
+                && !REFUSED_V6.iter().any(|(p, len)| in6(v6, Ipv6Addr::from_segments(*p), *len))
                 && embedded_v4(v6).is_none_or(|v4| ip_is_probe_target(IpAddr::V4(v4), overlay))
         }
     }
@@ -164,29 +165,31 @@ pub fn is_one_to_one(public: IpAddr, observed: Option<SocketAddr>, local: &[IpAd
     plausible && agrees && !local.contains(&public)
 }
 
-const REFUSED_V4: [([u8; 4], u8); 8] = [
+const REFUSED_V4: [([u8; 4], u8); 9] = [
     ([0, 0, 0, 0], 8),          // "this network"
     ([127, 0, 0, 0], 8),        // loopback
     ([169, 254, 0, 0], 16),     // link-local, most clouds' metadata
     ([192, 0, 0, 0], 24),       // protocol assignments; one cloud's metadata is 192.0.0.192
     ([168, 63, 129, 16], 32),   // Azure's platform address
     ([100, 100, 100, 200], 32), // Alibaba's metadata
+    ([192, 88, 99, 0], 24),     // 6to4 relays, by anycast
     ([224, 0, 0, 0], 4),        // multicast
     ([240, 0, 0, 0], 4),        // reserved, and the limited broadcast
 ];
 
-const REFUSED_V6: [([u16; 8], u8); 11] = [
-    ([0, 0, 0, 0, 0, 0, 0, 0], 96),          // unspecified, loopback, v4-compatible
-    ([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),     // link-local
-    ([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),     // site-local, deprecated
-    ([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),      // multicast
+/// Where IPv6 hosts are. What is not in here (IANA's registry has more exceptions than rules) is no host's address.
+const TARGETS_V6: [([u16; 8], u8); 3] = [
+    ([0x2000, 0, 0, 0, 0, 0, 0, 0], 3),     // global unicast
+    ([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),     // unique local
+    ([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96), // NAT64 by its well-known prefix; a site's own hides its IPv4 address
+];
+
+const REFUSED_V6: [([u16; 8], u8); 5] = [
+    ([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), // protocol assignments; of them Teredo hides an IPv4 address and a port
     ([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), // AWS metadata, DNS and time
-    ([0xfd20, 0xce, 0, 0, 0, 0, 0, 0], 32),  // Google's metadata
-    ([0xfd00, 0xc1, 0, 0, 0, 0, 0, 0], 32),  // Oracle's metadata
-    ([0xfd00, 0x42, 0, 0, 0, 0, 0, 0], 32),  // Scaleway's metadata
-    ([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),     // Teredo hides an IPv4 address and a port
-    ([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), // local NAT64 (RFC 8215): where the IPv4 address is, is local too
-    ([0x100, 0, 0, 0, 0, 0, 0, 0], 64),     // discard-only
+    ([0xfd20, 0xce, 0, 0, 0, 0, 0, 0], 32), // Google's metadata
+    ([0xfd00, 0xc1, 0, 0, 0, 0, 0, 0], 32), // Oracle's metadata
+    ([0xfd00, 0x42, 0, 0, 0, 0, 0, 0], 32), // Scaleway's metadata
 ];
 
 /// The IPv4 address that a packet to `ip` may end at: NAT64 (RFC 6052), 6to4 (RFC 3056), ISATAP (RFC 5214).

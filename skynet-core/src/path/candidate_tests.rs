@@ -69,6 +69,9 @@ fn the_table_of_targets() {
         ("[64:ff9b::168.63.129.16]:80", false),
         ("[64:ff9b::10.77.3.4]:80", false),
         ("[64:ff9b:1::8.8.8.8]:80", false),
+        ("[fc00::1]:80", true),
+        ("[3fff::1]:80", true),
+        ("[2001:200::1]:80", true),
         ("[2002:0808:0808::1]:7001", true),
         ("[2002:7f00:0001::1]:7001", false),
         ("[2002:a9fe:a9fe::1]:80", false),
@@ -81,6 +84,44 @@ fn the_table_of_targets() {
     assert!(table.len() >= 50);
     for (addr, expected) in table {
         assert_eq!(is_probe_target(&addr.parse().unwrap(), &overlay()), *expected, "{addr}");
+    }
+}
+
+/// Also read by the story in namespaces, where a member tells all of them.
+const HOSTILE: &str = include_str!("hostile_addresses.txt");
+
+fn hostile() -> impl Iterator<Item = SocketAddr> {
+    let lines = HOSTILE.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn no_spelling_of_a_forbidden_address_is_a_target() {
+    assert!(hostile().count() >= 200);
+    for addr in hostile() {
+        assert!(!is_probe_target(&addr, &[]), "{addr}");
+        // What a record or CALL has room for: zone and flow label do not cross the wire.
+        let told = crate::wire::address::decode(&crate::wire::address::encode(addr));
+        assert!(!is_probe_target(&told, &[]), "{addr} as {told}");
+        let candidate = Candidate::new(CandidateKind::Configured, addr);
+        assert!(select_candidates(&[candidate], &[]).is_empty(), "{addr}");
+    }
+}
+
+#[test]
+fn the_overlay_is_no_target_in_any_spelling() {
+    for addr in [
+        "10.77.3.4",
+        "[::ffff:10.77.3.4]",
+        "[64:ff9b::10.77.3.4]",
+        "[2002:a4d:304::1]",
+        "[2001:db8::5efe:10.77.3.4]",
+        "[2001:db8::200:5efe:10.77.3.4]",
+        "[fd12:3456:789a::1]",
+        "[fd12:3456:789a:ffff:ffff:ffff:ffff:ffff]",
+    ] {
+        let addr: SocketAddr = format!("{addr}:7001").parse().unwrap();
+        assert!(is_probe_target(&addr, &[]) && !is_probe_target(&addr, &overlay()), "{addr}");
     }
 }
 

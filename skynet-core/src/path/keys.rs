@@ -68,8 +68,8 @@ impl PairKeys {
         &self.receive_secret
     }
 
-    /// A PING is padded to `size` bytes, if it is shorter.
-    pub(super) fn seal(&self, flags: u16, now: UnixTime, nonce: Nonce, body: &Body, size: u16) -> Vec<u8> {
+    /// A probe to the peer. A PING is padded to `size` bytes, if it is shorter.
+    pub fn seal(&self, flags: u16, now: UnixTime, nonce: Nonce, body: &Body, size: u16) -> Vec<u8> {
         probe::seal(&self.send, flags, self.send_tag(now), nonce, body, size)
     }
 

@@ -109,7 +109,7 @@ impl PathAgent {
             }
             let step = if !is_probe_target(&c.addr, self.overlay()) {
                 Step::Refused
-            } else if self.own(c.addr) {
+            } else if self.is_this_host(c.addr) {
                 Step::Own
             } else {
                 Step::NeverSent

@@ -4,14 +4,18 @@
 //! bounds; the directory runs on a thread of its own because committing waits for the disk.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
 use skynet_core::time::UnixTime;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +31,8 @@ const READ: usize = 16 * 1024;
 const EVENTS: usize = 1024;
 /// After an accept that failed for lack of descriptors: existing connections go on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests that are answered together at most: some ten milliseconds of signatures.
+const GROUP: usize = 32;
 /// A writer that cannot finish within this has a dead other side.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -34,6 +40,21 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 pub trait Directory: Send + 'static {
     /// Does `op`; what it answers is durable when it returns.
     fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply;
+
+    /// Does them in order; all that is answered is durable when it returns.
+    fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
+        ops.into_iter().map(|op| self.execute(op, now)).collect()
+    }
+}
+
+impl<D: Directory + ?Sized> Directory for Box<D> {
+    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        (**self).execute(op, now)
+    }
+
+    fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
+        (**self).execute_all(ops, now)
+    }
 }
 
 /// What the control side tells others, at most a second old.
@@ -190,12 +211,23 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
+/// What has arrived, at most [`READ`] bytes. The buffer is there only while it is filled: ten thousand connections that are
+/// silent most of the time have none.
+async fn read_some(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        std::task::ready!(Pin::new(&mut *read).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().to_vec()))
+    })
+    .await
+}
+
 async fn read_stream(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Event>) {
-    let mut buffer = vec![0; READ];
     loop {
-        match read.read(&mut buffer).await {
-            Ok(n) if n > 0 => {
-                if events.send(Event::Bytes(conn, buffer[..n].to_vec())).await.is_err() {
+        match read_some(&mut read).await {
+            Ok(bytes) if !bytes.is_empty() => {
+                if events.send(Event::Bytes(conn, bytes)).await.is_err() {
                     return;
                 }
             }
@@ -237,8 +269,16 @@ fn start_directory(mut directory: impl Directory, clock: Clock) -> io::Result<St
     let (replies, from_store) = mpsc::unbounded_channel();
     thread::Builder::new().name("directory".into()).spawn(move || {
         while let Some((id, op)) = requests.blocking_recv() {
-            let reply = directory.execute(op, clock.now().unix);
-            if replies.send((id, reply)).is_err() {
+            // What has come meanwhile shares one sync of the disk: a thousand nodes that join wait for few.
+            let (mut ids, mut ops) = (vec![id], vec![op]);
+            while ops.len() < GROUP
+                && let Ok((id, op)) = requests.try_recv()
+            {
+                ids.push(id);
+                ops.push(op);
+            }
+            let done = directory.execute_all(ops, clock.now().unix);
+            if ids.into_iter().zip(done).any(|answer| replies.send(answer).is_err()) {
                 return;
             }
         }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::io::control::{self, ControlStats, Directory};
+use crate::io::descriptors;
 use crate::io::forward::{ForwardStats, ForwardThread};
 use crate::io::measure::MeasureThread;
 use crate::io::port;
@@ -141,7 +142,9 @@ pub async fn run<D: Directory>(
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
     let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
-    let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
+    let mut limits = ControlServerConfig::new(parts.relay_no, parts.key);
+    descriptors::bound(&mut limits, descriptors::raise());
+    let server = ControlServer::new(limits, keys, rng.fork());
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);

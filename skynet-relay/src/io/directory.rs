@@ -43,7 +43,7 @@ impl<S: Store> LocalDirectory<S> {
         }))
     }
 
-    fn get(&self, lookup: &Lookup) -> Result<StoreReply, StoreError> {
+    fn get(store: &dyn Store, lookup: &Lookup) -> Result<StoreReply, StoreError> {
         let by = match lookup {
             Lookup::Key(key) => GetBy::Key(*key),
             Lookup::Identity(identity) => GetBy::Identity(*identity),
@@ -54,12 +54,12 @@ impl<S: Store> LocalDirectory<S> {
             Lookup::Ipv4(address) => GetBy::V4(*address),
             Lookup::Ipv6(address) => GetBy::V6(*address),
         };
-        let found = find(&self.store, &by)?.and_then(listed);
+        let found = find(store, &by)?.and_then(listed);
         Ok(found.map_or(StoreReply::NotFound, StoreReply::Found))
     }
 
-    fn list(&self, after: u32, limit: u16) -> Result<StoreReply, StoreError> {
-        let (page, more) = list(&self.store, after, limit.into(), LIST_BYTES)?;
+    fn list(store: &dyn Store, after: u32, limit: u16) -> Result<StoreReply, StoreError> {
+        let (page, more) = list(store, after, limit.into(), LIST_BYTES)?;
         Ok(StoreReply::Listed(more, page.into_iter().filter_map(|(_, bundle)| listed(bundle)).collect()))
     }
 }
@@ -82,25 +82,47 @@ fn refused(refusal: Refusal) -> StoreReply {
     }
 }
 
-impl<S: Store + 'static> Directory for LocalDirectory<S> {
-    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
-        let failed = |error: StoreError| {
-            warn!(%error, "the directory store failed");
-            refused(error.into())
-        };
+fn failed(error: StoreError) -> StoreReply {
+    warn!(%error, "the directory store failed");
+    refused(error.into())
+}
+
+impl<S: Store + 'static> LocalDirectory<S> {
+    fn execute_on(&self, store: &dyn Store, op: StoreOp, now: UnixTime) -> StoreReply {
         match op {
-            StoreOp::Join { bundle, key } => match self.registrar.join(&bundle, &key, &self.store, now) {
+            StoreOp::Join { bundle, key } => match self.registrar.join(&bundle, &key, store, now) {
                 Ok(plan) => self.joined(plan),
                 Err(refusal) => refused(refusal),
             },
             StoreOp::Update { record, key, .. } => {
-                self.registrar.update(&record, &key, &self.store).map_or_else(refused, StoreReply::Done)
+                self.registrar.update(&record, &key, store).map_or_else(refused, StoreReply::Done)
             }
             StoreOp::Leave { key, .. } => {
-                self.registrar.leave(&key, &self.store).map_or_else(refused, |()| StoreReply::Done(0))
+                self.registrar.leave(&key, store).map_or_else(refused, |()| StoreReply::Done(0))
             }
-            StoreOp::Get { lookup, .. } => self.get(&lookup).unwrap_or_else(failed),
-            StoreOp::List { after, limit, .. } => self.list(after, limit).unwrap_or_else(failed),
+            StoreOp::Get { lookup, .. } => Self::get(store, &lookup).unwrap_or_else(failed),
+            StoreOp::List { after, limit, .. } => Self::list(store, after, limit).unwrap_or_else(failed),
+        }
+    }
+}
+
+impl<S: Store + 'static> Directory for LocalDirectory<S> {
+    fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        self.execute_on(&self.store, op, now)
+    }
+
+    fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
+        let (count, alone) = (ops.len(), ops.len() == 1);
+        let group = if alone { Ok(None) } else { self.store.group() };
+        let group = match group {
+            Ok(Some(group)) => group,
+            Ok(None) => return ops.into_iter().map(|op| self.execute_on(&self.store, op, now)).collect(),
+            Err(error) => return vec![failed(error); count],
+        };
+        let replies = ops.into_iter().map(|op| self.execute_on(&*group, op, now)).collect();
+        match group.finish() {
+            Ok(()) => replies,
+            Err(error) => vec![failed(error); count],
         }
     }
 }

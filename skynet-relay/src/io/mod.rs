@@ -4,6 +4,7 @@ mod batch;
 mod cmsg;
 pub mod control;
 pub mod daemon;
+pub mod descriptors;
 pub mod directory;
 pub mod forward;
 pub mod measure;

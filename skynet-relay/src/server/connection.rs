@@ -2,7 +2,8 @@
 
 use core::net::SocketAddr;
 
-use skynet_core::control::{Channel, Message};
+use skynet_core::control::message::HEADER_LEN;
+use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
 
@@ -15,6 +16,10 @@ pub(super) const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 /// Bytes a reader may be behind.
 pub(super) const MAX_UNSENT: usize = 256 * 1024;
+/// Bytes all readers together may be behind; above, those go that are behind by more than their share.
+pub(super) const MAX_UNSENT_TOGETHER: usize = 64 * 1024 * 1024;
+/// What is no reason to close a connection.
+pub(super) const FAIR_UNSENT: usize = 4 * 1024;
 /// Attempts to JOIN on one connection: a node grinds its address a few times at most.
 pub(super) const MAX_JOINS: u8 = 64;
 /// Requests at the store at once.
@@ -42,6 +47,10 @@ pub(super) struct Connection {
     pub(super) armed: Instant,
     /// Bytes handed out and not yet reported as written.
     pub(super) unsent: usize,
+    /// Bytes heard,
+    received: usize,
+    /// and said, the answer to the handshake included.
+    said: usize,
 }
 
 impl Connection {
@@ -56,19 +65,50 @@ impl Connection {
             deadline: now + JOIN_DEADLINE,
             armed: now + JOIN_DEADLINE,
             unsent: 0,
+            received: 0,
+            said: MESSAGE_2_LEN,
         }
     }
 
     /// Life from the other side: postpones the deadline of a joined connection only.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(super) fn heard(&mut self, bytes: usize, now: Instant) {
+        self.received += bytes;
         if self.member.is_some() {
             self.deadline = now + IDLE;
         }
     }
 
+    /// Bytes of a message that can be said without saying more in all than was heard.
+    pub(super) fn room(&self) -> usize {
+        self.received.saturating_sub(self.said + FRAME_LEN)
+    }
+
+    /// Refuses a request: in full to a member. Whoever is none gets no more bytes than it sent.
+    pub(super) fn refuse(&mut self, request: u32, code: DeniedCode, text: &str) -> Result<(), DropReason> {
+        let message = match self.member {
+            Some(_) => Some(Message::denied(code, text)),
+            None => denied_within(self.room(), code as u16, text),
+        };
+        message.map_or(Ok(()), |message| self.send(request, &message))
+    }
+
     /// Seals a message into the channel.
     pub(super) fn send(&mut self, request: u32, message: &Message) -> Result<(), DropReason> {
         let bytes = message.encode(request).map_err(|_| DropReason::BrokenChannel)?;
+        self.said += FRAME_LEN + bytes.len();
         self.channel.send(&bytes).map_err(|_| DropReason::BrokenChannel)
     }
 }
+
+/// DENIED in at most `room` bytes, its text cut if need be; `None` if there is no room for it at all.
+pub(super) fn denied_within(room: usize, code: u16, text: &str) -> Option<Message> {
+    let room = room.checked_sub(HEADER_LEN + DENIED_LEN)?;
+    Some(Message::Denied(code, text[..text.floor_char_boundary(room)].to_owned()))
+}
+
+/// Code and length of a DENIED.
+const DENIED_LEN: usize = 4;
+/// What a frame adds to its message.
+const FRAME_LEN: usize = 2 + 16;
+/// The relay's part of the handshake.
+const MESSAGE_2_LEN: usize = 2 + 48;

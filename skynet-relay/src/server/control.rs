@@ -4,6 +4,8 @@
 //! [`StoreRequest`], and the member is answered only after the shell has called
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
+mod room;
+
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,10 +19,12 @@ use skynet_core::wire::relay::{Ticket, bind_key};
 
 use super::cluster::ClusterKeys;
 use super::connection::{
-    Connection, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MemberKey, REQUEST_RATE,
+    Connection, FAIR_UNSENT, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MAX_UNSENT_TOGETHER,
+    MemberKey, REQUEST_RATE, denied_within,
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use room::release;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -182,7 +186,10 @@ pub struct ControlServer {
     keys: ClusterKeys,
     rng: Rng,
     connections: BTreeMap<ConnId, Connection>,
-    unjoined: BTreeMap<u64, u16>,
+    /// Connections that have not joined, by source prefix, the oldest first.
+    unjoined: BTreeMap<u64, BTreeSet<ConnId>>,
+    /// Bytes that readers are behind, all together.
+    unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
@@ -203,6 +210,7 @@ impl ControlServer {
             rng,
             connections: BTreeMap::new(),
             unjoined: BTreeMap::new(),
+            unsent: 0,
             online: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_id: 1,
@@ -235,17 +243,15 @@ impl ControlServer {
     pub fn handle_stream_opened(&mut self, conn: ConnId, peer: SocketAddr, now: Now) -> bool {
         self.last_now = self.last_now.max(now.mono);
         let source = prefix(peer.ip());
-        let of_source = self.unjoined.get(&source).copied().unwrap_or(0);
-        let unjoined: usize = self.unjoined.values().map(|&n| usize::from(n)).sum();
         if self.connections.len() >= self.config.max_connections {
             self.drops.count(DropReason::TooManyConnections);
             return false;
         }
-        if unjoined >= self.config.max_unjoined || of_source >= self.config.max_unjoined_per_prefix {
+        if !self.make_room_for(source) {
             self.drops.count(DropReason::TooManyUnjoined);
             return false;
         }
-        self.unjoined.insert(source, of_source + 1);
+        self.unjoined.entry(source).or_default().insert(conn);
         let channel = Channel::responder(&self.config.key, &mut self.rng, now.mono);
         let connection = Connection::new(channel, peer, now.mono);
         self.connections.insert(conn, connection);
@@ -257,7 +263,7 @@ impl ControlServer {
     pub fn handle_stream_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
         self.last_now = self.last_now.max(now.mono);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        connection.heard(now.mono);
+        connection.heard(bytes.len(), now.mono);
         let mut result = connection.channel.feed(bytes).map_err(|_| DropReason::BrokenChannel);
         while result.is_ok() {
             let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -276,7 +282,9 @@ impl ControlServer {
     /// `n` bytes of a stream were written.
     pub fn handle_stream_written(&mut self, conn: ConnId, n: usize) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.unsent = connection.unsent.saturating_sub(n);
+            let n = n.min(connection.unsent);
+            connection.unsent -= n;
+            self.unsent -= n;
         }
     }
 
@@ -291,6 +299,7 @@ impl ControlServer {
         let Some(asked) = self.asked.remove(&id) else { return };
         let Some(connection) = self.connections.get_mut(&asked.conn) else { return };
         connection.pending -= 1;
+        let stranger = connection.member.is_none();
         let message = match reply {
             StoreReply::Joined(joined) => self.welcome(asked.conn, *joined, now),
             StoreReply::Conflict(what) => Message::Conflict(what),
@@ -303,6 +312,14 @@ impl ControlServer {
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);
         }
+        let message = match message {
+            Message::Denied(code, text) if stranger => {
+                let room = self.connections.get(&asked.conn).map_or(0, Connection::room);
+                let Some(cut) = denied_within(room, code, &text) else { return };
+                cut
+            }
+            message => message,
+        };
         self.answer(asked.conn, asked.request, &message, now.mono);
     }
 
@@ -348,10 +365,10 @@ impl ControlServer {
             Err(MessageError::UnknownType { request: 0, .. }) => return Ok(()),
             Err(MessageError::UnknownType { request, .. }) => {
                 let text = "this relay does not know that request";
-                return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+                return connection.refuse(request, DeniedCode::Malformed, text);
             }
             Err(_) => {
-                return connection.send(0, &Message::denied(DeniedCode::Malformed, "malformed message"));
+                return connection.refuse(0, DeniedCode::Malformed, "malformed message");
             }
         };
         if let Message::Ping(t) = message {
@@ -359,13 +376,13 @@ impl ControlServer {
         }
         let (rate, burst) = REQUEST_RATE;
         if connection.pending >= MAX_PENDING || !connection.requests.take(1, rate, burst, now) {
-            return connection.send(request, &Message::denied(DeniedCode::TryAgain, "too many requests"));
+            return connection.refuse(request, DeniedCode::TryAgain, "too many requests");
         }
         if let Message::Join(bundle) = message {
             return self.on_join(conn, request, bundle, now);
         }
         let Some(member) = connection.member else {
-            return connection.send(request, &Message::denied(DeniedCode::NotJoined, "join first"));
+            return connection.refuse(request, DeniedCode::NotJoined, "join first");
         };
         let MemberKey { network_id, identity } = member;
         let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
@@ -451,7 +468,7 @@ impl ControlServer {
         match connection.member.replace(member) {
             None => {
                 let source = prefix(connection.peer.ip());
-                release(&mut self.unjoined, source);
+                release(&mut self.unjoined, source, conn);
             }
             Some(old) if old != member => {
                 if self.online.get(&old) == Some(&conn) {
@@ -461,7 +478,7 @@ impl ControlServer {
             Some(_) => {}
         }
         connection.joins = 0;
-        connection.heard(now);
+        connection.heard(0, now);
         self.online.insert(member, conn);
     }
 
@@ -469,7 +486,7 @@ impl ControlServer {
     fn set_offline(&mut self, conn: ConnId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         if let Some(member) = connection.member.take() {
-            *self.unjoined.entry(prefix(connection.peer.ip())).or_insert(0) += 1;
+            self.unjoined.entry(prefix(connection.peer.ip())).or_default().insert(conn);
             connection.deadline = now + JOIN_DEADLINE;
             if self.online.get(&member) == Some(&conn) {
                 self.online.remove(&member);
@@ -524,9 +541,11 @@ impl ControlServer {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         while let Some(bytes) = connection.channel.poll_bytes() {
             connection.unsent += bytes.len();
+            self.unsent += bytes.len();
             self.output.push_back(StreamOutput::Bytes(conn, bytes));
         }
-        if connection.unsent > MAX_UNSENT {
+        let behind = connection.unsent;
+        if behind > MAX_UNSENT || (self.unsent > MAX_UNSENT_TOGETHER && behind > FAIR_UNSENT) {
             self.close(conn, DropReason::SlowReader);
         }
     }
@@ -550,9 +569,10 @@ impl ControlServer {
 
     fn forget(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.remove(&conn) else { return };
+        self.unsent -= connection.unsent;
         self.deadlines.remove(&(connection.armed, conn));
         match connection.member {
-            None => release(&mut self.unjoined, prefix(connection.peer.ip())),
+            None => release(&mut self.unjoined, prefix(connection.peer.ip()), conn),
             Some(member) => {
                 if self.online.get(&member) == Some(&conn) {
                     self.online.remove(&member);
@@ -564,15 +584,6 @@ impl ControlServer {
 
 /// Most members asked of the store at once; a frame holds fewer.
 const MAX_LISTED: u16 = 256;
-
-fn release(unjoined: &mut BTreeMap<u64, u16>, source: u64) {
-    if let Some(n) = unjoined.get_mut(&source) {
-        *n -= 1;
-        if *n == 0 {
-            unjoined.remove(&source);
-        }
-    }
-}
 
 #[cfg(test)]
 #[path = "control_tests.rs"]

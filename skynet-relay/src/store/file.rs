@@ -5,19 +5,23 @@ use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition, TableError,
+    WriteTransaction,
 };
 
-use super::{Committed, Expect, Store, StoreError, Transaction, Versioned, View, Write};
+use super::{Committed, Expect, Group, Store, StoreError, Transaction, Versioned, View, Write};
 
 /// Key → (revision, value).
 const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("skynet directory");
 /// `format` and `revision`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("skynet meta");
 const FORMAT: u64 = 1;
+/// Pages kept in memory; a directory of 10,000 nodes has some 30 MB. The library would take up to a gigabyte.
+const CACHE_BYTES: usize = 32 << 20;
 
 const RESTORE: &str = "restore it from a backup, or move it away to start with an empty directory (nodes join again by themselves)";
 
@@ -63,6 +67,7 @@ impl RedbStore {
             .open(&temporary)
             .map_err(fail)?;
         let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
             .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
             .map_err(unavailable)?;
         let transaction = database.begin_write().map_err(unavailable)?;
@@ -93,6 +98,7 @@ impl RedbStore {
             return Err(refused(path, "is empty", RESTORE));
         }
         let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
             .create_with_backend(FileBackend::new(file).map_err(unavailable)?)
             .map_err(|e| match e {
@@ -143,22 +149,9 @@ impl View for RedbStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Versioned)>, StoreError> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
         let transaction = self.database.begin_read().map_err(unavailable)?;
         let table = transaction.open_table(DIRECTORY).map_err(unavailable)?;
-        let mut found = Vec::new();
-        for entry in table.range::<&str>((start, Bound::Unbounded)).map_err(unavailable)?.take(limit) {
-            let (key, value) = entry.map_err(unavailable)?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            let (revision, value) = value.value();
-            found.push((key.value().to_owned(), Versioned { revision, value: value.to_vec() }));
-        }
-        Ok(found)
+        read_range(&table, prefix, after, limit)
     }
 }
 
@@ -168,33 +161,119 @@ impl Store for RedbStore {
         transaction.check_limits()?;
         // Dropped on every early return, which aborts it.
         let writing = self.database.begin_write().map_err(unavailable)?;
-        let revision = {
-            let mut table = writing.open_table(DIRECTORY).map_err(unavailable)?;
-            let mut meta = writing.open_table(META).map_err(unavailable)?;
-            for (key, expect) in &transaction.compare {
-                let found = read(&table, key)?.map_or(Expect::Absent, |v| Expect::Revision(v.revision));
-                if found != *expect {
-                    return Err(StoreError::Conflict { key: key.clone() });
-                }
-            }
-            let last = meta.get("revision").map_err(unavailable)?.map_or(0, |revision| revision.value());
-            if transaction.is_empty() {
-                return Ok(Committed { revision: last });
-            }
-            meta.insert("revision", last + 1).map_err(unavailable)?;
-            for write in &transaction.writes {
-                match write {
-                    Write::Put(key, value) => {
-                        table.insert(key.as_str(), (last + 1, value.as_slice())).map_err(unavailable)?;
-                    }
-                    Write::Delete(key) => drop(table.remove(key.as_str()).map_err(unavailable)?),
-                }
-            }
-            last + 1
-        };
-        writing.commit().map_err(unavailable)?;
-        Ok(Committed { revision })
+        let committed = apply(&writing, &transaction)?;
+        if !transaction.is_empty() {
+            writing.commit().map_err(unavailable)?;
+        }
+        Ok(committed)
     }
+
+    fn group(&self) -> Result<Option<Box<dyn Group + '_>>, StoreError> {
+        let writing = self.database.begin_write().map_err(unavailable)?;
+        Ok(Some(Box::new(RedbGroup(Mutex::new(Writing { transaction: writing, failed: None })))))
+    }
+}
+
+/// A write transaction that several commits share, and with it one sync of the disk.
+struct RedbGroup(Mutex<Writing>);
+
+struct Writing {
+    transaction: WriteTransaction,
+    /// A commit may have been left half done: nothing of the group may become durable.
+    failed: Option<StoreError>,
+}
+
+impl RedbGroup {
+    fn lock(&self) -> MutexGuard<'_, Writing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View for RedbGroup {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        read(&self.lock().transaction.open_table(DIRECTORY).map_err(unavailable)?, key)
+    }
+
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Versioned)>, StoreError> {
+        read_range(&self.lock().transaction.open_table(DIRECTORY).map_err(unavailable)?, prefix, after, limit)
+    }
+}
+
+impl Store for RedbGroup {
+    fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        transaction.check_limits()?;
+        let mut writing = self.lock();
+        let result = apply(&writing.transaction, &transaction);
+        if let Err(error) = &result
+            && !matches!(error, StoreError::Conflict { .. })
+        {
+            writing.failed = Some(error.clone());
+        }
+        result
+    }
+}
+
+impl Group for RedbGroup {
+    fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        let writing = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match writing.failed {
+            Some(error) => Err(error),
+            None => writing.transaction.commit().map_err(unavailable),
+        }
+    }
+}
+
+/// Compares and writes; a conflict is found before anything is written.
+fn apply(writing: &WriteTransaction, transaction: &Transaction) -> Result<Committed, StoreError> {
+    let mut table = writing.open_table(DIRECTORY).map_err(unavailable)?;
+    let mut meta = writing.open_table(META).map_err(unavailable)?;
+    for (key, expect) in &transaction.compare {
+        let found = read(&table, key)?.map_or(Expect::Absent, |v| Expect::Revision(v.revision));
+        if found != *expect {
+            return Err(StoreError::Conflict { key: key.clone() });
+        }
+    }
+    let last = meta.get("revision").map_err(unavailable)?.map_or(0, |revision| revision.value());
+    if transaction.is_empty() {
+        return Ok(Committed { revision: last });
+    }
+    meta.insert("revision", last + 1).map_err(unavailable)?;
+    for write in &transaction.writes {
+        match write {
+            Write::Put(key, value) => {
+                table.insert(key.as_str(), (last + 1, value.as_slice())).map_err(unavailable)?;
+            }
+            Write::Delete(key) => drop(table.remove(key.as_str()).map_err(unavailable)?),
+        }
+    }
+    Ok(Committed { revision: last + 1 })
+}
+
+fn read_range(
+    table: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Versioned)>, StoreError> {
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    let mut found = Vec::new();
+    for entry in table.range::<&str>((start, Bound::Unbounded)).map_err(unavailable)?.take(limit) {
+        let (key, value) = entry.map_err(unavailable)?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        let (revision, value) = value.value();
+        found.push((key.value().to_owned(), Versioned { revision, value: value.to_vec() }));
+    }
+    Ok(found)
 }
 
 fn read(

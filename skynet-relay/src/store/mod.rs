@@ -148,6 +148,17 @@ pub trait View {
 pub trait Store: View + Send + Sync {
     /// Compares and writes; durable when it returns `Ok`. Without writes it only compares.
     fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError>;
+
+    /// Begins a group of commits that become durable together, if this store can. Nobody else commits meanwhile.
+    fn group(&self) -> Result<Option<Box<dyn Group + '_>>, StoreError> {
+        Ok(None)
+    }
+}
+
+/// Commits of a group see each other; none is durable before [`Group::finish`], so nothing may be answered before.
+pub trait Group: Store {
+    /// Makes all of them durable, or none.
+    fn finish(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 #[cfg(test)]

@@ -254,3 +254,32 @@ fn a_flipped_byte_is_seen_or_changes_nothing() {
     println!("{refused} of {total} damaged files refused, the others held everything");
     assert!(refused > 0);
 }
+
+#[test]
+fn commits_of_a_group_see_each_other_and_are_durable_together_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let put = |key: &str, read: Option<&Versioned>| {
+        let mut transaction = Transaction::default();
+        transaction.unchanged(key, read);
+        transaction.put(key, key.as_bytes());
+        transaction
+    };
+    let store = RedbStore::open(&path).unwrap();
+    let group = store.group().unwrap().unwrap();
+    let first = group.commit(put("a", None)).unwrap();
+    assert_eq!(group.get("a").unwrap().unwrap().revision, first.revision);
+    assert!(matches!(group.commit(put("a", None)), Err(StoreError::Conflict { .. })));
+    assert_eq!(group.commit(put("b", None)).unwrap().revision, first.revision + 1);
+    assert_eq!(group.range("", None, 9).unwrap().len(), 2);
+    assert_eq!(store.get("a").unwrap(), None, "nobody else sees it yet");
+    group.finish().unwrap();
+    // Left without an end, as in a crash.
+    let group = store.group().unwrap().unwrap();
+    group.commit(put("c", None)).unwrap();
+    drop(group);
+    drop(store);
+    let store = RedbStore::open(&path).unwrap();
+    let kept: Vec<String> = store.range("", None, 9).unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(kept, ["a", "b"]);
+}

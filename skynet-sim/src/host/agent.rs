@@ -187,6 +187,16 @@ impl AgentHost {
         self.running.as_ref().map(|r| r.node.status())
     }
 
+    /// Whether it is joined on the control channel now.
+    pub fn is_joined(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| r.node.is_joined())
+    }
+
+    /// Whether it has a session at the relay now.
+    pub fn is_bound(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| r.node.is_bound())
+    }
+
     /// Drops by reason, of `Node` and worker together.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
         self.running.as_ref().map(|r| r.node.drops().snapshot()).unwrap_or_default()

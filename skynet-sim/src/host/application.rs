@@ -113,6 +113,11 @@ impl Application {
         self.received.get(&sender)
     }
 
+    /// Packets that arrived from anybody.
+    pub fn received(&self) -> u64 {
+        self.received.values().map(|r| r.packets).sum()
+    }
+
     /// Packets delivered to this host that no application of the simulation sent to it.
     pub const fn foreign(&self) -> u64 {
         self.foreign

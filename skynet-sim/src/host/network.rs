@@ -22,6 +22,7 @@ const LIFETIME_SECS: u64 = 365 * 86_400;
 pub struct MemberNetwork {
     genesis: Verified<Genesis>,
     manifest: Verified<Manifest>,
+    old_manifest: Verified<Manifest>,
     registrar: SigningKey,
     relay_key: StaticSecret,
     cluster_key: Secret,
@@ -46,7 +47,7 @@ impl MemberNetwork {
         let addresses = [relay, second, v6].map(|ip| SocketAddr::new(ip, CONTROL_PORT)).to_vec();
         let manifest = Manifest {
             network_id,
-            epoch: 1,
+            epoch: 2,
             issued: UNIX_START,
             next_update: UNIX_START.plus_secs(LIFETIME_SECS),
             v4: pool,
@@ -54,6 +55,7 @@ impl MemberNetwork {
             issuers: Vec::new(),
             relays: vec![RelayEntry { relay_no: 1, key: relay_key.public(), addresses }],
         };
+        let old_manifest = Manifest { epoch: 1, ..manifest.clone() }.sign(&root).expect(sound);
         let manifest = manifest.sign(&root).expect(sound);
         let delegation = Delegation {
             network_id,
@@ -77,12 +79,30 @@ impl MemberNetwork {
         let delegation = delegation.sign(&root).expect(sound).into_signed();
         let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
         let token = token.encode().to_string();
-        Self { genesis, manifest, registrar, relay_key, cluster_key: Secret::random(&mut rng), token }
+        Self {
+            genesis,
+            manifest,
+            old_manifest,
+            registrar,
+            relay_key,
+            cluster_key: Secret::random(&mut rng),
+            token,
+        }
     }
 
     /// The join token as text.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// A manifest that was replaced by the one in force.
+    pub fn old_manifest(&self) -> &[u8] {
+        self.old_manifest.bytes()
+    }
+
+    /// The key the relay signs receipts with.
+    pub fn registrar_key(&self) -> SigningKey {
+        self.registrar.clone()
     }
 
     pub(super) fn registrar(&self) -> Registrar {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use skynet_core::rng::Rng;
-use skynet_core::time::{Instant, Now, earliest};
-use skynet_relay::io::control::Directory as _;
+use skynet_core::time::{Duration, Instant, Now, earliest};
+use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
@@ -25,6 +25,9 @@ const MEASURE_PORT: u16 = CONTROL_PORT + 1;
 /// Bytes given to the control server at once, as its contract asks.
 const MAX_FEED: usize = 16 * 1024;
 
+/// Datagrams an evil one keeps before it sends them again.
+const KEPT: usize = 50;
+
 /// What a relay may hold back before its turn counts as stuck.
 const MAX_OUT: usize = 65_536;
 
@@ -34,7 +37,11 @@ pub struct RelayHost {
     local: SocketAddr,
     seed: [u8; 32],
     limits: ForwardConfig,
-    directory: LocalDirectory<SharedStore>,
+    directory: Box<dyn Directory>,
+    /// How far its wall clock is ahead.
+    ahead: Duration,
+    /// Datagrams it has forwarded and sends again, each under another sender's number; `None`: an honest one does not.
+    replays: Option<VecDeque<Transmit>>,
     server: Option<Server>,
     measure: Option<Measure>,
     out: VecDeque<Transmit>,
@@ -44,13 +51,15 @@ pub struct RelayHost {
 impl RelayHost {
     /// A relay at `local` that has not started.
     pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let directory = LocalDirectory::new(network.registrar(), SharedStore(store));
+        let directory = Box::new(LocalDirectory::new(network.registrar(), SharedStore(store)));
         Self {
             network,
             local,
             seed,
             limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
             directory,
+            ahead: Duration::ZERO,
+            replays: None,
             server: None,
             measure: None,
             out: VecDeque::new(),
@@ -61,6 +70,40 @@ impl RelayHost {
     /// The same with other limits of the UDP side.
     pub fn with_limits(self, limits: ForwardConfig) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same with a directory around the honest one.
+    pub fn with_directory(self, wrap: impl FnOnce(Box<dyn Directory>) -> Box<dyn Directory>) -> Self {
+        Self { directory: wrap(self.directory), ..self }
+    }
+
+    /// The same with a wall clock that is ahead by so much.
+    pub fn with_clock_ahead(self, ahead: Duration) -> Self {
+        Self { ahead, ..self }
+    }
+
+    /// The same, which sends twice what it forwards: the second time later, and as if another member had sent it.
+    pub fn with_replays(self) -> Self {
+        Self { replays: Some(VecDeque::new()), ..self }
+    }
+
+    /// What an evil one sends with every datagram it forwards: one from before.
+    fn replay(&mut self, sent: &Transmit) {
+        let Some(kept) = &mut self.replays else { return };
+        kept.push_back(sent.clone());
+        if kept.len() <= KEPT {
+            return;
+        }
+        let Some(old) = kept.pop_front() else { return };
+        let mut swapped = old.clone();
+        if let Some((number, last)) = swapped.bytes.get_mut(4..8).zip(kept.back()) {
+            number.copy_from_slice(last.bytes.get(4..8).unwrap_or(&[0; 4]));
+        }
+        self.out.extend([old, swapped]);
+    }
+
+    fn clock(&self, now: Now) -> Now {
+        Now { unix: now.unix.plus_secs(self.ahead.as_secs()), ..now }
     }
 
     /// The production machine, once started.
@@ -132,6 +175,7 @@ impl Store for SharedStore {
 
 impl Host for RelayHost {
     fn on_start(&mut self, now: Now) {
+        let now = self.clock(now);
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
         let config = ControlServerConfig::new(1, self.network.relay_key());
@@ -143,6 +187,7 @@ impl Host for RelayHost {
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
+        let now = self.clock(now);
         if local.port() == MEASURE_PORT {
             self.measure(local, from, bytes, now);
             return;
@@ -158,10 +203,13 @@ impl Host for RelayHost {
             Action::Drop(_) => return,
         };
         let source = SocketAddr::new(source, self.local.port());
-        self.out.push_back(Transmit { from: source, to, ttl: None, bytes });
+        let sent = Transmit { from: source, to, ttl: None, bytes };
+        self.replay(&sent);
+        self.out.push_back(sent);
     }
 
     fn on_timer(&mut self, now: Now) {
+        let now = self.clock(now);
         if let Some(server) = &mut self.server {
             server.forwarder.handle_timeout(now.mono);
             server.control.handle_timeout(now);
@@ -170,6 +218,7 @@ impl Host for RelayHost {
     }
 
     fn on_stream(&mut self, stream: StreamId, event: StreamEvent, now: Now) {
+        let now = self.clock(now);
         let Some(server) = &mut self.server else { return };
         let conn = ConnId(stream.0);
         match event {
@@ -210,7 +259,7 @@ impl Host for RelayHost {
 
     fn queues(&self) -> Vec<Queue> {
         vec![
-            Queue { name: "relay datagrams out", len: self.out.len(), cap: 1 },
+            Queue { name: "relay datagrams out", len: self.out.len(), cap: 3 },
             Queue { name: "relay stream commands", len: self.commands.len(), cap: MAX_OUT },
         ]
     }

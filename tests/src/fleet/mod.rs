@@ -20,7 +20,7 @@ pub use agent::{Agent, Extra, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
 pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
-pub use status::{AgentState, Candidate, PathKind, PeerStatus, PortMapping, RelayStatus, Status};
+pub use status::{AgentState, Candidate, PathKind, PeerStatus, PortMapping, Refused, RelayStatus, Status};
 
 use crate::lab::Lab;
 use crate::{clock, wait};

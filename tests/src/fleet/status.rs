@@ -63,6 +63,23 @@ pub struct Status {
     pub candidates: Vec<Candidate>,
     /// How its port mapping stands.
     pub port_mapping: PortMapping,
+    /// Packets dropped, by cause.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+    /// What relays said that it did not believe.
+    #[serde(default)]
+    pub refused: Vec<Refused>,
+}
+
+/// What one relay said that was not believed, of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Refused {
+    /// `ip:port`.
+    pub relay: String,
+    /// Its label.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

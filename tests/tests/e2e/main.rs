@@ -7,11 +7,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a story ends at the first thing that goes wrong")]
 
+mod abuse;
 mod attack;
 mod bulk;
 mod candidates;
 mod changes;
 mod ecn;
+mod evil;
 mod idle;
 mod interop;
 mod lanes;
@@ -23,6 +25,7 @@ mod paths;
 mod refusal;
 mod relay;
 mod restart;
+mod sinks;
 mod tokens;
 mod trains;
 mod why;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::rounds::Role;
 use super::{Counted, PathAgent, ProbeFrom, ProbeTo};
-use crate::path::candidate::{Candidate, CandidateKind, is_probe_target};
+use crate::path::candidate::{Candidate, CandidateKind};
 use crate::path::check::{Check, OPENER_TTL, PINGS_PER_MINUTE, ROUND_PINGS_PER_MINUTE};
 use crate::path::history::Path;
 use crate::path::link::{DATA_LOST_CONFIRM, DataVerdict, Origin, Pair};
@@ -82,7 +82,7 @@ impl PathAgent {
     pub(super) fn handle_ping(&mut self, from: ProbeFrom, local: Option<IpAddr>, ping: &Ping) {
         let (to, seen, counters) = match from {
             ProbeFrom::Direct(addr) => {
-                if !is_probe_target(&addr, &self.config.overlay) {
+                if !self.may_probe(addr) {
                     self.counters.refused_sources += 1;
                     return;
                 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{AGAIN, Attempt, CLAIM, PATIENCE, PER_TICK, Ports, Side, Sockets, TICK, Work};
 use crate::id::PortNo;
 use crate::path::agent::{PathAgent, PathEvent, ProbeTo};
-use crate::path::candidate::{Candidate, CandidateKind, is_probe_target};
+use crate::path::candidate::{Candidate, CandidateKind};
 use crate::path::check::{Check, OPENER_TTL};
 use crate::path::link::Pair;
 use crate::rng::RngCore as _;
@@ -128,9 +128,7 @@ impl PathAgent {
     pub(super) fn begin_volley(&mut self, call: &Call, guesses: u32) {
         let offered = call.candidates.iter().filter_map(Candidate::from_call);
         let reflexive = |c: &Candidate| {
-            c.kind == CandidateKind::ServerReflexive
-                && c.addr.is_ipv4()
-                && is_probe_target(&c.addr, &self.config.overlay)
+            c.kind == CandidateKind::ServerReflexive && c.addr.is_ipv4() && self.may_probe(c.addr)
         };
         let Some(base) = offered.into_iter().find(reflexive).map(|c| c.addr) else { return };
         let ports = Ports::new(base.port(), self.guess.peer_nat.step(), guesses, &mut self.rng);

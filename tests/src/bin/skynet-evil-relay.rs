@@ -1,0 +1,60 @@
+//! A relay that lies: `skynet-relay run` with another directory behind it. For tests; it plays every trick at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use skynet_relay::clock::{Clock, os_rng};
+use skynet_relay::io::control::Directory as _;
+use skynet_relay::io::daemon::{self, RelayParts, Sockets};
+use skynet_relay::io::directory::LocalDirectory;
+use skynet_relay::network::load_network;
+use skynet_relay::server::{StoreOp, StoreReply};
+use skynet_relay::store::RedbStore;
+use skynet_tests::evil::{EvilDirectory, Loot, Orders, Trick};
+
+#[derive(Parser)]
+struct Args {
+    /// The state of the relay whose place it takes.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// A copy of the store from before, for documents that have been replaced since.
+    #[arg(long)]
+    old_store: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let sockets = Sockets::bind(args.listen)?;
+    let (clock, mut rng) = (Clock::new(), os_rng()?);
+    let network = load_network(&args.dir)?;
+    let orders = Orders::default();
+    // A stranger under a member's name would be believed by whoever never knew that member: it has no token for that.
+    orders.set(
+        Trick::ALL.into_iter().filter(|trick| *trick != Trick::TakeName && *trick != Trick::OldManifest),
+    );
+    let mut before = LocalDirectory::new(network.registrar(), RedbStore::open(&args.old_store)?);
+    let all = StoreOp::List { network_id: network.trust.network_id().0, after: 0, limit: 64 };
+    if let StoreReply::Listed(_, members) = before.execute(all, clock.now().unix) {
+        members.iter().for_each(|m| orders.remember(m.identity, &m.bundle));
+    }
+    let honest = LocalDirectory::new(network.registrar(), RedbStore::open(&network.directory)?);
+    let loot = Loot { registrar: Some(network.registrar_key.clone()), ..Loot::default() };
+    let parts = RelayParts {
+        relay_no: network.relay_no,
+        key: network.relay_key,
+        cluster_key: network.cluster_key,
+        directory: EvilDirectory::new(honest, loot, orders, rng.array()),
+        status_socket: None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let (_stop_now, stop) = tokio::sync::watch::channel(false);
+        println!("the evil relay runs");
+        daemon::run(parts, sockets, rng, clock, stop).await.context("the evil relay has ended")
+    })
+}
