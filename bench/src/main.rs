@@ -42,7 +42,7 @@ enum Command {
     Latency(latency::Arguments),
     /// skynet with 1, 2 and 4 lanes, on a free link and where a router polices each UDP 5-tuple
     Lanes(lanes::Arguments),
-    /// skynet by way of its relay beside the direct path, and what the relay pays
+    /// The relayed path beside the direct one, and the relay itself beside coturn: rates, latency, processor time
     Relay(relay::Arguments),
     /// Instructions and copied bytes per step of a packet's way, counted by valgrind
     Micro(micro::Arguments),

@@ -4,6 +4,7 @@
 //! [`clock`] and [`io`] are the shell around them.
 
 pub mod clock;
+pub mod config;
 pub mod io;
 pub mod network;
 pub mod registrar;

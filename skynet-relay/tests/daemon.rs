@@ -15,6 +15,9 @@ use skynet_core::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent}
 use skynet_core::wire::relay::{Class, Frame};
 use skynet_relay::clock::{Clock, os_rng};
 
+#[path = "daemon/operator.rs"]
+mod operator;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn command(dir: &Path, arguments: &[&str]) -> Command {

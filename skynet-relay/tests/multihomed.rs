@@ -1,4 +1,4 @@
-//! The forwarding thread on a wildcard socket of a host with many addresses: loopback. The clients are connected
+//! Forwarding threads on wildcard sockets of a host with many addresses: loopback. The clients are connected
 //! sockets, which let in no other source than the one they asked, as a NAT does.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -12,11 +12,12 @@ use skynet_core::rng::{Rng, RngCore as _};
 use skynet_core::time::{Now, UnixTime};
 use skynet_core::wire::relay::{Class, Frame, Keep, NACK_LEN, Ticket, bind_key};
 use skynet_relay::clock::{Clock, os_rng};
-use skynet_relay::io::forward::ForwardThread;
+use skynet_relay::io::forward::ForwardThreads;
 use skynet_relay::io::udp;
 use skynet_relay::server::{ClusterKeys, ForwardConfig, Forwarder};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const THREADS: u8 = 3;
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const THIRD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -25,18 +26,19 @@ struct Relay {
     clock: Clock,
     port: u16,
     key: Secret,
-    thread: ForwardThread,
+    threads: ForwardThreads,
 }
 
 impl Relay {
     fn on(listen: &str) -> Self {
-        let socket = udp::UdpSocket::bind(listen.parse().unwrap()).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let sockets = udp::UdpSocket::bind_group(listen.parse().unwrap(), THREADS.into()).unwrap();
+        let port = sockets[0].local_addr().unwrap().port();
         let (clock, mut rng) = (Clock::new(), os_rng().unwrap());
         let key = Secret::random(&mut rng);
         let keys = ClusterKeys::new((1, key.clone()), []);
-        let forwarder = Forwarder::new(ForwardConfig::default(), keys, rng, clock.now().mono);
-        Self { clock, port, key, thread: ForwardThread::start(socket, forwarder, clock).unwrap() }
+        let now = clock.now().mono;
+        let parts = Forwarder::parts(THREADS, &ForwardConfig::default(), &keys, &mut rng, now);
+        Self { clock, port, key, threads: ForwardThreads::start(sockets, parts, clock).unwrap() }
     }
 
     fn ticket(&self, node_no: u32) -> Ticket {
@@ -135,7 +137,7 @@ fn asked_and_answered(relay: &Relay, asked: SocketAddr, request: &[u8]) -> (Sock
     socket.send_to(request, asked).unwrap();
     let mut buffer = [0; 200];
     let (len, from) = socket.recv_from(&mut buffer).unwrap();
-    assert!(!relay.thread.is_finished());
+    assert!(!relay.threads.is_finished());
     (from, buffer[..len].to_vec())
 }
 
@@ -153,7 +155,7 @@ fn answers_from_where_it_was_asked(listen: &str, hosts: &[&str]) {
         let (from, answer) = asked_and_answered(&relay, asked, &keep);
         assert_eq!((from, answer.len()), (asked, NACK_LEN), "KEEP at {host} on {listen}");
     }
-    relay.thread.stop().unwrap();
+    relay.threads.stop().unwrap();
 }
 
 #[test]
@@ -187,7 +189,7 @@ fn data_arrives_from_where_the_recipient_bound(listen: &str) {
     b.until(|bytes, _| matches!(Frame::parse(bytes), Ok(Frame::Bound(_))).then_some(()));
     a.send(2, b"moved");
     assert_eq!(b.receive(), (1, b"moved".to_vec()));
-    relay.thread.stop().unwrap();
+    relay.threads.stop().unwrap();
 }
 
 #[test]
@@ -198,4 +200,39 @@ fn data_arrives_from_where_its_recipient_bound() {
 #[test]
 fn data_arrives_from_where_its_recipient_bound_on_a_dual_stack_relay() {
     data_arrives_from_where_the_recipient_bound("[::]:0");
+}
+
+#[test]
+fn nodes_reach_each_other_whatever_threads_they_and_their_lanes_come_to() {
+    let relay = Relay::on("127.0.0.1:0");
+    let mut nodes: Vec<_> = (1..=40).map(|n| Node::bind(&relay, n, FIRST)).collect();
+    for round in 0..3u8 {
+        for i in 0..nodes.len() {
+            let to = (i + 1 + usize::from(round) * 5) % nodes.len();
+            nodes[i].send(to as u32 + 1, &[round; 700]);
+            assert_eq!(nodes[to].receive(), (i as u32 + 1, vec![round; 700]));
+        }
+    }
+    // One of them behind a NAT that now gives it another port, and so mostly another thread.
+    for round in 0..8u8 {
+        let old = std::mem::replace(&mut nodes[0].socket, socket_to(FIRST, relay.port));
+        nodes[0].socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        nodes[0].client.rebind(relay.clock.now().mono);
+        nodes[0].until(|bytes, _| matches!(Frame::parse(bytes), Ok(Frame::Bound(_))).then_some(()));
+        drop(old);
+        for i in 1..nodes.len() {
+            nodes[i].send(1, &[round]);
+            assert_eq!(nodes[0].receive(), (i as u32 + 1, vec![round]));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(1_100));
+    nodes[0].send(2, b"so that a thread publishes");
+    let sessions = || relay.threads.stats().iter().map(|stats| stats.sessions).collect::<Vec<_>>();
+    let end = relay.clock.now().mono + PATIENCE;
+    while sessions().iter().sum::<usize>() != nodes.len() {
+        assert!(relay.clock.now().mono < end, "{:?}", sessions());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(sessions().iter().all(|n| *n > 0), "{:?}", sessions());
+    relay.threads.stop().unwrap();
 }

@@ -29,7 +29,8 @@ struct Client {
 }
 
 struct World {
-    forwarder: Forwarder,
+    /// One for each thread; an address always comes to the same.
+    parts: Vec<Forwarder>,
     clients: Vec<Client>,
     now: Now,
     /// Address → network of who was told BOUND there. Sessions end; what was once proven stays possible.
@@ -74,7 +75,7 @@ fn local(n: u8) -> Local {
     Local(IpAddr::from([203, 0, 113, 10 + (n >> 2) % 2]))
 }
 
-/// Runs a script against a relay with room for six sessions: an operation a byte, its operands behind it.
+/// Runs a script against a relay of two parts with room for six sessions: an operation a byte, its operands behind it.
 ///
 /// Promises: no panic; no answer is larger than its cause; a datagram is only ever forwarded, unchanged behind its
 /// header, to an address that was proven by a member of the sender's network, and from the address of the relay where
@@ -82,9 +83,9 @@ fn local(n: u8) -> Local {
 pub fn forwarder(bytes: &[u8]) -> bool {
     let config = ForwardConfig { max_sessions: MAX_SESSIONS, max_sessions_per_node: 2, ..Default::default() };
     let keys = ClusterKeys::new((1, cluster_key()), []);
-    let forwarder = Forwarder::new(config, keys, Rng::from_seed([1; 32]), Instant::ZERO);
+    let mut rng = Rng::from_seed([1; 32]);
     let mut world = World {
-        forwarder,
+        parts: Forwarder::parts(2, &config, &keys, &mut rng, Instant::ZERO),
         clients: clients(),
         now: Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 },
         proven: BTreeMap::new(),
@@ -156,8 +157,11 @@ impl World {
                 let by = Duration::from_secs(u64::from(input.byte()));
                 self.now.mono = self.now.mono + by;
                 self.now.unix = UnixTime(self.now.unix.0 + by.as_secs());
-                self.forwarder.handle_timeout(self.now.mono);
-                assert!(self.forwarder.poll_timeout() > self.now.mono, "a timer that stays due");
+                for part in &mut self.parts {
+                    part.handle_timeout(self.now.mono);
+                    assert!(part.poll_timeout() > self.now.mono, "a timer that stays due");
+                }
+                self.tell();
             }
         }
     }
@@ -169,8 +173,11 @@ impl World {
 
     fn handle(&mut self, (local, from): (Local, SocketAddr), cause: Vec<u8>, who: Option<usize>) {
         let mut buffer = cause.clone();
-        let action = self.forwarder.handle_datagram(local, from, &mut buffer, self.now);
-        assert!(self.forwarder.sessions() <= MAX_SESSIONS, "more sessions than the cap");
+        let part = usize::from(from.port()) % self.parts.len();
+        let action = self.parts[part].handle_datagram(local, from, &mut buffer, self.now);
+        self.tell();
+        let sessions: usize = self.parts.iter().map(Forwarder::sessions).sum();
+        assert!(sessions <= MAX_SESSIONS, "more sessions than the cap");
         assert_eq!(buffer.len(), cause.len());
         match action {
             Action::Reply { len } => {
@@ -192,6 +199,16 @@ impl World {
             Action::Drop(_) => {}
         }
         self.last = cause;
+    }
+
+    /// Each part hears what the others say.
+    fn tell(&mut self) {
+        for part in 0..self.parts.len() {
+            while let Some(update) = self.parts[part].poll_update() {
+                let others = self.parts.iter_mut().enumerate().filter(|(other, _)| *other != part);
+                others.for_each(|(_, other)| other.handle_update(&update, self.now.mono));
+            }
+        }
     }
 
     fn answered(&mut self, (local, from): (Local, SocketAddr), answer: &[u8], who: Option<usize>) {

@@ -198,6 +198,14 @@ impl DataHeader {
     pub const fn lane(&self) -> u8 {
         self.flags >> 2 & 7
     }
+    /// What the frame carries; what is not known counts as bulk.
+    pub const fn class(&self) -> Class {
+        match self.flags & 3 {
+            1 => Class::Normal,
+            2 => Class::Control,
+            _ => Class::Bulk,
+        }
+    }
     /// How many relays the frame has passed.
     pub const fn hops(&self) -> u8 {
         self.flags >> 6

@@ -8,13 +8,13 @@ macro_rules! say {
     }};
 }
 
+mod log;
 mod network;
 mod run;
 mod status;
 mod token;
 mod user;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +40,9 @@ struct Common {
     /// Print one JSON object, with a "schema" field, instead of text.
     #[arg(long, global = true)]
     json: bool,
+    /// How log lines on standard error look; `SKYNET_LOG` chooses what is logged.
+    #[arg(long, global = true, env = "SKYNET_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: log::Format,
 }
 
 #[derive(Subcommand, Debug)]
@@ -54,8 +57,8 @@ enum Verb {
     /// Show the network of this host.
     #[command(subcommand)]
     Network(network::NetworkVerb),
-    /// Ask the running relay how it is.
-    Status,
+    /// Ask the running relay how it is: sessions, networks, rates, threads, drops by reason, peers.
+    Status(status::StatusVerb),
 }
 
 /// What went wrong, and the exit code that says so.
@@ -83,15 +86,9 @@ impl Failure {
 }
 
 impl Cli {
-    /// Logs go to standard error; `SKYNET_LOG` chooses what is logged.
+    /// Logs go to standard error.
     pub(crate) fn start_logging(&self) {
-        let filter = tracing_subscriber::EnvFilter::try_from_env("SKYNET_LOG")
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-            .with_writer(std::io::stderr)
-            .init();
+        log::start(self.common.log_format);
     }
 
     pub(crate) fn run(&self) -> Result<(), Failure> {
@@ -100,7 +97,7 @@ impl Cli {
             Verb::Run(run) => run::run(&self.common, run),
             Verb::Token(verb) => token::execute(&self.common, verb),
             Verb::Network(verb) => network::execute(&self.common, verb),
-            Verb::Status => status::execute(&self.common),
+            Verb::Status(verb) => status::execute(&self.common, verb),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `up` and `run`.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context as _;
@@ -8,7 +9,8 @@ use clap::Args;
 use serde_json::json;
 use skynet_core::member::Ipv4Prefix;
 use skynet_relay::clock::{Clock, os_rng};
-use skynet_relay::io::daemon::{self, RelayParts, Sockets};
+use skynet_relay::config::{Config, ConfigError};
+use skynet_relay::io::daemon::{self, PortError, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
     CreateOptions, Created, create_network, load_network, network_exists, set_relay_addresses,
@@ -19,10 +21,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::token::{TokenArgs, to_json};
-use super::{Common, Failure, user};
+use super::{Common, Failure, log, user};
 
 /// The relay's port, that of STUN (RFC 8489).
 const PORT: u16 = 3478;
+/// Read if it is there.
+const CONFIG: &str = "/etc/skynet/relay.toml";
+/// Forwarding threads at most.
+const MAX_THREADS: usize = 64;
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
@@ -33,6 +39,39 @@ pub(crate) struct Run {
     /// `operator/`, with the root key. Default: `skynet` if there is such a user, else `nobody`; `root` stays root.
     #[arg(long, env = "SKYNET_RELAY_USER", value_name = "USER")]
     user: Option<String>,
+    /// Forwarding threads, each with a UDP socket of its own; as many as there are cores if not given.
+    #[arg(long, env = "SKYNET_RELAY_THREADS", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: Option<u8>,
+    /// Rates, shares, metrics: `docs/RELAY.md`. The default file need not exist.
+    #[arg(long, env = "SKYNET_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve Prometheus metrics there, on loopback; wins over the file.
+    #[arg(long, env = "SKYNET_RELAY_METRICS", value_name = "IP:PORT", value_parser = loopback)]
+    metrics: Option<SocketAddr>,
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let addr: SocketAddr = text.parse().map_err(|_| "expected IP:PORT".to_owned())?;
+    if addr.ip().is_loopback() {
+        Ok(addr)
+    } else {
+        Err("metrics are for this host: 127.0.0.1 or [::1]".into())
+    }
+}
+
+impl Run {
+    fn open(&self) -> Result<Sockets, PortError> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS) as u8);
+        Sockets::bind(self.listen, self.threads.unwrap_or(cores))
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        let default = Path::new(CONFIG);
+        let file = self.config.as_deref().unwrap_or(default);
+        let mut config = Config::load(file, self.config.is_some())?;
+        config.metrics = self.metrics.or(config.metrics);
+        Ok(config)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -79,8 +118,9 @@ impl PublicAddress {
 }
 
 pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
-    // The port first: if it is taken, nothing is changed.
-    let sockets = Sockets::bind(up.run.listen)?;
+    // The file and the port first: if one is wrong or taken, nothing is changed.
+    let config = up.run.config()?;
+    let sockets = up.run.open()?;
     let clock = Clock::new();
     let given: Vec<SocketAddr> =
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
@@ -96,7 +136,7 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
             v4: up.range,
             relay_addresses: if given.is_empty() { vec![own_address(&sockets)?] } else { given },
             daemon: user::daemon_user(up.run.user.as_deref())?,
-            token: up.token.options(),
+            token: up.token.options()?,
         };
         if let Some(parent) = common.dir.parent() {
             std::fs::create_dir_all(parent)
@@ -104,12 +144,13 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
         }
         Some(create_network(&common.dir, &options, &mut os_rng()?, clock.now().unix)?)
     };
-    serve(common, sockets, clock, |sockets| announce(common, sockets, created.as_ref()))
+    serve(common, sockets, config, clock, |sockets| announce(common, sockets, created.as_ref()))
 }
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
     common.require_network()?;
-    serve(common, Sockets::bind(run.listen)?, Clock::new(), |_| Ok(()))
+    let config = run.config()?;
+    serve(common, run.open()?, config, Clock::new(), |_| Ok(()))
 }
 
 /// What the manifest says of this relay's addresses: changing it takes the root key, saying it again does not.
@@ -176,6 +217,7 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
 fn serve(
     common: &Common,
     sockets: Sockets,
+    config: Config,
     clock: Clock,
     ready: impl FnOnce(&Sockets) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -194,9 +236,11 @@ fn serve(
         cluster_key: network.cluster_key,
         directory: LocalDirectory::new(registrar, store),
         status_socket: Some(common.status_socket()),
+        config,
     };
     let rng = os_rng()?;
     runtime.block_on(async {
+        tokio::spawn(log::tell_left_out());
         let (stop_now, stop) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

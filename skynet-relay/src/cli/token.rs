@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use skynet_core::member::Ipv4Prefix;
+use skynet_core::member::{Ipv4Prefix, Tags};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::network::{NewToken, TokenOptions, create_token};
 
@@ -37,17 +37,21 @@ pub(crate) struct TokenArgs {
     /// Addresses for machines that join with it, inside the network's range.
     #[arg(long, value_name = "PREFIX")]
     token_pool: Option<Ipv4Prefix>,
+    /// A tag of the machines that join with it, such as one that names a rate class; can be given several times.
+    #[arg(long = "token-tag", value_name = "TAG")]
+    token_tags: Vec<String>,
 }
 
 impl TokenArgs {
-    pub(super) fn options(&self) -> TokenOptions {
-        TokenOptions {
+    pub(super) fn options(&self) -> Result<TokenOptions, Failure> {
+        Ok(TokenOptions {
             ttl: self.token_ttl,
             max_uses: self.token_uses,
             ephemeral: self.token_ephemeral,
             pool: self.token_pool,
+            tags: Tags::new(&self.token_tags)?,
             ..TokenOptions::default()
-        }
+        })
     }
 }
 
@@ -55,7 +59,7 @@ pub(super) fn execute(common: &Common, verb: &TokenVerb) -> Result<(), Failure> 
     let TokenVerb::Create(create) = verb;
     common.require_network()?;
     let token =
-        create_token(&common.dir, &create.options.options(), &mut os_rng()?, Clock::new().now().unix)?;
+        create_token(&common.dir, &create.options.options()?, &mut os_rng()?, Clock::new().now().unix)?;
     if common.json {
         let mut value = to_json(&token);
         value["schema"] = "skynet.relay.token/1".into();

@@ -8,15 +8,20 @@
 //! A datagram is changed and sent from where it was received; there is no copy. What goes from one address to another is
 //! one run as long as its datagrams are of one size, however many slots they came in; order is kept per destination.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::cmsg::Control;
 use super::sockaddr;
 use crate::server::Local;
 
-/// Datagrams or trains per receive call.
-pub(super) const SLOTS: usize = 32;
+/// Datagrams or trains per receive call at most: so many that single datagrams of dozens of clients find others of the
+/// same way among them, and leave together.
+pub(super) const SLOTS: usize = 128;
+/// And usually: trains of more would not stay in the cache.
+const FEW: usize = 32;
+/// Bytes in a slot on average above which it is trains that come.
+const TRAINS: usize = 4_096;
 /// Longest train, and more than the longest datagram.
 const SLOT: usize = 1 << 16;
 /// From slot to slot; no power of two, or the beginnings of all slots would share a few lines of the cache.
@@ -29,8 +34,10 @@ pub(super) const RUNS: usize = 64;
 pub(super) const MAX_SEGMENTS: usize = 64;
 /// Bytes in one run: UDP's largest payload over IPv6, which is below IPv4's.
 const MAX_RUN: usize = 65_487;
-/// How many runs back one to the same destination is looked for.
+/// How many runs back one to the same destination is looked for, if the index does not have it.
 const LOOK_BACK: usize = 16;
+/// Places of the index of runs by destination.
+const INDEX: usize = 256;
 
 /// What one slot holds.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +89,12 @@ pub struct Batch {
     slab: Box<[u8]>,
     pub(super) slots: Vec<Slot>,
     pub(super) received: usize,
+    /// Slots to receive into next time.
+    pub(super) wanted: usize,
     runs: Vec<Run>,
     used: usize,
+    /// By a hash of the destination: the number of the last run to it, and one; 0 is none.
+    index: [u8; INDEX],
     /// Whether a run may hold more than one datagram: `UDP_SEGMENT` works.
     pub(super) joins: bool,
 }
@@ -112,10 +123,20 @@ impl Batch {
             slab: vec![0; SLOTS * STRIDE].into_boxed_slice(),
             slots: std::iter::repeat_with(slot).take(SLOTS).collect(),
             received: 0,
+            wanted: FEW,
             runs: std::iter::repeat_with(run).take(RUNS).collect(),
             used: 0,
+            index: [0; INDEX],
             joins: true,
         }
+    }
+
+    /// Of so many slots wanted so many were filled: how many to want next.
+    pub(super) fn filled(&mut self, received: usize) {
+        self.received = received;
+        let bytes: usize = self.slots[..received].iter().filter_map(|slot| Some(slot.train?.len)).sum();
+        let is_more = received >= FEW && bytes / received.max(1) < TRAINS;
+        self.wanted = if is_more { SLOTS } else { FEW };
     }
 
     /// What came in `slot`; `None` if its sender is of an unknown family, or it is empty.
@@ -147,6 +168,7 @@ impl Batch {
     /// Everything has been sent.
     pub(super) fn clear_runs(&mut self) {
         self.used = 0;
+        self.index = [0; INDEX];
     }
 
     /// Adds the datagram at `at` of `slot` to what leaves from `local` for `to`. False if there is no room: what there
@@ -154,19 +176,42 @@ impl Batch {
     #[must_use]
     pub fn push(&mut self, slot: usize, at: Range<usize>, local: Local, to: SocketAddr) -> bool {
         let piece = slot * STRIDE + at.start..slot * STRIDE + at.end;
-        let recent = self.used.saturating_sub(LOOK_BACK)..self.used;
-        let open = self.runs[recent].iter_mut().rev().find(|run| (run.to, run.local) == (to, local));
-        if let Some(run) = open
-            && self.joins
-            && run.add(piece.clone())
+        let place = index_of(to);
+        if self.joins
+            && let Some(last) = self.last_run(place, local, to)
+            && self.runs[last].add(piece.clone())
         {
             return true;
         }
         let Some(run) = self.runs.get_mut(self.used) else { return false };
         run.begin(piece, local, to);
         self.used += 1;
+        self.index[place] = self.used as u8;
         true
     }
+}
+
+impl Batch {
+    /// The last run of this way. Two destinations may have the same place; then a few runs are looked at. One that is not
+    /// found is begun once more, behind all others: order is kept.
+    fn last_run(&self, place: usize, local: Local, to: SocketAddr) -> Option<usize> {
+        let is_same = |run: &Run| (run.to, run.local) == (to, local);
+        let indexed = usize::from(self.index[place]).checked_sub(1)?;
+        if is_same(&self.runs[indexed]) {
+            return Some(indexed);
+        }
+        (self.used.saturating_sub(LOOK_BACK)..self.used).rev().find(|run| is_same(&self.runs[*run]))
+    }
+}
+
+/// A place in the index: clients differ in their address's last byte or in their port.
+fn index_of(to: SocketAddr) -> usize {
+    let ip = match to.ip() {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    let [high, low] = to.port().to_be_bytes();
+    usize::from(ip ^ low ^ high.rotate_left(4))
 }
 
 impl Run {
@@ -232,6 +277,40 @@ mod tests {
         push(&mut batch, 1, 0..1_000, X);
         push(&mut batch, 2, 0..1_000, Y);
         assert_eq!(shape(&batch), [(1, 3, 2), (2, 3, 1), (2, 1, 1)], "nothing follows the short one");
+    }
+
+    #[test]
+    fn single_datagrams_of_many_clients_leave_together_and_in_order() {
+        let mut batch = Batch::new();
+        // 60 destinations in turn, each twice; four have the place of another in the index.
+        let to =
+            |n: usize| if n < 56 { ([192, 0, 2, n as u8], 1) } else { ([192, 0, 2, n as u8 - 56], 0x1000) };
+        assert_eq!(index_of(to(3).into()), index_of(to(59).into()));
+        for slot in 0..120 {
+            push(&mut batch, slot, 0..200, to(slot % 60));
+        }
+        assert_eq!(batch.runs().iter().filter(|run| run.datagrams == 2).count(), 56);
+        for n in 0..60 {
+            let of = batch.runs().iter().filter(|run| run.to == to(n).into()).flat_map(Run::datagrams);
+            assert_eq!(of.map(|at| at.start / STRIDE).collect::<Vec<_>>(), [n, n + 60], "in order");
+        }
+    }
+
+    #[test]
+    fn many_small_ones_are_received_at_once_and_few_trains() {
+        let mut batch = Batch::new();
+        let mut fill = |received: usize, len: usize| {
+            for slot in &mut batch.slots {
+                slot.train = Some(Train::new(Local::ANY, X.into(), len, None));
+            }
+            batch.filled(received);
+            batch.wanted
+        };
+        assert_eq!(
+            [fill(FEW, 200), fill(SLOTS, 200), fill(FEW, 40_000), fill(1, 200)],
+            [SLOTS, SLOTS, FEW, FEW]
+        );
+        assert_eq!(fill(0, 0), FEW);
     }
 
     #[test]

@@ -2,30 +2,33 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skynet_core::key::{Secret, StaticSecret};
 use skynet_core::rng::Rng;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::io::control::{self, ControlStats, Directory};
 use crate::io::descriptors;
-use crate::io::forward::{ForwardStats, ForwardThread};
+use crate::io::forward::ForwardThreads;
 use crate::io::measure::MeasureThread;
+use crate::io::metrics;
 use crate::io::port;
+use crate::io::status::{self, Monitor};
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
-/// Both sockets of one port, and the UDP socket beside it.
+/// All sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
 pub struct Sockets {
-    udp: UdpSocket,
+    /// One for each forwarding thread.
+    udp: Vec<UdpSocket>,
     /// The port above, by which nodes measure their NATs; not there if it is taken.
     measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
@@ -68,13 +71,20 @@ impl PortError {
 }
 
 impl Sockets {
-    /// Opens UDP and TCP on `listen`.
+    /// Opens UDP, for so many threads, and TCP on `listen`.
     ///
     /// # Errors
     /// [`PortError`], which names the process in the way.
-    pub fn bind(listen: SocketAddr) -> Result<Self, PortError> {
-        let udp = UdpSocket::bind(listen).map_err(|e| PortError::new("udp", listen, e))?;
-        let addr = udp.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
+    pub fn bind(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
+        let udp = UdpSocket::bind_group(listen, threads.into());
+        let udp = udp.map_err(|e| PortError::new("udp", listen, e))?;
+        let addr = udp[0].local_addr().map_err(|e| PortError::new("udp", listen, e))?;
+        if let Some(bytes) = udp[0].small_buffer() {
+            warn!(
+                bytes,
+                "small socket buffers: bursts will be lost; cure: sysctl net.core.rmem_max=4194304 net.core.wmem_max=4194304"
+            );
+        }
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
         Ok(Self { udp, measure: bind_above(addr), tcp, addr })
     }
@@ -116,13 +126,8 @@ pub struct RelayParts<D> {
     pub directory: D,
     /// Where `status` asks; no socket if `None`.
     pub status_socket: Option<PathBuf>,
-}
-
-/// What `status` shows.
-#[derive(Clone, Debug, Default)]
-struct Stats {
-    forward: ForwardStats,
-    control: ControlStats,
+    /// What the operator has set.
+    pub config: Config,
 }
 
 /// Number of the only cluster key until rotation exists.
@@ -140,27 +145,39 @@ pub async fn run<D: Directory>(
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
-    let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
-    let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
-    let mut limits = ControlServerConfig::new(parts.relay_no, parts.key);
-    descriptors::bound(&mut limits, descriptors::raise());
-    let server = ControlServer::new(limits, keys, rng.fork());
+    let config = ForwardConfig {
+        relay_no: parts.relay_no,
+        classes: parts.config.classes,
+        uplink_kbit: parts.config.uplink_kbit,
+        ..ForwardConfig::default()
+    };
+    let threads = u8::try_from(sockets.udp.len()).unwrap_or(u8::MAX);
+    let forwarders = Forwarder::parts(threads, &config, &keys, &mut rng, clock.now().mono);
+    let class_tags = parts.config.class_tags;
+    let mut control =
+        ControlServerConfig { class_tags, ..ControlServerConfig::new(parts.relay_no, parts.key) };
+    descriptors::bound(&mut control, descriptors::raise());
+    let server = ControlServer::new(control, keys, rng.fork());
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
-            Some(MeasureThread::start(socket, sockets.udp.try_clone()?, measure, clock)?)
+            Some(MeasureThread::start(socket, sockets.udp[0].try_clone()?, measure, clock)?)
         }
         None => None,
     };
-    let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
+    let metrics = metrics::bind(parts.config.metrics).await?;
+    let threads = ForwardThreads::start(sockets.udp, forwarders, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
-    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), stop);
-    let status = parts.status_socket.as_deref().and_then(bind_status);
+    let control = control::run(listener, server, parts.directory, clock, Arc::clone(&control_stats), stop);
+    let monitor = Arc::new(Monitor::new(sockets.addr, clock, threads.desks(), control_stats));
+    let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {
         result = control => result,
-        () = serve_status(status, &thread, &control_stats, sockets.addr) => unreachable!("serves for ever"),
-        () = watch_thread(&thread) => Err(io::Error::other("the forwarding thread has ended")),
+        () = monitor.serve(status) => unreachable!("serves for ever"),
+        () = monitor.watch() => unreachable!("watches for ever"),
+        () = metrics::serve(metrics, Arc::clone(&monitor)) => unreachable!("serves for ever"),
+        () = watch_threads(&threads) => Err(io::Error::other("a forwarding thread has ended")),
     };
     if let Some(path) = &parts.status_socket {
         let _ = std::fs::remove_file(path);
@@ -168,72 +185,13 @@ pub async fn run<D: Directory>(
     if let Some(measure) = measure {
         measure.stop();
     }
-    let stopped = thread.stop();
+    let stopped = threads.stop();
     info!("stopped");
     result.and(stopped)
 }
 
-async fn watch_thread(thread: &ForwardThread) {
-    while !thread.is_finished() {
+async fn watch_threads(threads: &ForwardThreads) {
+    while !threads.is_finished() {
         tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// A socket left by a relay that was killed is in the way and nobody's any more; the port was free, so this is it.
-fn bind_status(path: &Path) -> Option<UnixListener> {
-    let _ = std::fs::remove_file(path);
-    match UnixListener::bind(path) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            warn!(path = %path.display(), %error, "no status socket");
-            None
-        }
-    }
-}
-
-/// One JSON object per connection. The socket lies in a directory only the relay's user can enter.
-async fn serve_status(
-    listener: Option<UnixListener>,
-    thread: &ForwardThread,
-    control: &Mutex<ControlStats>,
-    addr: SocketAddr,
-) {
-    let Some(listener) = listener else { return std::future::pending().await };
-    loop {
-        let Ok((mut stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let stats = Stats {
-            forward: thread.stats(),
-            control: control.lock().map(|stats| stats.clone()).unwrap_or_default(),
-        };
-        let text = stats.to_json(addr).to_string();
-        let write = stream.write_all(text.as_bytes());
-        let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
-    }
-}
-
-impl Stats {
-    fn to_json(&self, addr: SocketAddr) -> serde_json::Value {
-        let mut drops = self.forward.drops.clone();
-        drops.add(&self.control.drops);
-        let drops: serde_json::Map<String, serde_json::Value> =
-            drops.nonzero().map(|(reason, n)| (reason.as_str().to_owned(), n.into())).collect();
-        let counters = self.forward.counters;
-        serde_json::json!({
-            "schema": "skynet.relay.status/1",
-            "listen": addr.to_string(),
-            "process": std::process::id(),
-            "sessions": self.forward.sessions,
-            "control_connections": self.control.connections,
-            "members_online": self.control.joined,
-            "datagrams_received": counters.received,
-            "datagrams_forwarded": counters.forwarded,
-            "bytes_forwarded": counters.forwarded_bytes,
-            "datagrams_unsent": self.forward.unsent,
-            "replies": counters.replies,
-            "drops": drops,
-        })
     }
 }

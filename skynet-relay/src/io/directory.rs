@@ -37,6 +37,7 @@ impl<S: Store> LocalDirectory<S> {
             network_id: self.network_id(),
             identity: plan.identity,
             node_no: plan.node_no,
+            tags: plan.tags,
             receipt: plan.receipt,
             genesis: trust.genesis().bytes().to_vec(),
             manifest: trust.manifest().bytes().to_vec(),

@@ -1,116 +1,202 @@
-//! The thread that moves datagrams: receive trains, let the [`Forwarder`] decide on each datagram, send what is left as
-//! trains.
+//! The threads that move datagrams: each has a socket and a [`Forwarder`] of its own, receives trains, lets it decide on
+//! each datagram and sends what is left as trains.
+//!
+//! ```text
+//!   kernel, by 5-tuple ──▶ socket 0 ─ thread 0 ─▶ any client        all sockets have one port: whatever thread sends,
+//!                     ╲             ▲ │ Update                       it comes from where the client sent to
+//!                      ╲▶ socket 1 ─ thread 1 ─▶ any client
+//! ```
+//! What they tell each other ([`Update`]) is little: when a session begins, moves or ends, and twice a minute that it is
+//! in use. Per packet they share nothing.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use skynet_core::time::Instant;
 
 use crate::clock::Clock;
+use crate::io::desk::{Desk, Desks, ForwardStats};
 use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
-use crate::server::{Action, Drops, ForwardCounters, Forwarder};
+use crate::server::{Action, Forwarder, Update};
 
 const PUBLISH: Duration = Duration::from_secs(1);
+/// Between two looks whether the socket was full.
+const PRESSURE: Duration = Duration::from_millis(100);
+/// Sessions told to whoever asks, of each thread.
+const LISTED: usize = 20_000;
+/// Updates on their way to one thread. What does not fit waits with the sender, a session at most once.
+const INBOX: usize = 4_096;
 
-/// What the thread tells others, at most a second old.
-#[derive(Clone, Default, Debug)]
-pub struct ForwardStats {
-    /// Sessions in the table.
-    pub sessions: usize,
-    /// Datagrams and bytes.
-    pub counters: ForwardCounters,
-    /// Drops by reason.
-    pub drops: Drops,
-    /// Datagrams the kernel refused to send.
-    pub unsent: u64,
-}
-
-/// A running forwarding thread.
+/// The running forwarding threads.
 #[derive(Debug)]
-pub struct ForwardThread {
+pub struct ForwardThreads {
     stop: Arc<AtomicBool>,
-    stats: Arc<Mutex<ForwardStats>>,
-    handle: thread::JoinHandle<io::Result<()>>,
+    desks: Desks,
+    threads: Vec<thread::JoinHandle<io::Result<()>>>,
 }
 
-impl ForwardThread {
-    /// Starts the thread.
+impl ForwardThreads {
+    /// Starts a thread for each socket. `parts` are as many, made together.
     ///
     /// # Errors
     /// The system cannot start a thread.
-    pub fn start(socket: UdpSocket, forwarder: Forwarder, clock: Clock) -> io::Result<Self> {
+    pub fn start(sockets: Vec<UdpSocket>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stats = Arc::new(Mutex::new(ForwardStats::default()));
-        let (stop_2, stats_2) = (Arc::clone(&stop), Arc::clone(&stats));
-        let handle = thread::Builder::new()
-            .name("forward".into())
-            .spawn(move || run(&socket, forwarder, clock, &stop_2, &stats_2))?;
-        Ok(Self { stop, stats, handle })
+        let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
+        let (mut desks, mut threads) = (Vec::new(), Vec::new());
+        for (index, ((socket, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
+            let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
+            let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
+            let desk = Arc::new(Desk::default());
+            let thread =
+                Thread { socket, forwarder, inbox, outbox, clock, unsent: 0, overflowed: 0, lost: 0 };
+            let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
+            let handle = thread::Builder::new()
+                .name(format!("forward-{index}"))
+                .spawn(move || thread.run(&stop, &published))?;
+            desks.push(desk);
+            threads.push(handle);
+        }
+        Ok(Self { stop, desks: Desks(desks), threads })
     }
 
-    /// The last published figures.
-    pub fn stats(&self) -> ForwardStats {
-        self.stats.lock().map(|stats| stats.clone()).unwrap_or_default()
+    /// The last published figures of each thread.
+    pub fn stats(&self) -> Vec<ForwardStats> {
+        self.desks.stats()
     }
 
-    /// Whether the thread has ended without being told to.
+    /// Where they tell how they are.
+    pub fn desks(&self) -> Desks {
+        self.desks.clone()
+    }
+
+    /// Whether one has ended without being told to.
     pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
+        self.threads.iter().any(thread::JoinHandle::is_finished)
     }
 
-    /// Stops the thread and waits for it, at most a receive timeout.
+    /// Stops all and waits for them, at most a receive timeout.
     ///
     /// # Errors
-    /// What ended the thread before.
+    /// What ended a thread before.
     pub fn stop(self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        self.handle.join().map_err(|_| io::Error::other("the forwarding thread panicked"))?
+        let ended = self.threads.into_iter().map(thread::JoinHandle::join);
+        let mut result = Ok(());
+        for one in ended {
+            let one = one.unwrap_or_else(|_| Err(io::Error::other("a forwarding thread panicked")));
+            result = result.and(one);
+        }
+        result
     }
 }
 
-fn run(
-    socket: &UdpSocket,
-    mut forwarder: Forwarder,
+struct Thread {
+    socket: UdpSocket,
+    forwarder: Forwarder,
+    inbox: Receiver<Update>,
+    outbox: Outbox,
     clock: Clock,
-    stop: &AtomicBool,
-    stats: &Mutex<ForwardStats>,
-) -> io::Result<()> {
-    let mut batch = Batch::new();
-    let (mut next_publish, mut unsent) = (Instant::ZERO, 0);
-    while !stop.load(Ordering::Relaxed) {
-        let received = socket.receive(&mut batch)?;
-        let now = clock.now();
-        for slot in 0..received {
-            let Some(train) = batch.train(slot) else { continue };
-            for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
-                let datagram = batch.datagram_mut(slot, at.clone());
-                let (at, local, to) = match forwarder.handle_datagram(train.local, train.from, datagram, now)
-                {
-                    Action::Forward { local, to } => (at, local, to),
-                    Action::Reply { len } => (at.start..at.start + len, train.local, train.from),
-                    Action::Drop(_) => continue,
-                };
-                while !batch.push(slot, at.clone(), local, to) {
-                    unsent += socket.send(&mut batch);
+    unsent: u64,
+    /// What the kernel last said, and what that makes in all.
+    overflowed: u32,
+    lost: u64,
+}
+
+impl Thread {
+    fn run(mut self, stop: &AtomicBool, desk: &Desk) -> io::Result<()> {
+        let mut batch = Batch::new();
+        let (mut next_publish, mut next_pressure) = (Instant::ZERO, Instant::ZERO);
+        while !stop.load(Ordering::Relaxed) {
+            let received = self.socket.receive(&mut batch)?;
+            let now = self.clock.now();
+            // Before the datagrams: what a client sends after its BOUND finds its session known to all.
+            while let Ok(update) = self.inbox.try_recv() {
+                self.forwarder.handle_update(&update, now.mono);
+            }
+            for slot in 0..received {
+                let Some(train) = batch.train(slot) else { continue };
+                for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
+                    let datagram = batch.datagram_mut(slot, at.clone());
+                    let action = self.forwarder.handle_datagram(train.local, train.from, datagram, now);
+                    let (at, local, to) = match action {
+                        Action::Forward { local, to } => (at, local, to),
+                        Action::Reply { len } => (at.start..at.start + len, train.local, train.from),
+                        Action::Drop(_) => continue,
+                    };
+                    while !batch.push(slot, at.clone(), local, to) {
+                        self.send(&mut batch);
+                    }
+                }
+            }
+            self.send(&mut batch);
+            if now.mono >= next_pressure {
+                next_pressure = now.mono + PRESSURE;
+                self.look_at_socket(now.mono);
+            }
+            if now.mono >= self.forwarder.poll_timeout() {
+                self.forwarder.handle_timeout(now.mono);
+            }
+            if now.mono >= next_publish {
+                next_publish = now.mono + PUBLISH;
+                self.publish(desk);
+            }
+            desk.answer(|| self.forwarder.list_sessions(LISTED, now.mono));
+        }
+        Ok(())
+    }
+
+    /// Sends what is in `batch`, and before it tells the other threads what the answers in it may cause.
+    fn send(&mut self, batch: &mut Batch) {
+        self.outbox.pass_on(&mut self.forwarder);
+        self.unsent += self.socket.send(batch);
+    }
+
+    fn look_at_socket(&mut self, now: Instant) {
+        let Ok(overflowed) = self.socket.overflowed() else { return };
+        let is_pressed = overflowed != self.overflowed;
+        // The kernel's counter is one of 32 bits.
+        self.lost += u64::from(overflowed.wrapping_sub(self.overflowed));
+        self.overflowed = overflowed;
+        self.forwarder.handle_pressure(is_pressed, now);
+    }
+
+    fn publish(&self, desk: &Desk) {
+        desk.publish(|stats| {
+            stats.sessions = self.forwarder.sessions();
+            stats.bridged = self.forwarder.bridged_sessions();
+            stats.counters = self.forwarder.counters();
+            stats.drops = self.forwarder.drops().clone();
+            stats.unsent = self.unsent;
+            stats.overflowed = self.lost;
+            stats.busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(stats.busy, Into::into);
+        });
+    }
+}
+
+/// The way to the other threads.
+struct Outbox {
+    others: Vec<SyncSender<Update>>,
+    /// An update that an inbox had no room for, and whose: later ones wait in the forwarder.
+    waiting: Option<(Update, usize)>,
+}
+
+impl Outbox {
+    fn pass_on(&mut self, forwarder: &mut Forwarder) {
+        while let Some((update, first)) =
+            self.waiting.take().or_else(|| forwarder.poll_update().map(|update| (update, 0)))
+        {
+            for (index, other) in self.others.iter().enumerate().skip(first) {
+                if let Err(TrySendError::Full(_)) = other.try_send(update) {
+                    self.waiting = Some((update, index));
+                    return;
                 }
             }
         }
-        unsent += socket.send(&mut batch);
-        if now.mono >= forwarder.poll_timeout() {
-            forwarder.handle_timeout(now.mono);
-        }
-        if now.mono >= next_publish {
-            next_publish = now.mono + PUBLISH;
-            if let Ok(mut stats) = stats.try_lock() {
-                stats.sessions = forwarder.sessions();
-                stats.counters = forwarder.counters();
-                stats.drops = forwarder.drops().clone();
-                stats.unsent = unsent;
-            }
-        }
     }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! UDP in trains: one system call receives up to 32 of them (`UDP_GRO`), one sends what became of them
+//! UDP in trains: one system call receives up to 128 of them (`UDP_GRO`), one sends what became of them
 //! (`UDP_SEGMENT`).
 //!
 //! What costs is a datagram's way through the kernel, not its bytes: a train goes that way once. Where the kernel does not
@@ -23,6 +23,10 @@ pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Asked of the kernel for both directions: 10 ms at 3 Gbit/s.
 const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
+/// What SO_MEMINFO tells (linux/sock_diag.h), and where in it what was thrown away is.
+const MEMINFO_WORDS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
+
 /// A blocking UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
@@ -37,6 +41,27 @@ impl UdpSocket {
     /// # Errors
     /// As `bind(2)`.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        Self::open(addr, false)
+    }
+
+    /// Binds `n` sockets to one address, at least one: the kernel hands all datagrams of a 5-tuple to the same one.
+    ///
+    /// The first is bound as if it were the only one, so a port that another process has is still refused.
+    ///
+    /// # Errors
+    /// As `bind(2)`.
+    pub fn bind_group(addr: SocketAddr, n: usize) -> io::Result<Vec<Self>> {
+        let first = Self::open(addr, false)?;
+        let addr = first.local_addr()?;
+        first.socket.set_reuse_port(true)?;
+        let mut sockets = vec![first];
+        for _ in 1..n {
+            sockets.push(Self::open(addr, true)?);
+        }
+        Ok(sockets)
+    }
+
+    fn open(addr: SocketAddr, shares_its_port: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
@@ -62,6 +87,7 @@ impl UdpSocket {
         if let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
             debug!(%error, "the kernel does not join datagrams on receive");
         }
+        socket.set_reuse_port(shares_its_port)?;
         socket.bind(&addr.into())?;
         Ok(Self { socket, v6: addr.is_ipv6() })
     }
@@ -82,16 +108,27 @@ impl UdpSocket {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// Bytes of datagrams that may wait here, as far as the machine allows what was asked for; `None` if it allows all.
+    pub fn small_buffer(&self) -> Option<usize> {
+        // The kernel counts what it keeps of a datagram beside its bytes, and so doubles what was asked.
+        self.socket
+            .recv_buffer_size()
+            .ok()
+            .map(|bytes| bytes / 2)
+            .filter(|bytes| *bytes < SOCKET_BUFFER as usize)
+    }
+
     /// Receives at least one datagram into `batch` and returns how many slots were filled; 0 after [`RECEIVE_TIMEOUT`].
     ///
     /// # Errors
     /// As `recvmmsg(2)`, timeouts and interruptions excepted.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
         batch.received = 0;
+        let wanted = batch.wanted;
         // SAFETY: iovec and mmsghdr are C structures for which all zero bytes are a value.
         let (mut vectors, mut headers): ([libc::iovec; SLOTS], [libc::mmsghdr; SLOTS]) =
             unsafe { (mem::zeroed(), mem::zeroed()) };
-        for (i, (vector, header)) in vectors.iter_mut().zip(&mut headers).enumerate() {
+        for (i, (vector, header)) in vectors.iter_mut().zip(&mut headers).take(wanted).enumerate() {
             let bytes = batch.slot_mut(i);
             *vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             let slot = &mut batch.slots[i];
@@ -107,7 +144,7 @@ impl UdpSocket {
             libc::recvmmsg(
                 self.socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                SLOTS as u32,
+                wanted as u32,
                 libc::MSG_WAITFORONE,
                 std::ptr::null_mut(),
             )
@@ -121,13 +158,33 @@ impl UdpSocket {
                 _ => Err(error),
             };
         }
-        batch.received = n as usize;
         for (slot, header) in batch.slots.iter_mut().zip(&headers).take(n as usize) {
             let told = slot.control.read(header.msg_hdr.msg_controllen);
             let train = |from| Train::new(told.local, from, header.msg_len as usize, told.segment);
             slot.train = read_name(&slot.name).filter(|_| header.msg_len > 0).map(train);
         }
+        batch.filled(n as usize);
         Ok(batch.received)
+    }
+
+    /// How many datagrams the kernel has thrown away because nobody came to receive them, since the socket was opened.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub fn overflowed(&self) -> io::Result<u32> {
+        let mut info = [0u32; MEMINFO_WORDS];
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which is the size of the array, and says how many.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 { Ok(info[MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sends and forgets all runs of `batch`; how many datagrams did not leave because the kernel refused them.
@@ -280,149 +337,5 @@ fn set_option(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> i
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use super::*;
-    use crate::server::Local;
-
-    /// Forwards everything there is at once, by `way`; how many datagrams the kernel refused.
-    fn forward(
-        relay: &UdpSocket,
-        batch: &mut Batch,
-        way: impl Fn(&[u8], Train) -> (Local, SocketAddr),
-    ) -> (usize, u64) {
-        let mut datagrams = 0;
-        for slot in 0..relay.receive(batch).unwrap() {
-            let train = batch.train(slot).unwrap();
-            for at in train.datagrams() {
-                let (local, to) = way(batch.datagram_mut(slot, at.clone()), train);
-                assert!(batch.push(slot, at, local, to));
-                datagrams += 1;
-            }
-        }
-        (datagrams, relay.send(batch))
-    }
-
-    fn client() -> std::net::UdpSocket {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket
-    }
-
-    #[test]
-    fn datagrams_go_out_from_where_they_came_in_each_to_its_own() {
-        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let to = relay.local_addr().unwrap();
-        let [a, b, c] = [client(), client(), client()];
-        for i in 0..20u8 {
-            let len = if i < 10 { 100 + usize::from(i) } else { 200 };
-            a.send_to(&vec![i; len], to).unwrap();
-        }
-        let (mut batch, mut got) = (Batch::new(), 0);
-        while got < 20 {
-            let (n, refused) = forward(&relay, &mut batch, |bytes, train| {
-                assert_eq!((train.local, train.from), (Local::ANY, a.local_addr().unwrap()));
-                let target = if bytes[0] % 2 == 0 { &b } else { &c };
-                (Local::ANY, target.local_addr().unwrap())
-            });
-            assert_eq!(refused, 0);
-            got += n;
-        }
-        let mut buffer = [0; 300];
-        for (socket, odd) in [(&b, 0), (&c, 1)] {
-            for i in 0..10u8 {
-                let (len, from) = socket.recv_from(&mut buffer).unwrap();
-                let number = 2 * i + odd;
-                let expected = if number < 10 { 100 + usize::from(number) } else { 200 };
-                assert_eq!((buffer[0], len, from), (number, expected, to), "in order");
-            }
-        }
-    }
-
-    #[test]
-    fn a_train_comes_and_leaves_whole_and_its_bytes_stay_as_they_are() {
-        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let [sender, receiver] = ["127.0.0.1:0"; 2].map(|a| UdpSocket::bind(a.parse().unwrap()).unwrap());
-        let mut batch = Batch::new();
-        let bytes: Vec<u8> = (0..40 * 1_000 + 7).map(|i| (i / 250) as u8).collect();
-        let at = 0..bytes.len();
-        batch.datagram_mut(0, at).copy_from_slice(&bytes);
-        let to = relay.local_addr().unwrap();
-        let train = Train::new(Local::ANY, to, bytes.len(), Some(1_000));
-        train.datagrams().for_each(|at| assert!(batch.push(0, at, Local::ANY, to)));
-        assert_eq!((batch.runs().len(), sender.send(&mut batch)), (1, 0));
-        // Loopback hands a train over as it is, to a socket that takes trains.
-        let target = receiver.local_addr().unwrap();
-        assert_eq!(forward(&relay, &mut batch, |_, _| (Local::ANY, target)), (41, 0));
-        assert_eq!(receiver.receive(&mut batch).unwrap(), 1);
-        let train = batch.train(0).unwrap();
-        assert_eq!((train.from, train.datagrams().count()), (to, 41));
-        assert_eq!(batch.datagram_mut(0, 0..bytes.len()), bytes);
-    }
-
-    #[test]
-    fn a_run_that_is_refused_leaves_datagram_by_datagram_and_only_proof_ends_trains() {
-        let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let target = client();
-        let to = target.local_addr().unwrap();
-        let mut batch = Batch::new();
-        for slot in 0..3 {
-            assert!(batch.push(slot, 0..100, Local::ANY, to));
-        }
-        let run = batch.runs()[0].clone();
-        assert_eq!((run.datagrams, relay.send_one_by_one(&batch, &run)), (3, 0));
-        for _ in 0..3 {
-            assert_eq!(target.recv(&mut [0; 200]).unwrap(), 100);
-        }
-        batch.clear_runs();
-        // From an address this host does not have a train is refused, and so is each of its datagrams.
-        for slot in 0..2 {
-            assert!(batch.push(slot, 0..100, Local(IpAddr::from([203, 0, 113, 9])), to));
-        }
-        assert_eq!(relay.send(&mut batch), 2, "no such source");
-        assert!(batch.joins, "trains were not to blame");
-    }
-
-    #[test]
-    fn a_source_the_host_no_longer_has_costs_only_its_own_datagram() {
-        for (listen, gone) in
-            [("0.0.0.0:0", "203.0.113.9"), ("[::]:0", "203.0.113.9"), ("[::]:0", "2001:db8::9")]
-        {
-            let relay = UdpSocket::bind(listen.parse().unwrap()).unwrap();
-            let port = relay.local_addr().unwrap().port();
-            let host = if gone.contains(':') { "::1" } else { "127.0.0.1" };
-            let client = std::net::UdpSocket::bind((host, 0)).unwrap();
-            for i in 0..4u8 {
-                client.send_to(&[i], (host, port)).unwrap();
-            }
-            let mut batch = Batch::new();
-            let done = forward(&relay, &mut batch, |bytes, train| {
-                let local = if bytes[0] % 2 == 0 { Local(gone.parse().unwrap()) } else { train.local };
-                (local, train.from)
-            });
-            assert_eq!(done, (4, 2), "{gone} on {listen}");
-            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let mut buffer = [0; 9];
-            for expected in [1, 3] {
-                client.recv(&mut buffer).unwrap();
-                assert_eq!(buffer[0], expected);
-            }
-        }
-    }
-
-    #[test]
-    fn an_ipv6_socket_serves_both_families() {
-        let relay = UdpSocket::bind("[::]:0".parse().unwrap()).unwrap();
-        let port = relay.local_addr().unwrap().port();
-        let client = client();
-        client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
-        let mut batch = Batch::new();
-        let done = forward(&relay, &mut batch, |_, train| {
-            assert_eq!(train.local, Local(Ipv4Addr::LOCALHOST.into()));
-            (train.local, SocketAddr::new(train.from.ip().to_canonical(), train.from.port()))
-        });
-        assert_eq!(done, (1, 0));
-        assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
-    }
-}
+#[path = "udp_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use skynet_core::key::{Identity, PublicKey};
 use skynet_core::member::chain::Candidate;
 use skynet_core::member::document::Content as _;
-use skynet_core::member::{Bundle, Receipt, Signed, TokenId};
+use skynet_core::member::{Bundle, Receipt, Signed, Tags, TokenId};
 use skynet_core::time::UnixTime;
 
 use super::{DenyCode, Refusal, Registrar, check_proven, claims, hex, identity_at, node_key, stored_node};
@@ -21,6 +21,8 @@ pub struct JoinPlan {
     pub identity: Identity,
     /// Its number at the relay.
     pub node_no: u32,
+    /// Its certificate's tags.
+    pub tags: Tags,
     /// The receipt for WELCOME.
     pub receipt: Vec<u8>,
     /// The node's documents as the directory then holds them, the receipt included.
@@ -75,6 +77,7 @@ impl Registrar {
             transaction,
             identity,
             node_no: candidate.certificate().v4.to_bits(),
+            tags: candidate.certificate().tags.clone(),
             receipt: receipt_bytes,
             bundle: bytes,
             new,

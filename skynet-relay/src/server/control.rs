@@ -13,6 +13,7 @@ use skynet_core::control::message::{ConflictWhat, HEADER_LEN, Lookup, MAX_BUNDLE
 use skynet_core::control::message::{Member, MessageError, Welcome};
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::{Identity, PublicKey, StaticSecret};
+use skynet_core::member::Tags;
 use skynet_core::rng::{Rng, RngCore as _};
 use skynet_core::time::{Instant, Now};
 use skynet_core::wire::relay::{Ticket, bind_key};
@@ -45,6 +46,8 @@ pub struct ControlServerConfig {
     pub max_unjoined_per_prefix: u16,
     /// Seconds a ticket is good for.
     pub ticket_lifetime_s: u64,
+    /// Tag → rate class in the tickets of those who have it, the first that fits; the others' is 0.
+    pub class_tags: Vec<(String, u16)>,
 }
 
 impl ControlServerConfig {
@@ -57,7 +60,14 @@ impl ControlServerConfig {
             max_unjoined: 512,
             max_unjoined_per_prefix: 128,
             ticket_lifetime_s: 14 * 86_400,
+            class_tags: Vec::new(),
         }
+    }
+}
+
+impl ControlServerConfig {
+    fn rate_class(&self, tags: &Tags) -> u16 {
+        self.class_tags.iter().find(|(tag, _)| tags.contains(tag)).map_or(0, |(_, number)| *number)
     }
 }
 
@@ -127,6 +137,8 @@ pub struct Joined {
     pub identity: Identity,
     /// Its overlay IPv4 address as a number.
     pub node_no: u32,
+    /// Its certificate's tags.
+    pub tags: Tags,
     /// The admission receipt.
     pub receipt: Vec<u8>,
     /// The genesis document.
@@ -442,7 +454,7 @@ impl ControlServer {
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
             kid,
-            rate_class: 0,
+            rate_class: self.config.rate_class(&joined.tags),
             node_no: joined.node_no,
             network_id: joined.network_id,
             not_after: now.unix.0.saturating_add(self.config.ticket_lifetime_s),

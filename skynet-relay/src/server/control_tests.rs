@@ -102,6 +102,7 @@ fn joined(identity: u8) -> Joined {
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),
+        tags: Tags::default(),
         receipt: vec![1; 200],
         genesis: vec![2; 100],
         manifest: vec![3; 900],
@@ -122,6 +123,14 @@ fn join_brings_a_ticket_the_forwarder_accepts() {
     assert_eq!((ticket.node_no, ticket.network_id), (0x0a00_0007, NET));
     assert_eq!(ticket.identity_hash, Ticket::hash_identity(&Identity([7; 32])));
     assert!(w.server.is_online(NET, Identity([7; 32])));
+}
+
+#[test]
+fn a_members_tags_decide_the_rate_class_of_its_ticket() {
+    let mut config = ControlServerConfig::new(1, StaticSecret::from_bytes([1; 32]));
+    config.class_tags = vec![("bulk".into(), 7), ("lab".into(), 2)];
+    let class = |tags: &[&str]| config.rate_class(&Tags::new(tags).unwrap());
+    assert_eq!([class(&[]), class(&["web"]), class(&["lab", "web"]), class(&["bulk", "lab"])], [0, 0, 2, 7]);
 }
 
 #[test]

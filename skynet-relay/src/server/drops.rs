@@ -61,8 +61,16 @@ reasons! {
     ToSelf = "to_self";
     /// The destination has no session in the sender's network.
     NoSuchPeer = "no_such_peer";
+    /// A session of another thread, for which there is no room here.
+    ReplicaTableFull = "replica_table_full";
     /// Above the session's rate.
     SessionRate = "session_rate";
+    /// Above the rate of its class and network.
+    NetworkRate = "network_rate";
+    /// Above its share of the uplink, which is full.
+    UplinkFull = "uplink_full";
+    /// Above its share of a thread that cannot keep up.
+    Overload = "overload";
     /// Too many connections that have not joined.
     TooManyUnjoined = "too_many_unjoined";
     /// Too many connections.

@@ -4,8 +4,8 @@
 //! the proven address of a live session of the sender's network; no address in a packet is ever followed.
 
 use core::net::SocketAddr;
+use std::sync::Arc;
 
-use skynet_core::crypto;
 use skynet_core::key::Secret;
 use skynet_core::rng::Rng;
 use skynet_core::time::{Duration, Instant, Now};
@@ -16,10 +16,15 @@ use skynet_core::wire::relay::{
 
 use super::Local;
 use super::cluster::ClusterKeys;
+use super::cookie::Cookies;
 use super::drops::{DropReason, Drops};
-use super::limit::{Bucket, PrefixLimiter};
-use super::session::{SessionKey, SessionTable, TableLimits};
+use super::limit::PrefixLimiter;
+use super::police::Police;
+use super::rates::{Groups, Rate, RateClass};
+use super::session::{SessionKey, SessionTable, SessionView, Shard, TableLimits};
+use super::share::Board;
 use super::stun;
+use super::update::Update;
 
 /// A session without any datagram is forgotten after this long.
 pub const LIFETIME: Duration = Duration::from_secs(120);
@@ -27,8 +32,6 @@ pub const LIFETIME: Duration = Duration::from_secs(120);
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Difference between `ts_ms` and the relay's clock that is still accepted.
 const MAX_SKEW_MS: u64 = 30_000;
-/// How long a cookie secret is handed out; it is accepted for as long again.
-const SECRET_LIFETIME: Duration = Duration::from_secs(120);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits of the UDP side.
@@ -36,7 +39,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub struct ForwardConfig {
     /// This relay's number in the manifest.
     pub relay_no: u16,
-    /// Most sessions at once.
+    /// Most sessions at once, those of all threads together.
     pub max_sessions: usize,
     /// Most sessions (lanes) of one node.
     pub max_sessions_per_node: usize,
@@ -46,8 +49,10 @@ pub struct ForwardConfig {
     pub stun_rate: (u64, u64),
     /// NACKs per second and source prefix, and their burst.
     pub nack_rate: (u64, u64),
-    /// A session's rate, kbit/s, and burst, kilobytes; a rate of 0 is no limit.
-    pub session_rate: (u32, u32),
+    /// The limits that tickets name by their `rate_class`, at most 64; the first is that of all others.
+    pub classes: Vec<RateClass>,
+    /// What this host can send, kilobits a second: above it sessions have equal shares. 0 if it is not known.
+    pub uplink_kbit: u64,
 }
 
 impl Default for ForwardConfig {
@@ -59,7 +64,8 @@ impl Default for ForwardConfig {
             hello_rate: (20, 100),
             stun_rate: (20, 40),
             nack_rate: (10, 10),
-            session_rate: (0, 4_000),
+            classes: Vec::new(),
+            uplink_kbit: 0,
         }
     }
 }
@@ -96,16 +102,26 @@ pub struct ForwardCounters {
     pub replies: u64,
 }
 
-/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_timeout`; *poll*
-/// `poll_timeout`.
+impl ForwardCounters {
+    /// Adds those of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.forwarded += other.forwarded;
+        self.forwarded_bytes += other.forwarded_bytes;
+        self.replies += other.replies;
+    }
+}
+
+/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_update`,
+/// `handle_pressure`, `handle_timeout`; *poll* `poll_update`, `poll_timeout`.
 pub struct Forwarder {
     config: ForwardConfig,
     keys: ClusterKeys,
     rng: Rng,
-    secrets: [Secret; 2],
-    next_secret: Instant,
+    cookies: Cookies,
     next_sweep: Instant,
     table: SessionTable,
+    police: Police,
     hello: PrefixLimiter,
     stun: PrefixLimiter,
     nack: PrefixLimiter,
@@ -114,21 +130,51 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A relay without sessions.
-    pub fn new(config: ForwardConfig, keys: ClusterKeys, mut rng: Rng, now: Instant) -> Self {
+    /// A relay without sessions, all of it.
+    pub fn new(config: ForwardConfig, keys: ClusterKeys, rng: Rng, now: Instant) -> Self {
+        Self::part(Shard::ONLY, config, keys, rng, (Groups::new(), Board::new(1)), now)
+    }
+
+    /// A relay without sessions in `of` parts, one for each thread. What one [polls](Self::poll_update) all others must
+    /// be [given](Self::handle_update); beside that they share buckets of networks and what sessions ask for. Rates per
+    /// source prefix hold for each part.
+    pub fn parts(
+        of: u8,
+        config: &ForwardConfig,
+        keys: &ClusterKeys,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Vec<Self> {
+        let of = of.max(1);
+        let (groups, board) = (Groups::new(), Board::new(of));
+        let part = |index| {
+            let shared = (Arc::clone(&groups), Arc::clone(&board));
+            Self::part(Shard { index, of }, config.clone(), keys.clone(), rng.fork(), shared, now)
+        };
+        (0..of).map(part).collect()
+    }
+
+    fn part(
+        shard: Shard,
+        config: ForwardConfig,
+        keys: ClusterKeys,
+        mut rng: Rng,
+        shared: (Arc<Groups>, Arc<Board>),
+        now: Instant,
+    ) -> Self {
         let limits = TableLimits {
             sessions: config.max_sessions,
             per_node: config.max_sessions_per_node,
             lifetime: LIFETIME,
-            burst: burst_bytes(&config),
         };
         let mut limiter = |(rate, burst): (u64, u64)| PrefixLimiter::new(rate, burst, &mut rng, now);
         let (hello, stun, nack) =
             (limiter(config.hello_rate), limiter(config.stun_rate), limiter(config.nack_rate));
+        let classes = config.classes.clone();
         Self {
-            table: SessionTable::new(limits, &mut rng),
-            secrets: [Secret::random(&mut rng), Secret::random(&mut rng)],
-            next_secret: now + SECRET_LIFETIME,
+            police: Police::new(shard, classes, config.uplink_kbit, shared, limits.sessions, now),
+            table: SessionTable::new(shard, limits, &mut rng),
+            cookies: Cookies::new(&mut rng, now),
             next_sweep: now + SWEEP_INTERVAL,
             hello,
             stun,
@@ -141,9 +187,17 @@ impl Forwarder {
         }
     }
 
-    /// Sessions in the table.
+    /// Sessions of this part.
     pub fn sessions(&self) -> usize {
         self.table.len()
+    }
+    /// How many of them come by a bridge on this host, that is by TLS.
+    pub fn bridged_sessions(&self) -> usize {
+        self.table.bridged()
+    }
+    /// At most so many of them, for people.
+    pub fn list_sessions(&self, most: usize, now: Instant) -> Vec<SessionView> {
+        self.table.list(most, now)
     }
     /// What was dropped, by reason.
     pub fn drops(&self) -> &Drops {
@@ -180,9 +234,28 @@ impl Forwarder {
         action
     }
 
-    /// Forgets silent sessions and old secrets.
+    /// What another part has said.
+    pub fn handle_update(&mut self, update: &Update, now: Instant) {
+        if !self.table.learn(update, now) {
+            self.drops.count(DropReason::ReplicaTableFull);
+        }
+    }
+
+    /// What all other parts must be given before anything that was answered meanwhile leaves.
+    pub fn poll_update(&mut self) -> Option<Update> {
+        self.table.poll_update()
+    }
+
+    /// Whether datagrams were lost since the last time because this part did not come to them: then it shares out what it
+    /// can do.
+    pub fn handle_pressure(&mut self, is_pressed: bool, now: Instant) {
+        self.police.press(is_pressed, now);
+    }
+
+    /// Forgets silent sessions and old secrets, and finds new shares.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.rotate(now);
+        self.police.look(&mut self.table, now);
+        self.cookies.rotate(&mut self.rng, now);
         if now >= self.next_sweep {
             self.table.sweep(now);
             self.next_sweep = now + SWEEP_INTERVAL;
@@ -190,7 +263,8 @@ impl Forwarder {
     }
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Instant {
-        self.next_sweep.min(self.next_secret)
+        let next = self.next_sweep.min(self.cookies.poll_timeout());
+        self.police.next_look().map_or(next, |look| look.min(next))
     }
 
     fn dispatch(
@@ -225,32 +299,34 @@ impl Forwarder {
     ) -> Result<Action, DropReason> {
         match Frame::parse(datagram).map_err(|_| DropReason::Malformed)? {
             Frame::Hello(f) => {
-                let (key, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
+                let (key, _, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
                 self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono)
             }
             Frame::Bind(f) => {
-                let (key, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
-                if !self.cookie_is_valid(&f.cookie, from, &key, now.mono) {
+                let (key, class, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
+                if !self.cookies.is_valid(&f.cookie, (from, &key), &mut self.rng, now.mono) {
                     // As if it were HELLO: a node with an old cookie is bound one round trip sooner.
                     return self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono);
                 }
                 let ends = (local, from);
-                let gen_no = match self.table.bind(key, ends, f.ts_ms, &mut self.rng, now.mono) {
+                let (slot, gen_no) = match self.table.bind(key, ends, f.ts_ms, &mut self.rng, now.mono) {
                     Err(DropReason::TableFull) => {
                         self.table.sweep(now.mono);
                         self.table.bind(key, ends, f.ts_ms, &mut self.rng, now.mono)?
                     }
                     result => result?,
                 };
-                Ok(reply(datagram, &self.bound(gen_no, from, f.ts_ms).encode(&bind_key)))
+                let rate = self.account(slot, key.network_id, class, now.mono);
+                Ok(reply(datagram, &self.bound(gen_no, rate, from, f.ts_ms).encode(&bind_key)))
             }
-            Frame::Keep(f) => match self.table.by_addr(&from, now.mono) {
-                Some(session) if session.gen_no == f.gen_no => {
-                    session.last_seen = now.mono;
+            Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
+                Ok(slot) if !self.table.session_mut(slot).has_moved() => {
+                    self.table.touch(slot, now.mono);
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
+                // Where it was, nothing keeps it.
                 found => {
-                    let reason = missing(found.is_some());
+                    let reason = found.err().unwrap_or(DropReason::WrongGeneration);
                     self.refuse(from, datagram, NackCode::Rebind, (f.gen_no, 0), reason, now.mono)
                 }
             },
@@ -264,16 +340,12 @@ impl Forwarder {
         let header = DataHeader::parse(datagram).map_err(|_| DropReason::Malformed)?;
         let cause = (header.gen_no, header.node_no);
         // b  the sender's session by its address
-        let rate = self.config.session_rate.0;
-        let burst = burst_bytes(&self.config);
-        let sender = match self.table.by_addr(&from, now) {
-            Some(session) if session.gen_no == header.gen_no => session,
-            found => {
-                let reason = missing(found.is_some());
-                return self.refuse(from, datagram, NackCode::Rebind, cause, reason, now);
-            }
+        let slot = match self.sender(&from, header.gen_no, now) {
+            Ok(slot) => slot,
+            Err(reason) => return self.refuse(from, datagram, NackCode::Rebind, cause, reason, now),
         };
-        sender.last_seen = now;
+        self.table.touch(slot, now);
+        let sender = self.table.session_mut(slot);
         let key = sender.key;
         if header.hops() != 0 {
             return Err(DropReason::Hops);
@@ -281,8 +353,9 @@ impl Forwarder {
         if header.node_no == key.node_no {
             return Err(DropReason::ToSelf);
         }
-        if rate != 0 && !take(&mut sender.bucket, datagram.len(), rate, burst, now) {
-            return self.refuse(from, datagram, NackCode::Rate, cause, DropReason::SessionRate, now);
+        let size = (datagram.len(), header.class());
+        if let Err(reason) = self.police.admit(slot, &mut sender.account, size, now) {
+            return self.refuse(from, datagram, NackCode::Rate, cause, reason, now);
         }
         // c  the recipient's session, in the sender's network; a lane not bound there is lane 0
         let lane_0 = SessionKey { network_id: key.network_id, node_no: header.node_no, lane: 0 };
@@ -298,6 +371,13 @@ impl Forwarder {
         Ok(Action::Forward { local, to })
     }
 
+    /// The live session bound from `from`, if it has this number.
+    fn sender(&mut self, from: &SocketAddr, gen_no: u16, now: Instant) -> Result<u32, DropReason> {
+        let slot = self.table.by_addr(from, now).ok_or(DropReason::NoSession)?;
+        let is_right = self.table.session_mut(slot).gen_no == gen_no;
+        is_right.then_some(slot).ok_or(DropReason::WrongGeneration)
+    }
+
     /// Ticket, MAC and clock: what HELLO and BIND must prove before anything is remembered or said.
     fn authenticate(
         &self,
@@ -306,7 +386,7 @@ impl Forwarder {
         lane: u8,
         ts_ms: u64,
         now: Now,
-    ) -> Result<(SessionKey, Secret), DropReason> {
+    ) -> Result<(SessionKey, u16, Secret), DropReason> {
         let fields = Ticket::parse(ticket).map_err(|_| DropReason::Malformed)?;
         let cluster_key = self.keys.get(fields.kid).ok_or(DropReason::UnknownClusterKey)?;
         if !Ticket::is_authentic(ticket, cluster_key) {
@@ -322,7 +402,18 @@ impl Forwarder {
         if ts_ms.abs_diff(super::unix_ms(now)) > MAX_SKEW_MS {
             return Err(DropReason::Skew);
         }
-        Ok((SessionKey { network_id: fields.network_id, node_no: fields.node_no, lane }, bind_key))
+        let key = SessionKey { network_id: fields.network_id, node_no: fields.node_no, lane };
+        Ok((key, fields.rate_class, bind_key))
+    }
+
+    /// The session's account by its ticket's class, a new one if it has none of that class; its rate.
+    fn account(&mut self, slot: u32, network_id: [u8; 8], class: u16, now: Instant) -> Rate {
+        let opened = self.police.open(network_id, class, now);
+        let account = &mut self.table.session_mut(slot).account;
+        if !account.is_like(&opened) {
+            *account = opened;
+        }
+        account.rate()
     }
 
     fn send_cookie(
@@ -337,44 +428,20 @@ impl Forwarder {
         if !self.hello.allow(from.ip(), now) {
             return Err(DropReason::HelloRate);
         }
-        self.rotate(now);
-        let cookie =
-            Cookie { relay_no: self.config.relay_no, cookie: cookie_for(&self.secrets[0], from, key), ts_ms };
+        let cookie = self.cookies.make(from, key, &mut self.rng, now);
+        let cookie = Cookie { relay_no: self.config.relay_no, cookie, ts_ms };
         Ok(reply(datagram, &cookie.encode(bind_key)))
     }
 
-    fn cookie_is_valid(
-        &mut self,
-        cookie: &[u8; 16],
-        from: SocketAddr,
-        key: &SessionKey,
-        now: Instant,
-    ) -> bool {
-        self.rotate(now);
-        self.secrets.iter().any(|secret| crypto::mac_eq(&cookie_for(secret, from, key), cookie))
-    }
-
-    fn rotate(&mut self, now: Instant) {
-        if now < self.next_secret {
-            return;
-        }
-        self.secrets.swap(0, 1);
-        self.secrets[0] = Secret::random(&mut self.rng);
-        if now >= self.next_secret + SECRET_LIFETIME {
-            self.secrets[1] = Secret::random(&mut self.rng);
-        }
-        self.next_secret = now + SECRET_LIFETIME;
-    }
-
-    fn bound(&self, gen_no: u16, observed: SocketAddr, ts_ms: u64) -> Bound {
+    fn bound(&self, gen_no: u16, rate: Rate, observed: SocketAddr, ts_ms: u64) -> Bound {
         Bound {
             flags: 0,
             gen_no,
             lifetime_s: LIFETIME.as_secs() as u16,
             keepalive_s: KEEPALIVE.as_secs() as u16,
             observed,
-            rate_kbit: self.config.session_rate.0,
-            burst_kb: self.config.session_rate.1,
+            rate_kbit: rate.kbit,
+            burst_kb: rate.burst_kb,
             features: 0,
             ts_ms,
         }
@@ -399,27 +466,9 @@ impl Forwarder {
     }
 }
 
-fn cookie_for(secret: &Secret, from: SocketAddr, key: &SessionKey) -> [u8; 16] {
-    let parts: [&[u8]; 4] =
-        [&address::encode(from), &key.network_id, &key.node_no.to_be_bytes(), &[key.lane]];
-    crypto::mac16(secret.expose(), &parts)
-}
-
 fn reply(datagram: &mut [u8], answer: &[u8]) -> Action {
     datagram[..answer.len()].copy_from_slice(answer);
     Action::Reply { len: answer.len() }
-}
-
-fn missing(has_session: bool) -> DropReason {
-    if has_session { DropReason::WrongGeneration } else { DropReason::NoSession }
-}
-
-fn burst_bytes(config: &ForwardConfig) -> u64 {
-    u64::from(config.session_rate.1) * 1000
-}
-
-fn take(bucket: &mut Bucket, bytes: usize, rate_kbit: u32, burst: u64, now: Instant) -> bool {
-    bucket.take(bytes as u64, u64::from(rate_kbit) * 125, burst, now)
 }
 
 #[cfg(test)]

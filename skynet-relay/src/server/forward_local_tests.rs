@@ -1,4 +1,4 @@
-//! A relay with several addresses.
+//! A relay with several addresses, and a node that moves between its own.
 
 use super::*;
 
@@ -61,4 +61,37 @@ fn a_bind_at_another_address_of_the_relay_moves_the_session_there() {
     let replayed = b.bind_frame(w.ms(), cookie);
     assert_eq!(w.send(b.from, &replayed), Err(DropReason::Replay));
     assert_eq!(w.forward(RELAY_A, a.from, gen_a, (2, 0)), Some((RELAY_B, addr(b.from))));
+}
+
+#[test]
+fn a_roaming_node_is_reached_at_its_new_address_and_its_old_one_is_soon_forgotten() {
+    let mut w = World::new();
+    let (a, b) = (Node::new(NET_A, 1, "192.0.2.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
+    let (gen_a, gen_b) = (a.bind(&mut w).gen_no, b.bind(&mut w).gen_no);
+    w.pass(10);
+    let moved = Node { from: "198.51.100.1:7", ..a.clone() };
+    let new_gen = moved.bind(&mut w).gen_no;
+    assert_ne!(new_gen, gen_a);
+    assert_eq!(w.send(b.from, &data(gen_b, 1, 0, b"data")).unwrap().0, addr(moved.from));
+    // What was on its way from there is still sent on, under the number it has; nothing prolongs that.
+    assert_eq!(w.send(a.from, &data(gen_a, 2, 0, b"data")).unwrap().0, addr(b.from));
+    assert_eq!(nack(&w.send(a.from, &data(new_gen, 2, 0, b"data")).unwrap().1), 1);
+    assert_eq!(nack(&w.send(a.from, &Keep { flags: 0, gen_no: gen_a, t: 1 }.encode()).unwrap().1), 1);
+    w.pass(1_900);
+    assert_eq!(w.send(a.from, &data(gen_a, 2, 0, b"data")).unwrap().0, addr(b.from));
+    w.pass(100);
+    assert_eq!(nack(&w.send(a.from, &data(gen_a, 2, 0, b"data")).unwrap().1), 1);
+    assert_eq!(w.send(moved.from, &data(new_gen, 2, 0, b"data")).unwrap().0, addr(b.from));
+    assert_eq!(w.relay.sessions(), 2);
+    // Back within the two seconds: the old address is the new one.
+    let back = a.bind(&mut w).gen_no;
+    assert_eq!(w.send(moved.from, &data(new_gen, 2, 0, b"data")).unwrap().0, addr(b.from));
+    assert_eq!(w.send(a.from, &data(back, 2, 0, b"data")).unwrap().0, addr(b.from));
+    assert_eq!(w.send(b.from, &data(gen_b, 1, 0, b"data")).unwrap().0, addr(a.from));
+    let again = moved.bind(&mut w).gen_no;
+    w.pass(5_000);
+    w.relay.handle_timeout(w.now.mono);
+    assert_eq!(w.send(moved.from, &data(again, 2, 0, b"data")).unwrap().0, addr(b.from));
+    assert_eq!(w.send(b.from, &data(gen_b, 1, 0, b"data")).unwrap().0, addr(moved.from));
+    assert_eq!(w.relay.sessions(), 2);
 }

@@ -8,6 +8,10 @@ use skynet_core::wire::relay::{
 
 #[path = "forward_local_tests.rs"]
 mod local;
+#[path = "forward_parts_tests.rs"]
+mod parts;
+#[path = "police_tests.rs"]
+mod police;
 
 const NET_A: [u8; 8] = *b"networkA";
 const NET_B: [u8; 8] = *b"networkB";
@@ -198,7 +202,7 @@ fn nothing_larger_than_its_cause_goes_to_an_unproven_source() {
         ("DATA, 1400 bytes", data(1, 2, 0, &[0; 1400]), Some(12)),
         ("NACK", Nack { code: 1, gen_no: 0, node_no: 0, retry_ms: 0 }.encode().to_vec(), None),
         ("COOKIE", Cookie { relay_no: 1, cookie: [0; 16], ts_ms }.encode(&a.key).to_vec(), None),
-        ("BOUND", w.relay.bound(1, addr("1.2.3.4:5"), ts_ms).encode(&a.key).to_vec(), None),
+        ("BOUND", w.relay.bound(1, Rate::default(), addr("1.2.3.4:5"), ts_ms).encode(&a.key).to_vec(), None),
         ("STUN without attributes", stun(0), None),
         ("STUN of 32 bytes", stun(12), Some(32)),
         ("STUN of 100 bytes", stun(80), Some(32)),
@@ -332,21 +336,6 @@ fn a_silent_session_expires_and_a_keep_prolongs_it() {
 }
 
 #[test]
-fn a_roaming_node_is_reached_at_its_new_address_and_its_old_one_is_forgotten() {
-    let mut w = World::new();
-    let (a, b) = (Node::new(NET_A, 1, "192.0.2.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
-    let (gen_a, gen_b) = (a.bind(&mut w).gen_no, b.bind(&mut w).gen_no);
-    w.pass(10);
-    let moved = Node { from: "198.51.100.1:7", ..a.clone() };
-    let new_gen = moved.bind(&mut w).gen_no;
-    assert_ne!(new_gen, gen_a);
-    assert_eq!(w.send(b.from, &data(gen_b, 1, 0, b"data")).unwrap().0, addr(moved.from));
-    assert_eq!(nack(&w.send(a.from, &data(gen_a, 2, 0, b"data")).unwrap().1), 1);
-    assert_eq!(w.send(moved.from, &data(new_gen, 2, 0, b"data")).unwrap().0, addr(b.from));
-    assert_eq!(w.relay.sessions(), 2);
-}
-
-#[test]
 fn binding_again_from_the_same_address_keeps_the_number() {
     let mut w = World::new();
     let a = Node::new(NET_A, 1, "192.0.2.1:1000");
@@ -418,7 +407,8 @@ fn hello_stun_and_nack_have_a_rate_per_source_prefix() {
 
 #[test]
 fn a_session_keeps_to_its_rate() {
-    let limits = ForwardConfig { session_rate: (8_000, 10), ..ForwardConfig::default() };
+    let class = RateClass { session: Rate { kbit: 8_000, burst_kb: 10 }, ..RateClass::NONE };
+    let limits = ForwardConfig { classes: vec![class], ..ForwardConfig::default() };
     let mut w = World::with(limits);
     let (a, b) = (Node::new(NET_A, 1, "192.0.2.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
     let (gen_a, _) = (a.bind(&mut w).gen_no, b.bind(&mut w));

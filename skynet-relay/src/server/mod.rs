@@ -6,12 +6,18 @@
 pub mod cluster;
 mod connection;
 pub mod control;
+mod cookie;
 pub mod drops;
 pub mod forward;
+mod hash;
 mod limit;
 pub mod measure;
+mod police;
+pub mod rates;
 mod session;
+mod share;
 mod stun;
+mod update;
 
 pub use cluster::ClusterKeys;
 pub use control::{
@@ -20,7 +26,10 @@ pub use control::{
 };
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
+pub use rates::{Rate, RateClass};
+pub use session::SessionView;
 pub use stun::Measured;
+pub use update::Update;
 
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
 

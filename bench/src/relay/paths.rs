@@ -1,4 +1,4 @@
-//! `skynet-bench relay`: what a relayed path costs beside the direct one, and what the relay pays for it.
+//! What a relayed path costs beside the direct one, and what the relay pays for it.
 //!
 //! ```text
 //!   a1 ── router ──┐                 ┌── router ── b1
@@ -6,32 +6,17 @@
 //!                  │    relay        │        direct, or by way of the relay
 //! ```
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde::Serialize;
 use skynet_tests::fleet::{self, Fleet, PathKind};
 use skynet_tests::iperf::{self, Options};
 use skynet_tests::{Lab, NatKind, ping};
 
-use crate::machine::Machine;
+use super::Arguments;
 use crate::progress::Progress;
-use crate::{selection, stats, tables, usage};
-
-/// Arguments of `relay`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
-    /// How often both paths are measured
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Length of each iperf3 run, in seconds
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: u32,
-    /// Write every sample to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
+use crate::{stats, tables, usage};
 
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A path that stops is noticed, and another one taken.
@@ -41,7 +26,7 @@ const PING_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One path in one round.
 #[derive(Debug, Clone, Serialize)]
-struct Sample {
+pub(super) struct Sample {
     path: &'static str,
     gbps: f64,
     rtt_us: f64,
@@ -50,20 +35,11 @@ struct Sample {
     machine_cpu_per_gb: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    schema: &'static str,
-    machine: &'a Machine,
-    samples: &'a [Sample],
-}
-
-/// Measures, prints, writes.
+/// Measures both paths in turn.
 ///
 /// # Errors
 /// If the lab or the overlay cannot be made, or a path does not come to be.
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    fleet::remove_labs_on_signals_and_panics()?;
-    let machine = selection::look_at_machine();
+pub(super) fn measure_all(arguments: &Arguments) -> anyhow::Result<Vec<Sample>> {
     let lab = Lab::builder("bench-relay")
         .relay()
         .cloud("a", NatKind::Public, 1)
@@ -85,15 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             progress.advance(1);
         }
     }
-    drop(progress);
-    println!("{}\n\nOne TCP stream between two clouds, medians:", machine.summary());
-    println!("{}", text(&samples));
-    if let Some(file) = &arguments.json {
-        let document = Document { schema: "skynet-bench-relay/1", machine: &machine, samples: &samples };
-        std::fs::write(file, serde_json::to_string_pretty(&document)? + "\n")
-            .with_context(|| file.display().to_string())?;
-    }
-    Ok(())
+    Ok(samples)
 }
 
 fn measure(lab: &Lab, fleet: &Fleet, path: PathKind, seconds: u32) -> anyhow::Result<Sample> {
@@ -118,7 +86,8 @@ fn measure(lab: &Lab, fleet: &Fleet, path: PathKind, seconds: u32) -> anyhow::Re
     })
 }
 
-fn text(samples: &[Sample]) -> String {
+/// Medians.
+pub(super) fn text(samples: &[Sample]) -> String {
     let head = ["Gbit/s", "RTT idle us", "CPU agents s/GB", "relay s/GB", "machine s/GB"];
     let rows = [PathKind::Direct, PathKind::Relay].map(|path| {
         let median = |value: fn(&Sample) -> f64, digits: usize| {
