@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use skynet_core::control::message::{Lookup, Welcome};
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
 use skynet_core::member::{Bundle, Credentials, Enrolment, JoinToken, Name, NodeIdentity};
 use skynet_core::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
 use skynet_core::wire::relay::{Class, Frame};
@@ -140,8 +140,7 @@ fn join(token: &str, name: &str) -> Node {
     let relay = enrolment.token().relays()[0];
     let config = ControlConfig {
         local: enrolment.node().static_secret.clone(),
-        relay: relay.key,
-        addresses: vec![relay.address],
+        targets: vec![ControlTarget { relay_no: 1, relay: relay.key, address: relay.address }],
     };
     let mut client = ControlClient::new(config, rng.fork(), clock.now().mono);
     client.join(enrolment.bundle().encode(), clock.now().mono);

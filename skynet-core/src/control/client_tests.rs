@@ -18,8 +18,13 @@ impl World {
         let relay_key = StaticSecret::random(&mut rng);
         let config = ControlConfig {
             local: StaticSecret::random(&mut rng),
-            relay: relay_key.public(),
-            addresses: vec!["192.0.2.1:3478".parse().unwrap(), "192.0.2.2:3478".parse().unwrap()],
+            targets: ["192.0.2.1:3478", "192.0.2.2:3478"]
+                .map(|address| ControlTarget {
+                    relay_no: 1,
+                    relay: relay_key.public(),
+                    address: address.parse().unwrap(),
+                })
+                .to_vec(),
         };
         let client = ControlClient::new(config, rng.fork(), Instant::ZERO);
         Self { now: Instant::ZERO, client, relay_key, relay: None, rng, events: Vec::new() }

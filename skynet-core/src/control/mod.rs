@@ -8,5 +8,5 @@ pub mod client;
 pub mod message;
 
 pub use channel::{Channel, ChannelError};
-pub use client::{ControlClient, ControlConfig, ControlEvent, ControlTimer, DownCause, RequestId};
+pub use client::{ControlClient, ControlConfig, ControlTarget, ControlEvent, ControlTimer, DownCause, RequestId};
 pub use message::{DeniedCode, Message, MessageError};

@@ -12,11 +12,13 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
-use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
+use crate::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DownCause, RequestId};
+use crate::id::RelayNo;
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::enrol::RECORD_LIFETIME;
+use crate::member::manifest::MAX_RELAY_ADDRESSES;
 use crate::member::{
-    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt,
+    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt,
 };
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS, is_answer};
 use crate::node::event::{Addresses, ControlStreamEvent};
@@ -27,6 +29,10 @@ use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 const ROSTER_INTERVAL: Duration = Duration::from_secs(20);
 const LARGE_ROSTER_INTERVAL: Duration = Duration::from_secs(600);
 const LARGE_ROSTER: usize = 128;
+/// A relay that is back is given so long before the control channel returns to it,
+const RETURN_AFTER: Duration = Duration::from_secs(5);
+/// and so much longer, each node for itself.
+const RETURN_SPREAD: Duration = Duration::from_secs(20);
 /// The relay cuts a page by size; this is only a bound.
 const ROSTER_PAGE: u16 = 64;
 
@@ -75,6 +81,9 @@ pub(super) struct MembershipAgent {
     most: usize,
     roster_request: Option<RequestId>,
     next_roster: Option<Instant>,
+    /// When the control channel goes back to the first relay, which was lost and is there again.
+    return_at: Option<Instant>,
+    rng: Rng,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
     /// Our clock against the relay's at the last WELCOME, milliseconds.
@@ -101,18 +110,14 @@ impl MembershipAgent {
     ) -> Result<Self, String> {
         let node = NodeIdentity::random(Some(fingerprint), rng);
         let enrolment = Enrolment::new(token, node, name, now.unix, rng).map_err(|e| e.to_string())?;
-        let relay = enrolment.token().relays().first().ok_or("the token names no relay")?;
-        let config = ControlConfig {
-            local: enrolment.node().static_secret.clone(),
-            relay: relay.key,
-            addresses: enrolment
-                .token()
-                .relays()
-                .iter()
-                .filter(|r| r.key == relay.key)
-                .map(|r| r.address)
-                .collect(),
-        };
+        let named = enrolment.token().relays().iter();
+        let targets: Vec<ControlTarget> = named
+            .map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address })
+            .collect();
+        if targets.is_empty() {
+            return Err("the token names no relay".into());
+        }
+        let config = ControlConfig { local: enrolment.node().static_secret.clone(), targets };
         let bundle = enrolment.bundle().encode();
         Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now.mono))
     }
@@ -126,13 +131,11 @@ impl MembershipAgent {
             credentials.renew_binding(now.unix).map_err(|e| e.to_string())?;
         }
         let me = credentials.member(now.unix).map_err(|e| format!("this node's own documents: {e}"))?;
-        let relays = &credentials.trust().manifest().relays;
-        let relay = relays.first().ok_or("the manifest names no relay")?;
-        let config = ControlConfig {
-            local: credentials.node().static_secret.clone(),
-            relay: relay.key,
-            addresses: relay.addresses.clone(),
-        };
+        let targets = targets_of(credentials.trust().manifest());
+        if targets.is_empty() {
+            return Err("the manifest names no relay".into());
+        }
+        let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
         let bundle = credentials.bundle().encode();
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
         Ok(Self::start(phase, config, bundle, rng, now.mono))
@@ -148,6 +151,8 @@ impl MembershipAgent {
             most: MAX_MEMBERS,
             roster_request: None,
             next_roster: None,
+            return_at: None,
+            rng: rng.fork(),
             published: Default::default(),
             clock_ahead_ms: None,
             clock_refused: false,
@@ -222,8 +227,36 @@ impl MembershipAgent {
         self.drain_control(now);
     }
 
+    /// This relay's UDP session ended: if it is the one with the control channel, that may be dead too, and TCP takes long
+    /// to notice.
+    pub(super) fn relay_lost(&mut self, relay: RelayNo, now: Now) {
+        if self.control.target().is_some_and(|t| t.relay_no == relay.0) {
+            self.control.doubt(now.mono);
+            self.drain_control(now);
+        }
+        if self.control.first().is_some_and(|t| t.relay_no == relay.0) {
+            self.return_at = None;
+        }
+    }
+
+    /// This relay's UDP session is up. The first is where the directory is kept and members meet: back there, but not all
+    /// in the same second.
+    pub(super) fn relay_found(&mut self, relay: RelayNo, now: Now) {
+        let elsewhere = self.control.target().is_some_and(|t| t.relay_no != relay.0);
+        if elsewhere && self.control.first().is_some_and(|t| t.relay_no == relay.0) {
+            let spread = u64::try_from(RETURN_SPREAD.as_millis()).unwrap_or(u64::MAX);
+            let wait = RETURN_AFTER + Duration::from_millis(self.rng.below(spread));
+            self.return_at.get_or_insert(now.mono + wait);
+        }
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.control.handle_timeout(now.mono);
+        if self.return_at.take_if(|at| *at <= now.mono).is_some()
+            && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
+        {
+            self.control.return_to_first(now.mono);
+        }
         self.drain_control(now);
         if self.next_roster.is_some_and(|at| now.mono >= at) {
             self.next_roster = Some(now.mono + self.roster_interval());
@@ -237,7 +270,7 @@ impl MembershipAgent {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.control.poll_timeout().map(|(at, _)| at), self.next_roster)
+        earliest(earliest(self.control.poll_timeout().map(|(at, _)| at), self.next_roster), self.return_at)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -258,7 +291,7 @@ impl MembershipAgent {
     pub(super) fn publish(&mut self, endpoints: Vec<Endpoint>, relays: Vec<RelayRtt>, now: Now) {
         if !self.control.is_joined()
             || (self.published.0 == endpoints
-                && self.published.1.is_empty() == relays.is_empty()
+                && self.published.1 == relays
                 && !self.unpublished)
         {
             return;
@@ -298,7 +331,7 @@ impl MembershipAgent {
             ControlEvent::Ready | ControlEvent::Acknowledged(..) => {}
             ControlEvent::Joined(welcome) => self.on_welcome(welcome, now),
             ControlEvent::Conflict(what) => self.on_conflict(what, now),
-            ControlEvent::Denied(None, code, text) => self.on_denied(code, text),
+            ControlEvent::Denied(None, code, text) => self.on_denied(code, text, now),
             ControlEvent::Peer(id, found) => {
                 let lookup = self.lookups.remove(&id);
                 if !self.learn(&found.bundle, found.online, lookup.as_ref(), now.unix)
@@ -362,6 +395,7 @@ impl MembershipAgent {
         match member {
             Ok((credentials, me)) => {
                 self.events.push_back(MembershipEvent::Persist(credentials.encode().to_vec()));
+                self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
@@ -391,7 +425,7 @@ impl MembershipAgent {
     }
 
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
-    fn on_denied(&mut self, code: u16, text: String) {
+    fn on_denied(&mut self, code: u16, text: String, now: Now) {
         let passing = DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
         self.clock_refused = DeniedCode::from_u16(code) == Some(DeniedCode::Clock);
         let fatal = matches!(self.phase, Phase::Enrolling(_)) && !passing;
@@ -400,6 +434,9 @@ impl MembershipAgent {
         }
         self.events
             .push_back(MembershipEvent::JoinFailed { reason: format!("the relay refuses: {text}"), fatal });
+        if passing && !self.control.is_joined() {
+            self.control.try_next(now.mono);
+        }
     }
 
     fn on_down(&mut self, cause: DownCause) {
@@ -507,6 +544,19 @@ impl MembershipAgent {
             self.drain_control(now);
         }
     }
+}
+
+/// Relays in the order of the manifest, whose first is the one with the directory: each by its first address, then each
+/// by its second, so that one that is dead does not take the time of all its addresses.
+fn targets_of(manifest: &Manifest) -> Vec<ControlTarget> {
+    let relays = manifest.relays.iter();
+    let target = |r: &crate::member::RelayEntry, address: &SocketAddr| ControlTarget {
+        relay_no: r.relay_no,
+        relay: r.key,
+        address: *address,
+    };
+    let nth = |n: usize| relays.clone().filter_map(move |r| Some(target(r, r.addresses.get(n)?)));
+    (0..MAX_RELAY_ADDRESSES).flat_map(nth).collect()
 }
 
 fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {

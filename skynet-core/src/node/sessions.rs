@@ -7,7 +7,7 @@ use crate::constants::INNER_MTU;
 use crate::control::message::Lookup;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
-use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::id::{LaneNo, PeerSlot, PortNo, RelayNo};
 use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
@@ -16,6 +16,7 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
+use crate::wire::relay::Class;
 use crate::wire::record::{FEATURE_CHUNKS, FEATURE_VIEW, Hello, Record};
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
@@ -456,7 +457,9 @@ impl Node {
                 let (from, bytes) = (source.local, message.to_vec());
                 self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
             }
-            PathSource::Relayed { sender, .. } => self.send_by_relay(sender, message),
+            PathSource::Relayed { relay, sender } => {
+                self.send_by_relay(RelayNo(relay), Class::Control, sender, message);
+            }
         }
     }
 

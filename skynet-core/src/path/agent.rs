@@ -62,6 +62,12 @@ pub struct PathAgent {
     relay: Option<RelayPath>,
     relay_link: Link,
     peer_relays: Vec<RelayRtt>,
+    /// What CALLs tell of this node's relays.
+    own_relays: Vec<RelayRtt>,
+    /// A session at a relay may still come up until then.
+    relay_expected: Option<Instant>,
+    /// Relays in a row by which the peer did not answer.
+    silent_relays: u8,
     pairs: Vec<Pair>,
     next_pair_id: u16,
     traffic: Traffic,
@@ -117,6 +123,9 @@ impl PathAgent {
             relay: None,
             relay_link: Link::default(),
             peer_relays: Vec::new(),
+            own_relays: Vec::new(),
+            relay_expected: None,
+            silent_relays: 0,
             pairs: Vec::new(),
             next_pair_id: 1,
             traffic: Traffic::default(),
@@ -239,6 +248,11 @@ impl PathAgent {
         self.pairs.iter().map(|p| (&p.candidate, p.valid))
     }
 
+    /// The relays the peer is at, as it told last.
+    pub fn peer_relays(&self) -> &[RelayRtt] {
+        &self.peer_relays
+    }
+
     /// The keys, for the table of tags.
     pub fn keys(&self) -> &PairKeys {
         &self.keys
@@ -304,6 +318,18 @@ impl PathAgent {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
         }
+    }
+
+    /// What the peer is to know of this node's relays.
+    pub fn set_own_relays(&mut self, relays: &[RelayRtt]) {
+        self.own_relays = relays.to_vec();
+        self.own_relays.truncate(crate::wire::probe::MAX_RELAYS);
+    }
+
+    /// There is no session at a relay, but one may come up until then: before that nobody can be called, and what only a
+    /// CALL may go before is held back.
+    pub fn expect_relay(&mut self, until: Option<Instant>) {
+        self.relay_expected = until;
     }
 
     /// The relay session for this pair came up, changed or went down.

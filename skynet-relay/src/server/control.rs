@@ -12,7 +12,7 @@ use skynet_core::control::message::{Member, MessageError, Welcome};
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::{Identity, PublicKey, StaticSecret};
 use skynet_core::rng::{Rng, RngCore as _};
-use skynet_core::time::{Instant, Now};
+use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_core::wire::relay::{Ticket, bind_key};
 
 use super::cluster::ClusterKeys;
@@ -168,6 +168,9 @@ pub enum StreamOutput {
     Close(ConnId),
 }
 
+/// In what time a relay that drains lets its members go.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
 struct Asked {
     conn: ConnId,
     request: u32,
@@ -191,6 +194,8 @@ pub struct ControlServer {
     requests: VecDeque<StoreRequest>,
     output: VecDeque<StreamOutput>,
     drops: Drops,
+    /// When the next joined connection is asked to go, while this relay drains.
+    drain_next: Option<(Instant, Duration)>,
     last_now: Instant,
 }
 
@@ -210,8 +215,17 @@ impl ControlServer {
             requests: VecDeque::new(),
             output: VecDeque::new(),
             drops: Drops::default(),
+            drain_next: None,
             last_now: Instant::ZERO,
         }
+    }
+
+    /// This relay is going away: nobody joins any more, and those who have are let go one after the other, all within
+    /// [`DRAIN_WITHIN`], so that they do not arrive elsewhere in one second.
+    pub fn drain(&mut self, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        let gap = DRAIN_WITHIN / u32::try_from(self.online.len().max(1)).unwrap_or(u32::MAX);
+        self.drain_next.get_or_insert((now.mono, gap));
     }
 
     /// Open connections.
@@ -309,6 +323,11 @@ impl ControlServer {
     /// Closes what is late.
     pub fn handle_timeout(&mut self, now: Now) {
         self.last_now = self.last_now.max(now.mono);
+        while let Some((at, gap)) = self.drain_next.filter(|(at, _)| *at <= now.mono) {
+            let Some(conn) = self.online.values().next().copied() else { break };
+            self.close(conn, DropReason::Draining);
+            self.drain_next = Some((at + gap, gap));
+        }
         while let Some(&(at, conn)) = self.deadlines.first() {
             if at > now.mono {
                 break;
@@ -338,7 +357,8 @@ impl ControlServer {
         if !self.output.is_empty() || !self.requests.is_empty() {
             return Some(self.last_now);
         }
-        self.deadlines.first().map(|&(at, _)| at)
+        let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
+        earliest(self.deadlines.first().map(|&(at, _)| at), drain)
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
@@ -398,6 +418,10 @@ impl ControlServer {
             return Err(DropReason::JoinDeadline);
         }
         connection.joins += 1;
+        if self.drain_next.is_some() {
+            let text = "this relay is going away, another lets you in";
+            return connection.send(request, &Message::denied(DeniedCode::TryAgain, text));
+        }
         if connection.member.is_none() {
             // The store's time is not the node's.
             connection.deadline = now + 2 * JOIN_DEADLINE;

@@ -1,5 +1,5 @@
 use super::*;
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
 use skynet_core::key::Secret;
 use skynet_core::time::{Duration, UnixTime};
 
@@ -39,8 +39,11 @@ impl World {
         let conn = self.open(from).expect("accepted");
         let config = ControlConfig {
             local: StaticSecret::random(&mut self.rng),
-            relay: self.relay_key.public(),
-            addresses: vec!["192.0.2.99:3478".parse().unwrap()],
+            targets: vec![ControlTarget {
+                relay_no: 1,
+                relay: self.relay_key.public(),
+                address: "192.0.2.99:3478".parse().unwrap(),
+            }],
         };
         let mut client = ControlClient::new(config, self.rng.fork(), self.now.mono);
         client.handle_connected(self.now.mono);

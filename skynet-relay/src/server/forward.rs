@@ -96,7 +96,8 @@ pub struct ForwardCounters {
     pub replies: u64,
 }
 
-/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_timeout`; *poll*
+/// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_timeout`; *command*
+/// `set_draining`; *poll*
 /// `poll_timeout`.
 pub struct Forwarder {
     config: ForwardConfig,
@@ -111,6 +112,7 @@ pub struct Forwarder {
     nack: PrefixLimiter,
     drops: Drops,
     counters: ForwardCounters,
+    draining: bool,
 }
 
 impl Forwarder {
@@ -135,10 +137,16 @@ impl Forwarder {
             nack,
             drops: Drops::default(),
             counters: ForwardCounters::default(),
+            draining: false,
             config,
             keys,
             rng,
         }
+    }
+
+    /// This relay is going away: nobody is bound any more, and every KEEP is told so. What is bound is served.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
     }
 
     /// Sessions in the table.
@@ -224,6 +232,9 @@ impl Forwarder {
         now: Now,
     ) -> Result<Action, DropReason> {
         match Frame::parse(datagram).map_err(|_| DropReason::Malformed)? {
+            Frame::Hello(_) | Frame::Bind(_) if self.draining => {
+                self.refuse(from, datagram, NackCode::Draining, (0, 0), DropReason::Draining, now.mono)
+            }
             Frame::Hello(f) => {
                 let (key, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
                 self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono)
@@ -247,6 +258,7 @@ impl Forwarder {
             Frame::Keep(f) => match self.table.by_addr(&from, now.mono) {
                 Some(session) if session.gen_no == f.gen_no => {
                     session.last_seen = now.mono;
+                    datagram[1] = if self.draining { relay::KEEP_DRAINING } else { 0 };
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
                 found => {

@@ -31,6 +31,7 @@ const MAX_OUT: usize = 65_536;
 /// The relay. Its store outlives it: a successor in the same place is given the same one.
 pub struct RelayHost {
     network: MemberNetwork,
+    relay_no: u16,
     local: SocketAddr,
     seed: [u8; 32],
     limits: ForwardConfig,
@@ -42,11 +43,18 @@ pub struct RelayHost {
 }
 
 impl RelayHost {
-    /// A relay at `local` that has not started.
-    pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let directory = LocalDirectory::new(network.registrar(), SharedStore(store));
+    /// Relay `relay_no` of the network, at `local`, not started yet.
+    pub fn new(
+        network: MemberNetwork,
+        relay_no: u16,
+        local: SocketAddr,
+        seed: [u8; 32],
+        store: Arc<MemoryStore>,
+    ) -> Self {
+        let directory = LocalDirectory::new(network.registrar(relay_no), SharedStore(store));
         Self {
             network,
+            relay_no,
             local,
             seed,
             limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
@@ -66,6 +74,15 @@ impl RelayHost {
     /// The production machine, once started.
     pub const fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+
+    /// The operator wants this relay empty.
+    pub fn drain(&mut self, now: Now) {
+        if let Some(server) = &mut self.server {
+            server.forwarder.set_draining(true);
+            server.control.drain(now);
+        }
+        self.settle(now);
     }
 
     /// What comes to the port above.
@@ -134,10 +151,15 @@ impl Host for RelayHost {
     fn on_start(&mut self, now: Now) {
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
-        let config = ControlServerConfig::new(1, self.network.relay_key());
+        let config = ControlServerConfig::new(self.relay_no, self.network.relay_key(self.relay_no));
         self.measure = Some(Measure::new(&mut rng, now.mono));
         self.server = Some(Server {
-            forwarder: Forwarder::new(self.limits.clone(), keys.clone(), rng.fork(), now.mono),
+            forwarder: Forwarder::new(
+                ForwardConfig { relay_no: self.relay_no, ..self.limits.clone() },
+                keys.clone(),
+                rng.fork(),
+                now.mono,
+            ),
             control: ControlServer::new(config, keys, rng),
         });
     }
