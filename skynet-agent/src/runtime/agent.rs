@@ -275,6 +275,11 @@ impl Agent {
                     tracing::debug!(%e, "not kept; after a restart peers notice by themselves");
                 }
             }
+            NodeEvent::PersistRoster(roster) => {
+                if let Err(e) = self.state.save_roster(&roster) {
+                    tracing::debug!(%e, "not kept; a start without any relay will know nobody");
+                }
+            }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "the relay showed documents that do not hold"),

@@ -22,6 +22,7 @@ use crate::member::{
 };
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS, is_answer};
 use crate::node::event::{Addresses, ControlStreamEvent};
+use crate::node::roster::{self, Roster};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
@@ -29,6 +30,10 @@ use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 const ROSTER_INTERVAL: Duration = Duration::from_secs(20);
 const LARGE_ROSTER_INTERVAL: Duration = Duration::from_secs(600);
 const LARGE_ROSTER: usize = 128;
+/// The roster is kept so long after something new is in it,
+const KEEP_AFTER: Duration = Duration::from_secs(2);
+/// and so often at most: a megabyte may be written.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// A relay that is back is given so long before the control channel returns to it,
 const RETURN_AFTER: Duration = Duration::from_secs(5);
 /// and so much longer, each node for itself.
@@ -43,6 +48,7 @@ pub(super) enum MembershipEvent {
     Send(Vec<u8>),
     Close,
     Persist(Vec<u8>),
+    PersistRoster(Vec<u8>),
     /// Joined, at first or again: the relay's ticket and clock are fresh.
     Joined(Box<Welcome>),
     JoinFailed {
@@ -96,6 +102,12 @@ pub(super) struct MembershipAgent {
     update: Option<RequestId>,
     unpublished: bool,
     events: VecDeque<MembershipEvent>,
+    /// Of the run before.
+    kept: Roster,
+    /// The directory has something new since the roster was kept last, and when it is kept again.
+    roster_changed: bool,
+    keep_at: Option<Instant>,
+    kept_at: Option<Instant>,
     pub(super) directory: Directory,
 }
 
@@ -160,6 +172,10 @@ impl MembershipAgent {
             update: None,
             unpublished: false,
             events: VecDeque::new(),
+            kept: Roster::default(),
+            roster_changed: false,
+            keep_at: None,
+            kept_at: None,
             directory: Directory::default(),
         };
         agent.drain_control(Now { mono: now, ..Now::default() });
@@ -213,7 +229,12 @@ impl MembershipAgent {
         }
     }
 
-    /// Whether the relay's control channel is open and we are joined on it.
+    /// The relay on whose control channel we are joined.
+    pub(super) fn control_relay(&self) -> Option<u16> {
+        self.control.target().filter(|_| self.control.is_joined()).map(|t| t.relay_no)
+    }
+
+    /// Whether a relay's control channel is open and we are joined on it.
     pub(super) fn is_connected(&self) -> bool {
         self.control.is_joined()
     }
@@ -252,6 +273,10 @@ impl MembershipAgent {
 
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.control.handle_timeout(now.mono);
+        if self.keep_at.take_if(|at| *at <= now.mono).is_some() {
+            self.kept_at = Some(now.mono);
+            self.events.push_back(MembershipEvent::PersistRoster(roster::encode(&self.directory)));
+        }
         if self.return_at.take_if(|at| *at <= now.mono).is_some()
             && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
         {
@@ -270,7 +295,8 @@ impl MembershipAgent {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        earliest(earliest(self.control.poll_timeout().map(|(at, _)| at), self.next_roster), self.return_at)
+        let control = self.control.poll_timeout().map(|(at, _)| at);
+        [self.next_roster, self.return_at, self.keep_at].into_iter().fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -282,7 +308,7 @@ impl MembershipAgent {
             Some(id) => {
                 self.lookups.insert(id, lookup);
             }
-            None => self.events.push_back(MembershipEvent::NotFound(lookup)),
+            None => self.not_found(lookup, now.unix),
         }
         self.drain_control(now);
     }
@@ -316,8 +342,27 @@ impl MembershipAgent {
             } else if let Some(bytes) = self.control.poll_bytes() {
                 self.events.push_back(MembershipEvent::Send(bytes));
             } else {
-                return;
+                break;
             }
+        }
+        if core::mem::take(&mut self.roster_changed) {
+            let not_before = self.kept_at.map_or(now.mono, |at| at + KEEP_EVERY);
+            self.keep_at.get_or_insert((now.mono + KEEP_AFTER).max(not_before));
+        }
+    }
+
+    /// No relay answered this, or none that has the directory: what was kept may.
+    fn not_found(&mut self, lookup: Lookup, now: UnixTime) {
+        let is_first = self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
+        let authoritative = self.control.is_joined() && is_first;
+        let bundle = self.kept.find(&lookup).filter(|_| !authoritative).map(<[u8]>::to_vec);
+        let holds = |b: &Vec<u8>| {
+            let parsed = Bundle::parse(b).ok();
+            parsed.zip(self.credentials()).is_some_and(|(b, c)| c.trust().verify_member(&b, now).is_ok())
+        };
+        let known = bundle.filter(holds).is_some_and(|b| self.learn(&b, false, Some(&lookup), now));
+        if !known {
+            self.events.push_back(MembershipEvent::NotFound(lookup));
         }
     }
 
@@ -349,7 +394,7 @@ impl MembershipAgent {
                 }
                 self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
-                    self.events.push_back(MembershipEvent::NotFound(lookup));
+                    self.not_found(lookup, now.unix);
                 }
             }
             ControlEvent::Members(id, more, members) => self.on_members(id, more, &members, now),
@@ -399,8 +444,15 @@ impl MembershipAgent {
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
-                self.next_roster = Some(now.mono + self.roster_interval());
-                self.list_after(0, now);
+                if self.directory.is_empty() {
+                    self.next_roster = Some(now.mono + self.roster_interval());
+                    self.list_after(0, now);
+                } else {
+                    // Joined again, as all others may have at this moment: there is time for news of members.
+                    let interval = u64::try_from(self.roster_interval().as_millis()).unwrap_or(u64::MAX);
+                    let soon = now.mono + Duration::from_millis(self.rng.below(interval));
+                    self.next_roster = Some(self.next_roster.map_or(soon, |at| at.min(soon)).max(now.mono));
+                }
             }
             Err(reason) => self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: true }),
         }
@@ -447,6 +499,13 @@ impl MembershipAgent {
                 "the relay{at} cannot be reached: {cause}; the cure: see that it runs and that TCP to it is allowed"
             );
             self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: false });
+        }
+    }
+
+    /// What a run before has kept of the members.
+    pub(super) fn set_roster(&mut self, roster: &[u8]) {
+        if let Some(credentials) = self.credentials() {
+            self.kept = Roster::decode(roster, &credentials.trust().root_pin());
         }
     }
 
@@ -515,6 +574,7 @@ impl MembershipAgent {
             return false;
         }
         let inserted = self.directory.insert(member.clone(), online);
+        self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
         self.events.push_back(MembershipEvent::Learned { member: Box::new(member), inserted });
         true
     }

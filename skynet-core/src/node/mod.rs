@@ -32,6 +32,7 @@ mod publish;
 mod relay_set;
 mod relays;
 mod remembered;
+pub mod roster;
 mod sessions;
 pub mod staging;
 mod status;
@@ -142,6 +143,7 @@ impl Node {
         };
         if let Some(membership) = &mut membership {
             membership.set_most(config.known_members);
+            membership.set_roster(&config.roster);
         }
         let configured = config.stock.as_ref().map(|s| s.secret.clone());
         let secret = membership.as_ref().and_then(|m| m.static_secret().cloned()).or(configured).ok_or(

@@ -46,6 +46,9 @@ impl Node {
         path.set_peer_endpoints(&candidates_of(member), &relays_of(member), now);
         let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
         let slot = self.peers.insert(kind, Session::new(config))?;
+        if let Some(membership) = &mut self.membership {
+            membership.directory.note_used(&member.identity());
+        }
         self.choose_relay(slot, now);
         self.lanes_changed = true;
         let least = self.min_lanes;
@@ -214,7 +217,8 @@ impl Node {
 
     /// A handshake, if packets wait for one and there is a way for it.
     pub(super) fn want_session(&mut self, slot: PeerSlot, now: Now) {
-        let ready = self.data_path(slot).is_some();
+        let doors = self.peers.get(slot).and_then(|p| p.agent(PortNo(0))).map(|p| p.doors(now.mono));
+        let ready = self.data_path(slot).is_some() || doors.is_some_and(|d| !d.is_empty());
         let wanted = |p: &Peer| !p.staged.is_empty() && p.sealing.is_none();
         if ready && self.peers.get(slot).is_some_and(wanted) {
             self.initiate(slot, now);

@@ -441,7 +441,19 @@ impl Node {
         let source = self.peers.get(slot).and_then(|p| p.heard_from);
         match source.filter(|_| matches!(Message::parse(message), Ok(Message::Response(_)))) {
             Some(source) => self.send_to_source(self.port_of_source(slot, source.path), source, message),
+            None if self.data_path(slot).is_none() && source.is_none() => self.knock(slot, message),
             None => self.send_sealed(slot, message),
+        }
+    }
+
+    /// No relay is there to call by, and no path is known: the initiation itself goes to where the peer may be. Who it
+    /// reaches learns by it who is asking, and answers the checks that follow.
+    fn knock(&mut self, slot: PeerSlot, message: &[u8]) {
+        let now = self.last_now;
+        let doors = self.peers.get(slot).and_then(|p| p.agent(PortNo(0))).map(|p| p.doors(now));
+        for to in doors.unwrap_or_default() {
+            let bytes = message.to_vec();
+            self.transmits.push_back(Transmit { port: PortNo(0), to, from: None, ttl: None, bytes });
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Status {
     pub network: Option<(String, String)>,
     /// Whether the control channel is open and joined.
     pub control_connected: bool,
+    /// The relay with our control channel, once joined there.
+    pub control_relay: Option<u16>,
     /// Relays with a session, or one that is tried; home first.
     pub relays: Vec<RelayStatus>,
     /// Where peers are told that port 0 can be reached, best first.
@@ -155,6 +157,7 @@ impl Node {
                 (c.trust().genesis().name.clone(), id)
             }),
             control_connected: membership.is_some_and(|m| m.is_connected()),
+            control_relay: membership.and_then(|m| m.control_relay()),
             relays: self.relay_status(),
             candidates: self.local_candidates(PortNo(0)),
             peers,

@@ -38,6 +38,8 @@ use rounds::{Caller, Round};
 
 /// Most datagrams waiting for [`PathAgent::poll_transmit`]; later ones are dropped and counted.
 const TRANSMIT_CAP: usize = 128;
+/// Addresses a handshake is tried at without a path.
+const MAX_DOORS: usize = 4;
 /// Most events waiting for [`PathAgent::poll_event`]; the oldest is dropped.
 const EVENT_CAP: usize = 16;
 
@@ -246,6 +248,15 @@ impl PathAgent {
     /// The peer's candidates with whether they answer, best first.
     pub fn candidates(&self) -> impl Iterator<Item = (&Candidate, bool)> {
         self.pairs.iter().map(|p| (&p.candidate, p.valid))
+    }
+
+    /// Where a handshake may be tried while there is neither a relay nor a path: the likeliest addresses, once no relay is
+    /// expected any more. Empty otherwise.
+    pub fn doors(&self, now: Instant) -> Vec<SocketAddr> {
+        if self.relay.is_some() || self.selected.is_some() || self.relay_expected.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        self.pairs.iter().take(MAX_DOORS).map(|p| p.candidate.addr).collect()
     }
 
     /// The relays the peer is at, as it told last.
