@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod drain;
 mod network;
 mod run;
 mod status;
@@ -56,6 +57,8 @@ enum Verb {
     Network(network::NetworkVerb),
     /// Ask the running relay how it is.
     Status,
+    /// Let everybody go to other relays, without loss; then it can be stopped.
+    Drain(drain::Drain),
 }
 
 /// What went wrong, and the exit code that says so.
@@ -101,6 +104,7 @@ impl Cli {
             Verb::Token(verb) => token::execute(&self.common, verb),
             Verb::Network(verb) => network::execute(&self.common, verb),
             Verb::Status => status::execute(&self.common),
+            Verb::Drain(drain) => drain::execute(&self.common, drain),
         }
     }
 

@@ -124,10 +124,19 @@ struct Stats {
     control: ControlStats,
 }
 
+/// What the operator wants, each true once and for good.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// End.
+    pub stop: watch::Receiver<bool>,
+    /// Let go of everybody, but serve who is still there.
+    pub drain: watch::Receiver<bool>,
+}
+
 /// Number of the only cluster key until rotation exists.
 const KID: u8 = 1;
 
-/// Runs a relay until `stop` says so.
+/// Runs a relay until it is ordered to stop.
 ///
 /// # Errors
 /// A thread or task of the relay has failed; the relay is never left half alive.
@@ -136,7 +145,7 @@ pub async fn run<D: Directory>(
     sockets: Sockets,
     mut rng: Rng,
     clock: Clock,
-    stop: watch::Receiver<bool>,
+    orders: Orders,
 ) -> io::Result<()> {
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
@@ -152,11 +161,13 @@ pub async fn run<D: Directory>(
     let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
-    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), stop);
+    let mut drain = orders.drain.clone();
+    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), orders);
     let status = parts.status_socket.as_deref().and_then(bind_status);
     let result = tokio::select! {
         result = control => result,
         () = serve_status(status, &thread, &control_stats, sockets.addr) => unreachable!("serves for ever"),
+        () = drain_forwarding(&mut drain, &thread) => unreachable!("waits for ever"),
         () = watch_thread(&thread) => Err(io::Error::other("the forwarding thread has ended")),
     };
     if let Some(path) = &parts.status_socket {
@@ -168,6 +179,13 @@ pub async fn run<D: Directory>(
     let stopped = thread.stop();
     info!("stopped");
     result.and(stopped)
+}
+
+async fn drain_forwarding(drain: &mut watch::Receiver<bool>, thread: &ForwardThread) {
+    if drain.wait_for(|drain| *drain).await.is_ok() {
+        thread.drain();
+    }
+    std::future::pending().await
 }
 
 async fn watch_thread(thread: &ForwardThread) {
@@ -222,6 +240,7 @@ impl Stats {
             "schema": "skynet.relay.status/1",
             "listen": addr.to_string(),
             "process": std::process::id(),
+            "draining": self.forward.draining,
             "sessions": self.forward.sessions,
             "control_connections": self.control.connections,
             "members_online": self.control.joined,

@@ -26,12 +26,15 @@ pub struct ForwardStats {
     pub drops: Drops,
     /// Datagrams the kernel refused to send.
     pub unsent: u64,
+    /// Whether nobody is bound any more.
+    pub draining: bool,
 }
 
 /// A running forwarding thread.
 #[derive(Debug)]
 pub struct ForwardThread {
     stop: Arc<AtomicBool>,
+    drain: Arc<AtomicBool>,
     stats: Arc<Mutex<ForwardStats>>,
     handle: thread::JoinHandle<io::Result<()>>,
 }
@@ -44,11 +47,17 @@ impl ForwardThread {
     pub fn start(socket: UdpSocket, forwarder: Forwarder, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stats = Arc::new(Mutex::new(ForwardStats::default()));
-        let (stop_2, stats_2) = (Arc::clone(&stop), Arc::clone(&stats));
+        let drain = Arc::new(AtomicBool::new(false));
+        let (stop_2, drain_2, stats_2) = (Arc::clone(&stop), Arc::clone(&drain), Arc::clone(&stats));
         let handle = thread::Builder::new()
             .name("forward".into())
-            .spawn(move || run(&socket, forwarder, clock, &stop_2, &stats_2))?;
-        Ok(Self { stop, stats, handle })
+            .spawn(move || run(&socket, forwarder, clock, &stop_2, &drain_2, &stats_2))?;
+        Ok(Self { stop, drain, stats, handle })
+    }
+
+    /// Binds nobody from now on, and tells those who are bound to go.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Relaxed);
     }
 
     /// The last published figures.
@@ -76,6 +85,7 @@ fn run(
     mut forwarder: Forwarder,
     clock: Clock,
     stop: &AtomicBool,
+    drain: &AtomicBool,
     stats: &Mutex<ForwardStats>,
 ) -> io::Result<()> {
     let mut batch = Batch::new();
@@ -83,6 +93,8 @@ fn run(
     while !stop.load(Ordering::Relaxed) {
         let received = socket.receive(&mut batch)?;
         let now = clock.now();
+        let draining = drain.load(Ordering::Relaxed);
+        forwarder.set_draining(draining);
         for slot in 0..received {
             let Some(train) = batch.train(slot) else { continue };
             for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
@@ -109,6 +121,7 @@ fn run(
                 stats.counters = forwarder.counters();
                 stats.drops = forwarder.drops().clone();
                 stats.unsent = unsent;
+                stats.draining = draining;
             }
         }
     }

@@ -22,6 +22,7 @@ mod pairs;
 mod paths;
 mod refusal;
 mod relay;
+mod relays;
 mod restart;
 mod tokens;
 mod trains;
