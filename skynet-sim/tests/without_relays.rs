@@ -6,6 +6,8 @@ use skynet_core::session::Engine;
 use skynet_core::time::Duration;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
+use skynet_sim::host::RelayHost;
+use skynet_sim::overlay::Offer;
 use skynet_sim::{HostId, Overlay};
 
 const MS: Duration = Duration::from_millis(1);
@@ -72,5 +74,47 @@ fn a_rebooted_agent_and_a_new_pair_connect_from_what_was_kept() {
         o.start_relay_no(1);
         o.world_mut().run_for(20 * S).unwrap();
         assert!(o.agent(a).status().unwrap().control_connected, "{}", o.report());
+    }
+}
+
+/// A thousand agents, all bound and joined again within half a minute after both relays return, and no second in which a
+/// relay has more to do than a core can.
+#[test]
+fn a_thousand_agents_return_to_their_relays_without_a_storm() {
+    const AGENTS: usize = 1_000;
+    let mut o = Overlay::with_relays(3, Engine::Null, &[5 * MS, 15 * MS]);
+    let offer = Offer { known_members: 4, ..Offer::default() };
+    for _ in 0..AGENTS / 50 {
+        let cloud = o.cloud(NatKind::Symmetric);
+        for _ in 0..50 {
+            o.add_agent_with(cloud, offer);
+        }
+    }
+    assert!(o.join_all(60 * S).unwrap());
+    o.world_mut().run_for(5 * S).unwrap();
+    kill_all(&mut o);
+    o.world_mut().run_for(60 * S).unwrap();
+    o.start_relay_no(1);
+    o.start_relay_no(2);
+    let start = o.elapsed();
+    let mut waiting: Vec<HostId> = o.agents().to_vec();
+    while !waiting.is_empty() {
+        o.world_mut().run_for(250 * MS).unwrap();
+        waiting.retain(|agent| {
+            let status = o.agent(*agent).status().unwrap();
+            !(status.control_connected && status.relays.iter().all(|r| r.up))
+        });
+        assert!(o.elapsed() - start <= 30 * S, "{} are not back", waiting.len());
+    }
+    let took = o.elapsed() - start;
+    // Their rosters, and the way back to the first relay, are part of it.
+    o.world_mut().run_for(40 * S).unwrap();
+    let [first, second] =
+        [1, 2].map(|no| o.world().host::<RelayHost>(o.relay_host(no)).busiest_second());
+    println!("{AGENTS} agents back after {took:?}; busiest second (requests, JOINs): relay 1 {first:?}, relay 2 {second:?}");
+    // A JOIN is five signatures and a handshake: about a millisecond.
+    assert!(first.1 <= 500 && second.1 <= 500, "{first:?} {second:?}");
+    for agent in o.agents() {
+        assert_eq!(o.agent(*agent).status().unwrap().control_relay, Some(1));
     }
 }

@@ -251,6 +251,8 @@ pub fn control_message() -> Vec<Seed> {
         ("members", Message::Members { more: true, members: vec![member.clone(), member] }),
         ("ping", Message::Ping(1)),
         ("leave", Message::Leave),
+        ("get_manifest", Message::GetManifest),
+        ("manifest", Message::Manifest(vec![3; 300])),
     ];
     named(messages.map(|(name, message)| (name, message.encode(77).expect("a short message"))))
 }

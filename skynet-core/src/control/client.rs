@@ -107,6 +107,8 @@ pub enum ControlEvent {
     Members(RequestId, bool, Vec<Member>),
     /// No answer in time, or the channel went away.
     Failed(RequestId),
+    /// The manifest in force.
+    Manifest(RequestId, Vec<u8>),
     /// The relay pushed a member's documents.
     Pushed(Member),
     /// The channel is down; the next attempt starts after this long.
@@ -292,6 +294,10 @@ impl ControlClient {
     /// Asks for at most `limit` members above node number `after`.
     pub fn list(&mut self, after: u32, limit: u16, now: Instant) -> Option<RequestId> {
         self.request(&Message::List { after, limit }, now)
+    }
+    /// Asks for the manifest in force: for relays, who do not join.
+    pub fn manifest(&mut self, now: Instant) -> Option<RequestId> {
+        self.request(&Message::GetManifest, now)
     }
     /// Publishes a node record.
     pub fn update(&mut self, record: Vec<u8>, now: Instant) -> Option<RequestId> {
@@ -510,6 +516,7 @@ impl ControlClient {
             Message::Ack(version) => ControlEvent::Acknowledged(id, version),
             Message::Peer(member) => ControlEvent::Peer(id, member),
             Message::NoPeer => ControlEvent::NoPeer(id),
+            Message::Manifest(bytes) => ControlEvent::Manifest(id, bytes),
             Message::Members { more, members } => ControlEvent::Members(id, more, members),
             Message::Denied(code, text) => ControlEvent::Denied(Some(id), code, text),
             _ => ControlEvent::Failed(id),

@@ -69,7 +69,7 @@ pub enum NodeEvent {
     /// at most [`MAX_REMEMBERED`](crate::node::MAX_REMEMBERED).
     PersistPeers(Vec<NodeNo>),
     /// Keep these members' documents in place of the ones kept before, for a later start without any relay. At most
-    /// [`MAX_ROSTER`](crate::node::roster::MAX_ROSTER) bytes, at most once a minute.
+    /// [`MAX_ROSTER`](crate::node::kept::MAX_ROSTER) bytes, at most once a minute.
     PersistRoster(Vec<u8>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),

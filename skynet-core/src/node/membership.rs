@@ -22,7 +22,7 @@ use crate::member::{
 };
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS, is_answer};
 use crate::node::event::{Addresses, ControlStreamEvent};
-use crate::node::roster::{self, Roster};
+use crate::node::kept::{self, Roster};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
@@ -275,7 +275,7 @@ impl MembershipAgent {
         self.control.handle_timeout(now.mono);
         if self.keep_at.take_if(|at| *at <= now.mono).is_some() {
             self.kept_at = Some(now.mono);
-            self.events.push_back(MembershipEvent::PersistRoster(roster::encode(&self.directory)));
+            self.events.push_back(MembershipEvent::PersistRoster(kept::encode(&self.directory)));
         }
         if self.return_at.take_if(|at| *at <= now.mono).is_some()
             && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
@@ -373,7 +373,7 @@ impl MembershipAgent {
                 self.events.push_back(MembershipEvent::Connect(address));
             }
             ControlEvent::WantClose => self.events.push_back(MembershipEvent::Close),
-            ControlEvent::Ready | ControlEvent::Acknowledged(..) => {}
+            ControlEvent::Ready | ControlEvent::Acknowledged(..) | ControlEvent::Manifest(..) => {}
             ControlEvent::Joined(welcome) => self.on_welcome(welcome, now),
             ControlEvent::Conflict(what) => self.on_conflict(what, now),
             ControlEvent::Denied(None, code, text) => self.on_denied(code, text, now),

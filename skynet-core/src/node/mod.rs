@@ -13,6 +13,7 @@ mod config;
 pub mod directory;
 mod event;
 mod guess_sockets;
+pub mod kept;
 mod lane_paths;
 mod lanes;
 #[cfg(test)]
@@ -32,7 +33,6 @@ mod publish;
 mod relay_set;
 mod relays;
 mod remembered;
-pub mod roster;
 mod sessions;
 pub mod staging;
 mod status;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use skynet_core::member::Ipv4Prefix;
+use skynet_core::member::{Ipv4Prefix, Manifest};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
@@ -222,7 +222,8 @@ fn serve(
         relay_no: network.relay_no,
         key: network.relay_key,
         cluster_key: network.cluster_key,
-        directory: LocalDirectory::new(registrar, store),
+        directory: LocalDirectory::new(registrar, store).kept_in(common.dir.clone()),
+        manifest: Manifest::clone(network.trust.manifest()),
         status_socket: Some(common.status_socket()),
     };
     let (drain_now, drain) = watch::channel(false);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,6 +21,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::io::daemon::Orders;
+use crate::io::follow::Follow;
 use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
 
 /// What a reader hands over at once, bytes.
@@ -79,9 +81,13 @@ pub async fn run(
     clock: Clock,
     stats: Arc<Mutex<ControlStats>>,
     orders: Orders,
+    follow: Option<(Follow, Rng)>,
 ) -> io::Result<()> {
     let (events, mut from_streams) = mpsc::channel(EVENTS);
     let (store, mut from_store) = start_directory(directory, clock)?;
+    let following = follow.map(|(follow, rng)| {
+        tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle()
+    });
     let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
     let Orders { mut stop, mut drain } = orders;
     let mut publish = tokio::time::interval(Duration::from_secs(1));
@@ -117,6 +123,9 @@ pub async fn run(
     }
     for stream in shell.streams.values() {
         stream.reader.abort();
+    }
+    if let Some(following) = following {
+        following.abort();
     }
     Ok(())
 }

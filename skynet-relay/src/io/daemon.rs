@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skynet_core::key::{Secret, StaticSecret};
+use skynet_core::member::Manifest;
 use skynet_core::rng::Rng;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, UnixListener};
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::io::control::{self, ControlStats, Directory};
+use crate::io::follow::Follow;
 use crate::io::forward::{ForwardStats, ForwardThread};
 use crate::io::measure::MeasureThread;
 use crate::io::port;
@@ -113,6 +115,8 @@ pub struct RelayParts<D> {
     pub cluster_key: Secret,
     /// Registrar and store.
     pub directory: D,
+    /// The network's manifest: who the other relays are.
+    pub manifest: Manifest,
     /// Where `status` asks; no socket if `None`.
     pub status_socket: Option<PathBuf>,
 }
@@ -150,7 +154,14 @@ pub async fn run<D: Directory>(
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
     let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
-    let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
+    let follow = Follow::of(&parts.manifest, &parts.key);
+    let server = ControlServerConfig {
+        relays: parts.manifest.relays.iter().map(|relay| relay.key).collect(),
+        network_id: parts.manifest.network_id.0,
+        ..ControlServerConfig::new(parts.relay_no, parts.key)
+    };
+    let server = ControlServer::new(server, keys, rng.fork());
+    let follow = follow.map(|follow| (follow, rng.fork()));
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
@@ -162,7 +173,7 @@ pub async fn run<D: Directory>(
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
     let mut drain = orders.drain.clone();
-    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), orders);
+    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), orders, follow);
     let status = parts.status_socket.as_deref().and_then(bind_status);
     let result = tokio::select! {
         result = control => result,

@@ -5,6 +5,7 @@ mod cmsg;
 pub mod control;
 pub mod daemon;
 pub mod directory;
+pub mod follow;
 pub mod forward;
 pub mod measure;
 pub mod port;

@@ -23,7 +23,7 @@ mod tokens;
 pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
 pub use files::{FileError, Owner};
 pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
-pub use relays::{accept_invitation, add_relay, remove_relay};
+pub use relays::{accept_invitation, add_relay, keep_manifest, remove_relay};
 pub use tokens::{NewToken, TokenOptions, create_token};
 
 use std::path::{Path, PathBuf};

@@ -39,6 +39,10 @@ pub struct ControlServerConfig {
     pub max_unjoined: usize,
     /// Most of those from one IPv4 address or IPv6 /64.
     pub max_unjoined_per_prefix: u16,
+    /// The network's other relays, which may ask for members and manifest without joining.
+    pub relays: Vec<PublicKey>,
+    /// Their network.
+    pub network_id: [u8; 8],
     /// Seconds a ticket is good for.
     pub ticket_lifetime_s: u64,
 }
@@ -52,6 +56,8 @@ impl ControlServerConfig {
             max_connections: 20_000,
             max_unjoined: 512,
             max_unjoined_per_prefix: 128,
+            relays: Vec::new(),
+            network_id: [0; 8],
             ticket_lifetime_s: 14 * 86_400,
         }
     }
@@ -102,6 +108,18 @@ pub enum StoreOp {
         after: u32,
         /// At most this many.
         limit: u16,
+    },
+    /// The manifest in force, for another relay.
+    Manifest,
+    /// Another relay's directory says so. Nobody is answered.
+    Learn {
+        /// Documents of members.
+        bundles: Vec<Vec<u8>>,
+    },
+    /// Another relay has this manifest. Nobody is answered.
+    Adopt {
+        /// The document.
+        manifest: Vec<u8>,
     },
     /// The member leaves for good.
     Leave {
@@ -157,6 +175,8 @@ pub enum StoreReply {
     NotFound,
     /// LIST: some, and whether there are more.
     Listed(bool, Vec<Listed>),
+    /// The manifest.
+    Manifest(Vec<u8>),
 }
 
 /// What the shell does with a stream.
@@ -313,6 +333,7 @@ impl ControlServer {
             StoreReply::NotFound => Message::NoPeer,
             StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
             StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
+            StoreReply::Manifest(bytes) => Message::Manifest(bytes),
         };
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);
@@ -384,11 +405,14 @@ impl ControlServer {
         if let Message::Join(bundle) = message {
             return self.on_join(conn, request, bundle, now);
         }
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        if connection.member.is_none() && self.config.relays.contains(&key) {
+            return self.on_relay_message(conn, request, message);
+        }
         let Some(member) = connection.member else {
             return connection.send(request, &Message::denied(DeniedCode::NotJoined, "join first"));
         };
         let MemberKey { network_id, identity } = member;
-        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
         let op = match message {
             Message::Update(record) => StoreOp::Update { network_id, identity, key, record },
             Message::Get(lookup) => StoreOp::Get { network_id, lookup },
@@ -399,6 +423,26 @@ impl ControlServer {
             _ => {
                 let text = "this message is not a request";
                 return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+            }
+        };
+        self.ask(conn, request, op);
+        Ok(())
+    }
+
+    /// Another relay of the network looks members up as a member may, and asks for the manifest.
+    fn on_relay_message(&mut self, conn: ConnId, request: u32, message: Message) -> Result<(), DropReason> {
+        let network_id = self.config.network_id;
+        let op = match message {
+            Message::GetManifest => StoreOp::Manifest,
+            Message::Get(lookup) => StoreOp::Get { network_id, lookup },
+            Message::List { after, limit } => {
+                StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
+            }
+            _ => {
+                let text = "a relay may only ask for members and the manifest";
+                let denied = Message::denied(DeniedCode::NotJoined, text);
+                let connection = self.connections.get_mut(&conn).ok_or(DropReason::BrokenChannel)?;
+                return connection.send(request, &denied);
             }
         };
         self.ask(conn, request, op);

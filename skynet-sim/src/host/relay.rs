@@ -1,6 +1,6 @@
 //! The production relay as a host: `Server`, registrar and directory, with a store in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use skynet_relay::io::control::Directory as _;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
-    Measure, Server, StreamOutput,
+    Measure, Server, StoreOp, StreamOutput,
 };
 use skynet_relay::store::{Committed, MemoryStore, Store, StoreError, Transaction, Versioned, View};
 
@@ -40,6 +40,8 @@ pub struct RelayHost {
     measure: Option<Measure>,
     out: VecDeque<Transmit>,
     commands: VecDeque<(StreamId, StreamCommand)>,
+    /// Requests to the directory, and those of them that are JOINs, by second of this host's clock.
+    requests: BTreeMap<u64, (u32, u32)>,
 }
 
 impl RelayHost {
@@ -63,7 +65,14 @@ impl RelayHost {
             measure: None,
             out: VecDeque::new(),
             commands: VecDeque::new(),
+            requests: BTreeMap::new(),
         }
+    }
+
+    /// Most requests to the directory in one second, and most JOINs.
+    pub fn busiest_second(&self) -> (u32, u32) {
+        let most = |f: fn(&(u32, u32)) -> u32| self.requests.values().map(f).max().unwrap_or(0);
+        (most(|n| n.0), most(|n| n.1))
     }
 
     /// The same with other limits of the UDP side.
@@ -102,6 +111,9 @@ impl RelayHost {
         let Some(mut server) = self.server.take() else { return };
         loop {
             if let Some(request) = server.control.poll_store_request() {
+                let second = self.requests.entry(now.mono.as_nanos() / 1_000_000_000).or_default();
+                second.0 += 1;
+                second.1 += u32::from(matches!(request.op, StoreOp::Join { .. }));
                 let reply = self.directory.execute(request.op, now.unix);
                 server.control.handle_store_reply(request.id, reply, now);
             } else if let Some(output) = server.control.poll_stream_write() {
