@@ -254,7 +254,9 @@ impl Agent {
                 }
             }
             NodeEvent::ConnectControl(relay) => {
-                let relay = self.config.relay.unwrap_or(relay);
+                // What the operator configured is another way to the first relay, whose key it must have.
+                let first = engine.node.relay_addresses().first() == Some(&relay);
+                let relay = self.config.relay.filter(|_| first).unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
                 self.stream.connect(relay);
             }

@@ -333,6 +333,13 @@ impl ControlClient {
         self.last_now = self.last_now.max(now);
         if matches!(self.state, State::Connecting { .. } | State::Open(_)) {
             self.down(DownCause::Refused, true, now);
+            // Every one of them has refused: they are busy, and not to be asked at once.
+            if let State::Wait { until } = &mut self.state
+                && self.target == 0
+            {
+                let spread = MAX_BACKOFF.as_millis() as u64 / 2;
+                *until = now + MAX_BACKOFF / 2 + Duration::from_millis(self.rng.below(spread));
+            }
         }
     }
     /// Back to the first target.

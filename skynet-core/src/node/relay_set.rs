@@ -309,7 +309,9 @@ impl RelaySet {
         let all_tried = self.relays.len() <= MAX_SESSIONS;
         for relay in &mut self.relays {
             relay.kept = kept.contains(&relay.no);
-            let stays = relay.kept || relay.wanted_until > now || (!enough && (all_tried || relay.is_up()));
+            let used = relay.client.as_ref().is_some_and(|client| client.is_in_use(now));
+            let needed = relay.kept || used || relay.wanted_until > now;
+            let stays = needed || (!enough && (all_tried || relay.is_up()));
             if !stays {
                 relay.client = None;
             }

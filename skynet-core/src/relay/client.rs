@@ -264,6 +264,11 @@ impl RelayClient {
         self.asked.clear();
     }
 
+    /// Whether data goes by this session.
+    pub fn is_in_use(&self, now: Instant) -> bool {
+        now < self.used_until
+    }
+
     /// Data goes by this session, and will until `until`.
     pub fn note_use(&mut self, until: Instant, now: Instant) {
         self.used_until = self.used_until.max(until);
@@ -363,7 +368,7 @@ impl RelayClient {
             gen_no: f.gen_no,
             observed: f.observed,
             keepalive,
-            next_keep: now + if now < self.used_until { KEEP_IN_USE } else { keepalive },
+            next_keep: now + if self.is_in_use(now) { KEEP_IN_USE } else { keepalive },
             unanswered: None,
         });
         if old.is_some_and(|s| s.gen_no == f.gen_no) {
@@ -449,7 +454,7 @@ impl RelayClient {
     }
 
     fn session_timeout(&mut self, now: Instant) {
-        let in_use = now < self.used_until;
+        let in_use = self.is_in_use(now);
         let pace = if in_use { IN_USE } else { IDLE };
         let wait = self.rtt.smoothed().map_or(pace.answer.1, |rtt| rtt * 4);
         let Some(session) = &mut self.session else { return };
