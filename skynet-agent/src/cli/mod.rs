@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Offload, Overrides, WorkerThreads, parse_advertised,
-    parse_birthday, parse_max_lanes, parse_mtu, parse_worker_threads,
+    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides, WorkerThreads, parse_advertised,
+    parse_birthday, parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -112,6 +112,9 @@ struct AgentArgs {
     /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one core, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
+    /// Nice value of the workers' threads, -20 to 19; 0: they take turns with any busy program [default: -10].
+    #[arg(long, env = "SKYNET_NICE", value_name = "N", value_parser = parse_nice, allow_negative_numbers = true)]
+    nice: Option<Nice>,
     /// Where peers reach this node, if nothing on it can know: a port forwarded by hand.
     #[arg(long, env = "SKYNET_ADVERTISE", value_name = "IP:PORT,…", value_delimiter = ',', value_parser = parse_advertised)]
     advertise: Option<Vec<SocketAddr>>,
@@ -141,6 +144,7 @@ impl AgentArgs {
             mtu: self.mtu,
             birthday: self.birthday,
             worker_threads: self.worker_threads,
+            nice: self.nice,
             advertise: self.advertise.clone(),
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
@@ -176,6 +180,7 @@ impl AgentArgs {
             "--worker-threads",
             self.worker_threads.map(|n| if n == WorkerThreads::One { "1" } else { "2" }.into()),
         );
+        push("--nice", self.nice.map(|nice| nice.value().to_string().into()));
         let advertise =
             self.advertise.as_ref().map(|list| list.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
         push("--advertise", advertise.map(|list| list.join(",").into()));

@@ -76,6 +76,51 @@ impl TryFrom<u8> for WorkerThreads {
     }
 }
 
+/// How the workers' threads are run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Threading {
+    /// Threads of each worker.
+    pub per_worker: WorkerThreads,
+    /// How readily their processor is left to others.
+    pub nice: Nice,
+}
+
+/// The nice value of the workers' threads (sched(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "i8")]
+pub struct Nice(i8);
+
+impl Nice {
+    /// −20 to 19.
+    pub fn value(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl Default for Nice {
+    /// Ahead of the programs whose packets they carry, as the kernel's own network code is: at 0 a packet waits for a
+    /// busy program's slice of milliseconds to end (docs/PERFORMANCE.md has the figures).
+    fn default() -> Self {
+        Self(-10)
+    }
+}
+
+impl TryFrom<i8> for Nice {
+    type Error = &'static str;
+
+    fn try_from(nice: i8) -> Result<Self, Self::Error> {
+        if (-20..=19).contains(&nice) { Ok(Self(nice)) } else { Err("-20 to 19") }
+    }
+}
+
+/// A nice value.
+///
+/// # Errors
+/// What is allowed.
+pub fn parse_nice(text: &str) -> Result<Nice, String> {
+    text.parse::<i8>().ok().and_then(|nice| nice.try_into().ok()).ok_or_else(|| "-20 to 19".to_owned())
+}
+
 /// A number of threads of a worker.
 ///
 /// # Errors

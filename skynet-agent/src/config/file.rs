@@ -8,7 +8,7 @@ use skynet_core::key::PublicKey;
 
 use super::paths::Paths;
 use super::{
-    Ciphers, MAX_PEERS, MtuChoice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
+    Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
 };
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
@@ -47,6 +47,7 @@ pub(super) struct DataPlane {
     pub(super) mtu_min: Option<u16>,
     pub(super) mtu_max: Option<u16>,
     pub(super) worker_threads: Option<WorkerThreads>,
+    pub(super) nice: Option<Nice>,
 }
 
 #[derive(Deserialize)]

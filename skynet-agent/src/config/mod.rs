@@ -14,6 +14,7 @@
 //! min_lanes = 1                        # more: open so many at once, whatever the load
 //! mtu = "auto"                         # or bytes
 //! worker_threads = 2                   # 1: one thread for both directions of a lane
+//! nice = -10                           # priority of these threads; 0: that of any program
 //!
 //! [paths]
 //! advertise = ["203.0.113.7:41820"]    # where peers reach this node, if nothing here can know
@@ -54,7 +55,8 @@ use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
 pub use dataplane::{
-    Ciphers, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_worker_threads,
+    Ciphers, Nice, Threading, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_nice,
+    parse_worker_threads,
 };
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
@@ -107,6 +109,8 @@ pub struct Overrides {
     pub birthday: Option<u8>,
     /// Threads of each worker.
     pub worker_threads: Option<WorkerThreads>,
+    /// Their nice value.
+    pub nice: Option<Nice>,
     /// Where peers reach this node.
     pub advertise: Option<Vec<SocketAddr>>,
     /// Ask the gateway for a port mapping.
@@ -144,8 +148,8 @@ pub struct Config {
     pub mtu: Mtu,
     /// How far ports are guessed where plain punching fails.
     pub guessing: Guessing,
-    /// Threads of each worker.
-    pub worker_threads: WorkerThreads,
+    /// How the workers' threads are run.
+    pub threading: Threading,
     /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
     pub advertise: Vec<SocketAddr>,
     /// Whether a gateway is asked for a port mapping where a NAT is seen.
@@ -291,7 +295,10 @@ impl Config {
             min_lanes,
             mtu,
             guessing: paths::guessing(birthday),
-            worker_threads: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
+            threading: Threading {
+                per_worker: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
+                nice: overrides.nice.or(file.dataplane.nice).unwrap_or_default(),
+            },
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),

@@ -220,3 +220,14 @@ fn addresses_to_advertise_are_ones_that_peers_may_try() {
     assert_eq!(config.advertise, ["203.0.113.9:2".parse().unwrap()]);
     assert!(config.port_mapping && !config.cloud_metadata);
 }
+
+#[test]
+fn the_priority_of_the_workers_threads_is_one_the_kernel_knows() {
+    assert_eq!(parse("").unwrap().threading.nice.value(), -10);
+    assert_eq!(parse("[dataplane]\nnice = 0").unwrap().threading.nice.value(), 0);
+    assert!(message("[dataplane]\nnice = -21").contains("-20 to 19"));
+    assert!(parse_nice("20").is_err() && parse_nice("high").is_err());
+    let overrides = Overrides { nice: parse_nice("-5").ok(), ..Overrides::default() };
+    let config = Config::parse("[dataplane]\nnice = 3", Path::new("agent.toml"), overrides).unwrap();
+    assert_eq!(config.threading.nice.value(), -5);
+}

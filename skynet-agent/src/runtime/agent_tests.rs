@@ -65,7 +65,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         min_lanes: 1,
         mtu: Default::default(),
         guessing: skynet_core::path::Guessing::default(),
-        worker_threads: Default::default(),
+        threading: Default::default(),
         advertise: Vec::new(),
         port_mapping: false,
         cloud_metadata: false,

@@ -31,7 +31,7 @@ use super::queues::QueueSink;
 pub(super) use super::threads::Fault;
 use super::threads::{Bell, Shared, Sockets, Thread, ToInbound};
 use super::to_tun::{ToTun, WriteState};
-use crate::config::WorkerThreads;
+use crate::config::{Threading, WorkerThreads};
 use crate::tun::TunDevice;
 use crate::udp::{UdpFigures, UdpSocket};
 
@@ -54,7 +54,7 @@ pub(super) struct DataPlane {
     counted: Counted,
     sink: QueueSink,
     coalesce: Offloads,
-    threads: WorkerThreads,
+    threading: Threading,
     /// The TUN device, by its first queue.
     tun: Option<TunDevice>,
     workers: [Option<Worker>; MAX_PORTS],
@@ -77,7 +77,7 @@ impl DataPlane {
         counted: Counted,
         sink: QueueSink,
         coalesce: Offloads,
-        threads: WorkerThreads,
+        threading: Threading,
         faults: mpsc::Sender<Fault>,
     ) -> io::Result<Self> {
         let written = Arc::new(WriteState::new(coalesce));
@@ -86,11 +86,12 @@ impl DataPlane {
             sockets: ArcSwap::default(),
             written,
             busy: Arc::default(),
+            nice: threading.nice,
             faults,
         });
         let workers = [const { None }; MAX_PORTS];
         let mut plane =
-            Self { shared, counted, sink, coalesce, threads, tun: None, workers, closed: UdpFigures::NONE };
+            Self { shared, counted, sink, coalesce, threading, tun: None, workers, closed: UdpFigures::NONE };
         plane.open(PortNo(0), socket)?;
         Ok(plane)
     }
@@ -102,7 +103,7 @@ impl DataPlane {
         let half = Inbound::new(port, Arc::clone(&self.counted.drops), Arc::clone(&self.counted.flows));
         let tun = ToTun::new(self.coalesce, Arc::clone(&self.shared.written));
         let io = InboundIo::new(Arc::clone(&socket), half, self.sink.clone(), tun);
-        let name = match self.threads {
+        let name = match self.threading.per_worker {
             WorkerThreads::One => format!("skynet-io-{}", port.0),
             WorkerThreads::Two => format!("skynet-in-{}", port.0),
         };
@@ -184,7 +185,7 @@ impl DataPlane {
         let half = Outbound::new(Arc::clone(&drops), Arc::clone(&self.counted.flows));
         let io = OutboundIo::new(tun, half, drops, self.sink.clone());
         // First whoever reads the queue: one that nobody reads swallows the flows the kernel puts there.
-        match self.threads {
+        match self.threading.per_worker {
             WorkerThreads::One => worker.tell_inbound(ToInbound::Outbound(Some(Box::new(io)))),
             WorkerThreads::Two => {
                 let name = format!("skynet-out-{}", port.0);

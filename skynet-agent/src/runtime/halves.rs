@@ -278,6 +278,7 @@ mod tests {
             sockets: ArcSwap::default(),
             written: Arc::clone(&written),
             busy: Arc::default(),
+            nice: crate::config::Nice::default(),
             faults: mpsc::channel(1).0,
         };
         let socket = Arc::new(UdpSocket::bind(0, UdpOffloads::ALL).unwrap());

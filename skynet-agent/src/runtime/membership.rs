@@ -87,7 +87,7 @@ impl Agent {
             counted,
             sink,
             self.config.coalescing(),
-            self.config.worker_threads,
+            self.config.threading,
             self.fault_sender.clone(),
         )
         .context("starting the data plane")?;
