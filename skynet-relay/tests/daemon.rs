@@ -431,11 +431,13 @@ fn a_further_relay_takes_the_tickets_and_knows_the_members_of_the_first() {
     let (first_dir, second_dir) = (first_dir.path().join("relay"), second_dir.path().join("relay"));
     let (first_at, second_at) = (free_port(), free_port());
     let public = first_at.to_string();
-    let first_up = |dir: &Path| up_at(dir, first_at, &["--public-address", &public, "--range", "10.77.0.0/16"]);
+    let first_up =
+        |dir: &Path| up_at(dir, first_at, &["--public-address", &public, "--range", "10.77.0.0/16"]);
     let mut first = first_up(&first_dir);
     let token = first.up["token"].as_str().unwrap().to_owned();
     let second_public = second_at.to_string();
-    let add = |address: &str| output(&first_dir, &["network", "add-relay", "--json", "--public-address", address]);
+    let add =
+        |address: &str| output(&first_dir, &["network", "add-relay", "--json", "--public-address", address]);
     let invited = json(&add(&second_public).stdout);
     assert_eq!(invited["relay_no"], 2);
     assert!(first.stop());

@@ -17,7 +17,8 @@ use skynet_relay::store::MemoryStore;
 
 use crate::home::Home;
 use crate::host::{
-    AgentConfig, AgentHost, Flow, Host, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost, SharedBatch, Transmit,
+    AgentConfig, AgentHost, Flow, Host, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost,
+    SharedBatch, Transmit,
 };
 use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
 use crate::link::LinkConfig;

@@ -4,10 +4,10 @@
 
 use skynet_core::session::Engine;
 use skynet_core::time::Duration;
-use skynet_sim::topology::NatKind;
-use skynet_sim::world::Stop;
 use skynet_sim::host::RelayHost;
 use skynet_sim::overlay::Offer;
+use skynet_sim::topology::NatKind;
+use skynet_sim::world::Stop;
 use skynet_sim::{HostId, Overlay};
 
 const MS: Duration = Duration::from_millis(1);
@@ -118,9 +118,10 @@ fn return_of(agents: usize) {
     let took = o.elapsed() - start;
     // Their rosters, and the way back to the first relay, are part of it.
     o.world_mut().run_for(40 * S).unwrap();
-    let [first, second] =
-        [1, 2].map(|no| o.world().host::<RelayHost>(o.relay_host(no)).busiest_second());
-    println!("{agents} agents back after {took:?}; busiest second (requests, JOINs): relay 1 {first:?}, relay 2 {second:?}");
+    let [first, second] = [1, 2].map(|no| o.world().host::<RelayHost>(o.relay_host(no)).busiest_second());
+    println!(
+        "{agents} agents back after {took:?}; busiest second (requests, JOINs): relay 1 {first:?}, relay 2 {second:?}"
+    );
     // A JOIN is five signatures and a handshake: about a millisecond.
     assert!(first.1 <= 500 && second.1 <= 500, "{first:?} {second:?}");
     for agent in o.agents() {

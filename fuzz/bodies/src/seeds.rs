@@ -16,8 +16,8 @@ use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
 use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
 use skynet_core::wire::view::View;
-use skynet_relay::network::Invitation;
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
+use skynet_relay::network::Invitation;
 
 use crate::{Seed, control, offload, sample, slices};
 

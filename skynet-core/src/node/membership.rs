@@ -123,9 +123,8 @@ impl MembershipAgent {
         let node = NodeIdentity::random(Some(fingerprint), rng);
         let enrolment = Enrolment::new(token, node, name, now.unix, rng).map_err(|e| e.to_string())?;
         let named = enrolment.token().relays().iter();
-        let targets: Vec<ControlTarget> = named
-            .map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address })
-            .collect();
+        let targets: Vec<ControlTarget> =
+            named.map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address }).collect();
         if targets.is_empty() {
             return Err("the token names no relay".into());
         }
@@ -316,9 +315,7 @@ impl MembershipAgent {
     /// Says where we can be reached, if that is news.
     pub(super) fn publish(&mut self, endpoints: Vec<Endpoint>, relays: Vec<RelayRtt>, now: Now) {
         if !self.control.is_joined()
-            || (self.published.0 == endpoints
-                && self.published.1 == relays
-                && !self.unpublished)
+            || (self.published.0 == endpoints && self.published.1 == relays && !self.unpublished)
         {
             return;
         }

@@ -313,9 +313,9 @@ impl Ports {
             return Some(transmit(PortNo(0), to, bytes));
         }
         let (_, to) = self.further_at?;
-        (0..).zip(&mut self.ports).find_map(|(i, port)| {
-            Some(transmit(PortNo(i), to, port.client.as_mut()?.poll_transmit()?))
-        })
+        (0..)
+            .zip(&mut self.ports)
+            .find_map(|(i, port)| Some(transmit(PortNo(i), to, port.client.as_mut()?.poll_transmit()?)))
     }
 
     /// The next port of which a relay tells something new.

@@ -17,9 +17,8 @@ impl Node {
         let control = self.control_address;
         let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
         let listed = manifest.into_iter().flat_map(|m| &m.relays);
-        let mut relays: Vec<(RelayNo, SocketAddr)> = listed
-            .filter_map(|r| Some((RelayNo(r.relay_no), reachable(&r.addresses, control)?)))
-            .collect();
+        let mut relays: Vec<(RelayNo, SocketAddr)> =
+            listed.filter_map(|r| Some((RelayNo(r.relay_no), reachable(&r.addresses, control)?))).collect();
         // One that the manifest does not list is where it was reached.
         let no = RelayNo(welcome.relay_no);
         if let Some(address) = control.filter(|_| relays.iter().all(|(listed, _)| *listed != no)) {
@@ -85,7 +84,8 @@ impl Node {
         let mine = self.ports.relays.told();
         let Some(peer) = self.peers.get_mut(slot) else { return };
         let Some(node_no) = peer.node_no() else { return };
-        let theirs: Vec<RelayRtt> = peer.agent(PortNo(0)).map(|p| p.peer_relays().to_vec()).unwrap_or_default();
+        let theirs: Vec<RelayRtt> =
+            peer.agent(PortNo(0)).map(|p| p.peer_relays().to_vec()).unwrap_or_default();
         let chosen = peer.relay.choose(&mine, &theirs, now.mono);
         let relays = &self.ports.relays;
         let own_rtt = |no| relays.get(no).and_then(|r| r.client.as_ref()?.rtt());

@@ -16,8 +16,8 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::relay::Class;
 use crate::wire::record::{FEATURE_CHUNKS, FEATURE_VIEW, Hello, Record};
+use crate::wire::relay::Class;
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 

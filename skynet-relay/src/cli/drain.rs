@@ -28,7 +28,8 @@ pub(crate) struct Drain {
 pub(super) fn execute(common: &Common, drain: &Drain) -> Result<(), Failure> {
     let pid = number(&look(common)?, "process")?;
     let pid = Pid::from_raw(i32::try_from(pid).context("the relay's process number is none")?);
-    let tell = |signal| kill(pid, signal).with_context(|| format!("process {pid} cannot be told; run this as root"));
+    let tell =
+        |signal| kill(pid, signal).with_context(|| format!("process {pid} cannot be told; run this as root"));
     tell(Signal::SIGUSR1)?;
     let quiet = wait_for_quiet(common, drain.wait)?;
     let last = look(common)?;

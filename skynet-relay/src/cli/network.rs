@@ -29,7 +29,6 @@ pub(crate) enum NetworkVerb {
 /// What members and the other relays have to hear of.
 const TELL: &str = "Restart the relay on this host (drain it first, if there is another): nodes hear of it as they come back.";
 
-
 pub(super) fn execute(common: &Common, verb: &NetworkVerb) -> Result<(), Failure> {
     common.require_network()?;
     match verb {

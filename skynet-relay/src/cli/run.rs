@@ -11,7 +11,8 @@ use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
-    CreateOptions, Created, Invitation, accept_invitation, create_network, load_network, network_exists, set_relay_addresses,
+    CreateOptions, Created, Invitation, accept_invitation, create_network, load_network, network_exists,
+    set_relay_addresses,
 };
 use skynet_relay::store::RedbStore;
 use tokio::signal::unix::{SignalKind, signal};
@@ -184,7 +185,8 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
         return Ok(());
     }
     let name = &network.trust.genesis().name;
-    let which = if manifest.relays.len() > 1 { format!("relay {}", network.relay_no) } else { "relay".into() };
+    let which =
+        if manifest.relays.len() > 1 { format!("relay {}", network.relay_no) } else { "relay".into() };
     say!("Network {name} ({}), {which} at {}.", manifest.v4, addresses.join(", "));
     match created {
         Some(created) => {

@@ -85,9 +85,8 @@ pub async fn run(
 ) -> io::Result<()> {
     let (events, mut from_streams) = mpsc::channel(EVENTS);
     let (store, mut from_store) = start_directory(directory, clock)?;
-    let following = follow.map(|(follow, rng)| {
-        tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle()
-    });
+    let following =
+        follow.map(|(follow, rng)| tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle());
     let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
     let Orders { mut stop, mut drain } = orders;
     let mut publish = tokio::time::interval(Duration::from_secs(1));

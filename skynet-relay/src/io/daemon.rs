@@ -173,7 +173,8 @@ pub async fn run<D: Directory>(
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
     let mut drain = orders.drain.clone();
-    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), orders, follow);
+    let control =
+        control::run(listener, server, parts.directory, clock, control_stats.clone(), orders, follow);
     let status = parts.status_socket.as_deref().and_then(bind_status);
     let result = tokio::select! {
         result = control => result,

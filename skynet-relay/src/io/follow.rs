@@ -50,7 +50,12 @@ impl Follow {
     }
 
     /// Looks again and again; what it finds goes to the directory. For ever.
-    pub(super) async fn run(self, directory: mpsc::UnboundedSender<(u64, StoreOp)>, mut rng: Rng, clock: Clock) {
+    pub(super) async fn run(
+        self,
+        directory: mpsc::UnboundedSender<(u64, StoreOp)>,
+        mut rng: Rng,
+        clock: Clock,
+    ) {
         loop {
             let mut pause = EVERY;
             for target in &self.targets {
@@ -60,7 +65,9 @@ impl Follow {
                         pause = if members > MANY { EVERY_MANY } else { EVERY };
                         break;
                     }
-                    Ok(Err(error)) => debug!(relay = %target.address, %error, "the first relay does not tell of members"),
+                    Ok(Err(error)) => {
+                        debug!(relay = %target.address, %error, "the first relay does not tell of members")
+                    }
                     Err(_) => debug!(relay = %target.address, "the first relay takes too long"),
                 }
             }

@@ -98,7 +98,8 @@ impl Invitation {
         let relay_key = StaticSecret::from_bytes(*relay_key);
         let own = relay_key.public();
         let listed = trust.manifest().relays.iter().find(|relay| relay.key == own);
-        let relay_no = listed.ok_or_else(|| wrong("the manifest lists no relay of this key".into()))?.relay_no;
+        let relay_no =
+            listed.ok_or_else(|| wrong("the manifest lists no relay of this key".into()))?.relay_no;
         Ok(Self { relay_key, cluster_key: Secret::from_bytes(*cluster_key), trust, relay_no })
     }
 }

@@ -12,8 +12,8 @@ use skynet_core::time::UnixTime;
 
 use super::create::{MANIFEST_LIFETIME, check_addresses};
 use super::files::{
-    FileError, Owner, RESTORE, encode_key, exists, lock_directory, private_directory, read_key,
-    read_private, replace, write_new,
+    FileError, Owner, RESTORE, encode_key, exists, lock_directory, private_directory, read_key, read_private,
+    replace, write_new,
 };
 use super::{
     CLUSTER_KEY, DIRECTORY, GENESIS, Invitation, MANIFEST, NetworkError, RELAY_KEY, load_root_key, load_trust,
@@ -37,7 +37,9 @@ pub fn add_relay(
         if manifest.relays.len() >= MAX_RELAYS {
             return Err(NetworkError::Options(format!("a network has at most {MAX_RELAYS} relays")));
         }
-        if let Some(other) = manifest.relays.iter().find(|r| r.addresses.iter().any(|a| addresses.contains(a))) {
+        if let Some(other) =
+            manifest.relays.iter().find(|r| r.addresses.iter().any(|a| addresses.contains(a)))
+        {
             let text = format!("relay {} is at that address already", other.relay_no);
             return Err(NetworkError::Options(text));
         }

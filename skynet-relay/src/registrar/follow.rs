@@ -18,7 +18,8 @@ use crate::store::{Store, Transaction, View};
 
 /// The answer to what only the registrar can do.
 pub(super) fn needs_registrar(what: &str) -> Refusal {
-    let text = format!("{what} needs the relay with the registrar, which is the network's first; try that one");
+    let text =
+        format!("{what} needs the relay with the registrar, which is the network's first; try that one");
     Refusal::denied(DenyCode::TryLater, text)
 }
 

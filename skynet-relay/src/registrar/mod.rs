@@ -20,8 +20,8 @@ mod follow;
 mod join;
 mod lookup;
 
-use join::keep_the_newest;
 pub use authorise::{Caller, Method, authorise};
+use join::keep_the_newest;
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 pub use lookup::{GetBy, MAX_LIST, Page, find, list};
 

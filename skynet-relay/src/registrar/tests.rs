@@ -474,7 +474,8 @@ fn a_follower_keeps_the_newest_and_gives_an_address_to_whom_it_was_given_last() 
     let later = NOW.plus_secs(60);
     let enrolment = world.enrolment(&token, "web");
     let plan = world.join(enrolment.bundle(), later).unwrap();
-    let heir = enrolment.complete(world.genesis.bytes(), world.manifest.bytes(), &plan.receipt, later).unwrap();
+    let heir =
+        enrolment.complete(world.genesis.bytes(), world.manifest.bytes(), &plan.receipt, later).unwrap();
     follower.learn(&heir.bundle().encode(), &store, later).unwrap();
     let found = find(&store, &GetBy::Name("web".parse().unwrap())).unwrap();
     assert_eq!(found, Some(heir.bundle().encode()));

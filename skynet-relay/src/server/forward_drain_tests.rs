@@ -7,7 +7,9 @@ fn a_relay_that_drains_serves_who_is_bound_and_binds_nobody() {
     let (bound_a, bound_b) = (a.bind(&mut w), b.bind(&mut w));
     let keep = |w: &mut World| {
         let frame = Keep { flags: 0xff, gen_no: bound_a.gen_no, t: 9 }.encode();
-        let Ok(Frame::Keep(echo)) = Frame::parse(&w.send(a.from, &frame).unwrap().1) else { panic!("no echo") };
+        let Ok(Frame::Keep(echo)) = Frame::parse(&w.send(a.from, &frame).unwrap().1) else {
+            panic!("no echo")
+        };
         assert_eq!(echo.t, 9);
         echo.flags
     };

@@ -115,7 +115,8 @@ impl Relay {
     /// As [`Relay::start`], or if a command fails.
     pub fn add(&mut self, lab: &Lab, address: Ipv4Addr) -> anyhow::Result<Self> {
         let socket: SocketAddr = SocketAddrV4::new(address, PORT).into();
-        let stdout = self.command(&["network", "add-relay", "--json", "--public-address", &socket.to_string()])?;
+        let stdout =
+            self.command(&["network", "add-relay", "--json", "--public-address", &socket.to_string()])?;
         let text = find_word(&stdout, "ski1.").with_context(|| format!("no invitation in {stdout}"))?;
         let file = lab.logs().join(format!("invitation-{address}"));
         std::fs::write(&file, text)?;

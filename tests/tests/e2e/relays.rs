@@ -19,7 +19,8 @@ const BEAT: Duration = Duration::from_millis(20);
 
 /// A network with two relays, and an agent on each host.
 fn two_relays(title: &str, clouds: &[(&str, NatKind)]) -> (Lab, Fleet, Relay) {
-    let builder = clouds.iter().fold(Lab::builder(title).relay(), |lab, (name, kind)| lab.cloud(name, *kind, 1));
+    let builder =
+        clouds.iter().fold(Lab::builder(title).relay(), |lab, (name, kind)| lab.cloud(name, *kind, 1));
     let lab = builder.build().unwrap();
     let mut first = Relay::start(&lab, &Binaries::find().unwrap()).unwrap();
     let second = first.add(&lab, RELAY_ADDRESSES[1]).unwrap();
@@ -84,7 +85,8 @@ fn a_killed_relay_breaks_no_connection_and_costs_direct_pairs_nothing() {
     let beats = [beat(a, b), beat(b, a)];
     let direct = fleet.agent("d1").overlay_address().unwrap();
     let pinger = Pinger::start(fleet.agent("c1").namespace(), direct, BEAT).unwrap();
-    let plan = TcpPlan { streams: 100, ..TcpPlan::trickle(40, Duration::from_millis(200), Duration::from_secs(12)) };
+    let plan =
+        TcpPlan { streams: 100, ..TcpPlan::trickle(40, Duration::from_millis(200), Duration::from_secs(12)) };
     assert!(matches!(plan.amount, Amount::For(_)));
     let reports = std::thread::scope(|scope| {
         let streams = scope.spawn(|| tcp(Ends::new(&from, &to, target.into()), &plan));
@@ -97,7 +99,9 @@ fn a_killed_relay_breaks_no_connection_and_costs_direct_pairs_nothing() {
     assert_eq!(reports.streams.len(), 100, "every connection came to its end with every byte in order");
     let gaps: Vec<Duration> = beats.iter().map(Beat::longest_gap).collect();
     let echoes = pinger.stop().unwrap();
-    println!("relay killed: relayed pairs silent for {gaps:.2?}, 100 TCP connections live, direct {echoes:?}");
+    println!(
+        "relay killed: relayed pairs silent for {gaps:.2?}, 100 TCP connections live, direct {echoes:?}"
+    );
     assert!(gaps.iter().all(|gap| *gap <= FAIL_OVER), "{gaps:?}");
     assert_eq!(echoes.received, echoes.sent, "a direct pair lost something");
     let (a, b) = (fleet.agent("a1"), fleet.agent("b1"));
@@ -111,7 +115,8 @@ fn a_killed_relay_breaks_no_connection_and_costs_direct_pairs_nothing() {
 
 #[test]
 fn a_drained_relay_loses_no_packet() {
-    let (lab, mut fleet, second) = two_relays("relays-drained", &[("a", NatKind::Symmetric), ("b", NatKind::Symmetric)]);
+    let (lab, mut fleet, second) =
+        two_relays("relays-drained", &[("a", NatKind::Symmetric), ("b", NatKind::Symmetric)]);
     first_answer(fleet.agent("a1"), fleet.agent("b1"), DIRECT).unwrap();
     let (a, b) = (fleet.agent("a1"), fleet.agent("b1"));
     let beats = [beat(a, b), beat(b, a)];
@@ -150,7 +155,9 @@ fn control_goes_on_by_another_relay_and_addresses_that_answer_need_none() {
     fleet.relay_mut().restart().unwrap();
     let bound = wait_relays(fleet.agent("b1"), &[1, 2], JOIN);
     let back = wait_control(fleet.agent("b1"), 1, RETURN);
-    println!("control at the other relay after {moved:.1?}, joined there {joined:.1?}; bound at the restarted one after {bound:.1?}, control back after {back:.1?}");
+    println!(
+        "control at the other relay after {moved:.1?}, joined there {joined:.1?}; bound at the restarted one after {bound:.1?}, control back after {back:.1?}"
+    );
 
     fleet.wait_path("a1", "b1", PathKind::Direct, DIRECT).unwrap();
     let (a, b) = (fleet.agent("a1"), fleet.agent("b1"));
@@ -164,7 +171,9 @@ fn control_goes_on_by_another_relay_and_addresses_that_answer_need_none() {
     fleet.agent_mut("a1").kill().unwrap();
     fleet.agent_mut("a1").restart().unwrap();
     let alone = first_answer(fleet.agent("a1"), fleet.agent("b1"), 3 * DIRECT).unwrap();
-    println!("without relays: a direct pair {echoes:?}, a rebooted agent has its first answer after {alone:.1?}");
+    println!(
+        "without relays: a direct pair {echoes:?}, a rebooted agent has its first answer after {alone:.1?}"
+    );
     drop((fleet, second));
     lab.remove().unwrap();
 }

@@ -176,7 +176,8 @@ impl PathAgent {
     pub fn peer_not_at_relay(&mut self, now: Now) {
         self.now = now;
         let later = now.mono + PEER_BINDS;
-        let Some(round) = self.round.as_mut().filter(|r| r.role == Role::Initiator && r.open_at > now.mono) else {
+        let Some(round) = self.round.as_mut().filter(|r| r.role == Role::Initiator && r.open_at > now.mono)
+        else {
             return;
         };
         if self.failed_rounds > 1 || round.open_at >= later {
