@@ -101,28 +101,27 @@ pub fn network_exists(dir: &Path) -> bool {
 pub fn load_network(dir: &Path) -> Result<Network, NetworkError> {
     check_directory(dir)?;
     let trust = load_trust(dir)?;
-    let registrar_path = dir.join(REGISTRAR_KEY);
-    let registrar_key = match files::exists(&registrar_path) {
-        true => Some(signing_key(&registrar_path, "registrar", false)?),
-        false => None,
-    };
     let relay_key = StaticSecret::from_bytes(*read_key(&dir.join(RELAY_KEY), "relay", false)?.expose());
     let cluster_key = read_key(&dir.join(CLUSTER_KEY), "cluster", false)?;
     let manifest = trust.manifest();
-    let listed = |key: &SigningKey| manifest.registrars.contains(&key.identity());
-    if registrar_key.as_ref().is_some_and(|key| !listed(key)) {
-        return Err(FileError::new(
-            &registrar_path,
-            "is not a registrar of this network's manifest",
-            RESTORE,
-        )
-        .into());
-    }
     let own = relay_key.public();
     let Some(relay_no) = manifest.relays.iter().find(|relay| relay.key == own).map(|relay| relay.relay_no)
     else {
         let problem = "is not the key of a relay of this network's manifest";
         return Err(FileError::new(&dir.join(RELAY_KEY), problem, RESTORE).into());
+    };
+    // The first relay must have it: one whose file is lost is not a further relay.
+    let registrar_path = dir.join(REGISTRAR_KEY);
+    let is_first = manifest.relays.first().is_some_and(|relay| relay.relay_no == relay_no);
+    let registrar_key = if is_first || files::exists(&registrar_path) {
+        let key = signing_key(&registrar_path, "registrar", false)?;
+        if !manifest.registrars.contains(&key.identity()) {
+            let problem = "is not a registrar of this network's manifest";
+            return Err(FileError::new(&registrar_path, problem, RESTORE).into());
+        }
+        Some(key)
+    } else {
+        None
     };
     Ok(Network { trust, registrar_key, relay_key, cluster_key, relay_no, directory: dir.join(DIRECTORY) })
 }
