@@ -174,7 +174,7 @@ impl Ports {
         if self.ports[0].local == addresses {
             return false;
         }
-        self.relays.rebind(now);
+        self.relays.move_on(now);
         for (i, port) in self.ports.iter_mut().enumerate() {
             let number = port.local.first().map(SocketAddr::port);
             port.local = match number {

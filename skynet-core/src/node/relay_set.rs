@@ -197,7 +197,13 @@ impl RelaySet {
         }
     }
 
-    /// This host's addresses have changed: every session is bound again.
+    /// This host's addresses have changed: every session is bound again, and measured anew.
+    pub(super) fn move_on(&mut self, now: Instant) {
+        self.relays.iter_mut().filter_map(|r| r.client.as_mut()).for_each(RelayClient::forget_rtt);
+        self.rebind(now);
+    }
+
+    /// Every session is bound again: a NAT may see us elsewhere.
     pub(super) fn rebind(&mut self, now: Instant) {
         self.relays.iter_mut().filter_map(|r| r.client.as_mut()).for_each(|client| client.rebind(now));
     }
@@ -335,7 +341,9 @@ impl RelaySet {
             let tells = if any { usable(relay) } else { relay.is_up() };
             let least = relay.client.as_ref().and_then(RelayClient::least_rtt);
             let tells = tells && (relay.kept || relay.wanted_until > Instant::ZERO);
-            relay.told = least.filter(|_| tells).map(|rtt| steady_ms(relay.told, rtt));
+            // Until it is measured again, what was told holds.
+            let measured = least.map(|rtt| steady_ms(relay.told, rtt)).or(relay.told);
+            relay.told = measured.filter(|_| tells);
         }
         let rank = |r: &Relay| {
             let ms = r.ms();

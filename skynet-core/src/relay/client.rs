@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 
 use crate::key::Secret;
 use crate::path::Rtt;
+use crate::relay::floor::Floor;
 use crate::relay::pace::{IDLE, IN_USE, KEEP_IN_USE};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -154,6 +155,7 @@ pub struct RelayClient {
     kept: VecDeque<(u64, Instant)>,
     accepted_ts: u64,
     rtt: Rtt,
+    floor: Floor,
     /// Data goes by the session until then.
     used_until: Instant,
     draining: bool,
@@ -178,6 +180,7 @@ impl RelayClient {
             kept: VecDeque::new(),
             accepted_ts: 0,
             rtt: Rtt::default(),
+            floor: Floor::default(),
             used_until: Instant::ZERO,
             draining: false,
             backoff: FIRST_BACKOFF,
@@ -202,9 +205,9 @@ impl RelayClient {
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
     }
-    /// Least of its last round-trip times: how far the relay is when nothing queues.
+    /// Least of its round-trip times in some minutes: how far the relay is when nothing queues.
     pub fn least_rtt(&self) -> Option<Duration> {
-        self.rtt.least()
+        self.floor.least()
     }
     /// Whether the relay has said that it is going away.
     pub fn is_draining(&self) -> bool {
@@ -275,6 +278,11 @@ impl RelayClient {
         if let Some(session) = &mut self.session {
             session.next_keep = session.next_keep.min(now + KEEP_IN_USE);
         }
+    }
+
+    /// This host is elsewhere: how far the relay was says nothing.
+    pub fn forget_rtt(&mut self) {
+        (self.rtt, self.floor) = Default::default();
     }
 
     /// The local address may have changed: bind again now. The session stays until the answer.
@@ -358,6 +366,7 @@ impl RelayClient {
         let rtt = now.saturating_since(sent);
         self.accepted_ts = f.ts_ms;
         self.rtt.sample(rtt);
+        self.floor.sample(rtt, now);
         // One that drains binds nobody.
         self.set_draining(false);
         self.attempt = Attempt::None;
@@ -384,7 +393,9 @@ impl RelayClient {
         let Some(at) = self.kept.iter().position(|&(sent_t, _)| sent_t == keep.t) else { return };
         let (_, sent) = self.kept[at];
         self.kept.drain(..=at);
-        self.rtt.sample(now.saturating_since(sent));
+        let rtt = now.saturating_since(sent);
+        self.rtt.sample(rtt);
+        self.floor.sample(rtt, now);
         self.heard();
         self.set_draining(keep.flags & KEEP_DRAINING != 0);
     }

@@ -3,6 +3,7 @@
 
 pub mod choice;
 pub mod client;
+mod floor;
 mod pace;
 
 pub use choice::{PairRelay, steady_ms};
