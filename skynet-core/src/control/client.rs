@@ -315,7 +315,7 @@ impl ControlClient {
         self.target = targets.iter().position(|t| Some(*t) == present).unwrap_or(0);
         self.config.targets = targets;
     }
-    /// There is a reason to think that the relay is gone: it has [`DOUBT`] to answer.
+    /// There is a reason to think that the relay is gone: it has five seconds to answer.
     pub fn doubt(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);
         if let State::Open(open) = &mut self.state

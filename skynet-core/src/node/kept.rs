@@ -35,7 +35,7 @@ struct Kept {
 }
 
 impl Roster {
-    /// Reads what [`encode`] wrote for the network with this pin. What cannot be read ends it; a bundle that is none is
+    /// Reads what was kept of the network with this pin. What cannot be read ends it; a bundle that is none is
     /// left out.
     pub fn decode(bytes: &[u8], pin: &RootPin) -> Self {
         let Some((&VERSION, mut rest)) = bytes.split_first().filter(|_| bytes.len() <= MAX_ROSTER) else {

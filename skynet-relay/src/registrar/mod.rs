@@ -127,7 +127,7 @@ pub struct UpdatePlan {
     pub version: u64,
 }
 
-/// The registrar of one network; without a key, the directory of a relay that admits nobody by itself ([`follow`]).
+/// The registrar of one network; without a key, the directory of a relay that admits nobody by itself.
 #[derive(Clone, Debug)]
 pub struct Registrar {
     key: Option<SigningKey>,
