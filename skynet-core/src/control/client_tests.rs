@@ -256,6 +256,7 @@ fn a_relay_that_refuses_is_left_for_the_next_at_once_and_all_of_them_for_a_while
     w.accept();
     w.client.try_next(w.now);
     let refused = w.now;
+    w.events();
     w.tick();
     assert!(w.now.saturating_since(refused) <= FIRST_BACKOFF);
     assert!(w.events().contains(&ControlEvent::WantConnect("192.0.2.2:3478".parse().unwrap())));

@@ -513,7 +513,11 @@ mod tests {
         for message in samples() {
             let open_ended = matches!(
                 message,
-                Message::Join(_) | Message::Update(_) | Message::Peer(_) | Message::Get(Lookup::Name(_))
+                Message::Join(_)
+                    | Message::Update(_)
+                    | Message::Peer(_)
+                    | Message::Manifest(_)
+                    | Message::Get(Lookup::Name(_))
             );
             let bytes = message.encode(1).unwrap();
             if !open_ended {
