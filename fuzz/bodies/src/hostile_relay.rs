@@ -71,6 +71,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         stock: None,
         floors: Floors::default(),
         last_peers: Vec::new(),
+        roster: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
@@ -173,6 +174,7 @@ impl World {
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
                     | NodeEvent::PersistPeers(_)
+                    | NodeEvent::PersistRoster(_)
                     | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}

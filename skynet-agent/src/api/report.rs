@@ -136,6 +136,12 @@ pub struct RelayReport {
     pub control: bool,
     /// Packets can go through it.
     pub bound: bool,
+    /// It is the nearest; the others are spare, or there for a peer's sake.
+    #[serde(default)]
+    pub home: bool,
+    /// It has said that it is going away.
+    #[serde(default)]
+    pub draining: bool,
     /// Round-trip time, microseconds.
     pub rtt_us: Option<u64>,
     /// Our address as it sees it.

@@ -63,7 +63,8 @@ fn render(status: &StatusReport) -> String {
         let control = if relay.control { "joined" } else { "not joined" };
         let bound = if relay.bound { "bound" } else { "not bound" };
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
-        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
+        let draining = if relay.draining { "  draining" } else { "" };
+        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}{draining}", relay.relay, relay.address);
     }
     for line in refused_lines(&status.refused) {
         let _ = writeln!(out, "{line}");
@@ -190,6 +191,8 @@ mod tests {
                 address: "192.0.2.1:3478".to_owned(),
                 control: true,
                 bound: true,
+                home: true,
+                draining: false,
                 rtt_us: Some(900),
                 observed: None,
             }],

@@ -254,7 +254,9 @@ impl Agent {
                 }
             }
             NodeEvent::ConnectControl(relay) => {
-                let relay = self.config.relay.unwrap_or(relay);
+                // What the operator configured is another way to the first relay, whose key it must have.
+                let first = engine.node.relay_addresses().first() == Some(&relay);
+                let relay = self.config.relay.filter(|_| first).unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
                 self.stream.connect(relay);
             }
@@ -273,6 +275,11 @@ impl Agent {
             NodeEvent::PersistPeers(peers) => {
                 if let Err(e) = self.state.save_peers(&peers) {
                     tracing::debug!(%e, "not kept; after a restart peers notice by themselves");
+                }
+            }
+            NodeEvent::PersistRoster(roster) => {
+                if let Err(e) = self.state.save_roster(&roster) {
+                    tracing::debug!(%e, "not kept; a start without any relay will know nobody");
                 }
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,

@@ -34,6 +34,7 @@ fn node_with_a_due_timer() -> Node {
         stock: Some(stock),
         floors: Floors::default(),
         last_peers: Vec::new(),
+        roster: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skynet_core::forwarding::Framing;
-use skynet_core::node::{LaneStatus, PeerStatus, Refused, Status};
+use skynet_core::node::{LaneStatus, PeerStatus, Refused, RelayStatus, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
@@ -131,15 +131,17 @@ fn this_node(status: &Status, report: &mut SelfReport) {
 }
 
 fn relays(status: &Status) -> Vec<RelayReport> {
-    let relay = status.relay.as_ref().map(|r| RelayReport {
+    let relay = |r: &RelayStatus| RelayReport {
         relay: r.relay_no,
         address: r.address.to_string(),
-        control: status.control_connected,
+        control: status.control_relay == Some(r.relay_no),
         bound: r.up,
+        home: r.home,
+        draining: r.draining,
         rtt_us: r.rtt.map(micros),
         observed: r.observed.map(|a| a.to_string()),
-    });
-    relay.into_iter().collect()
+    };
+    status.relays.iter().map(relay).collect()
 }
 
 fn refused(refused: &Refused, now: Instant) -> RefusedReport {

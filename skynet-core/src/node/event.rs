@@ -68,6 +68,9 @@ pub enum NodeEvent {
     /// Keep the numbers of these peers in place of the ones kept before: a later start begins with them. Only a hint;
     /// at most [`MAX_REMEMBERED`](crate::node::MAX_REMEMBERED).
     PersistPeers(Vec<NodeNo>),
+    /// Keep these members' documents in place of the ones kept before, for a later start without any relay. At most
+    /// [`MAX_ROSTER`](crate::node::kept::MAX_ROSTER) bytes, at most once a minute.
+    PersistRoster(Vec<u8>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),
     /// Joining failed. If `fatal`, trying again will not help.

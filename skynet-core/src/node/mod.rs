@@ -13,6 +13,7 @@ mod config;
 pub mod directory;
 mod event;
 mod guess_sockets;
+pub mod kept;
 mod lane_paths;
 mod lanes;
 #[cfg(test)]
@@ -30,6 +31,8 @@ mod peers;
 mod ports;
 mod publish;
 mod refused;
+mod relay_set;
+mod relays;
 mod remembered;
 mod roster;
 mod sessions;
@@ -63,6 +66,7 @@ use crate::node::membership::MembershipAgent;
 use crate::node::nat_observer::NatObserver;
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
+use crate::node::relay_set::RelaySet;
 use crate::node::remembered::Remembered;
 use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{Added, MAX_STAGED_PER_PEER, Unresolved};
@@ -142,12 +146,17 @@ impl Node {
         };
         if let Some(membership) = &mut membership {
             membership.set_most(config.known_members);
+            membership.set_roster(&config.roster);
         }
         let configured = config.stock.as_ref().map(|s| s.secret.clone());
         let secret = membership.as_ref().and_then(|m| m.static_secret().cloned()).or(configured).ok_or(
             "nothing to do: neither a join token, nor credentials, nor an [interface] with a private key",
         )?;
         let local = LocalKey::new(secret, config.engine);
+        let relays = match &membership {
+            Some(_) => RelaySet::expecting(now.mono),
+            None => RelaySet::default(),
+        };
         let probe_start =
             u32::try_from(now.unix.0).unwrap_or(u32::MAX).max(config.floors.probe_start.saturating_add(1));
         let mut node = Self {
@@ -162,7 +171,7 @@ impl Node {
             punches: PunchRate::new(now.mono),
             probe_start,
             membership,
-            ports: Ports::new(),
+            ports: Ports::new(relays),
             guess_sockets: GuessSockets::default(),
             guessing: config.guessing,
             nat: NatSeen::default(),
@@ -290,7 +299,7 @@ impl Node {
             membership.handle_timeout(now);
         }
         self.drain_observer(now);
-        self.lanes_changed |= self.ports.handle_timeout(now.mono);
+        self.lanes_changed |= self.ports.handle_timeout(&mut self.rng, now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
             let Some(peer) = self.peers.get_mut(slot) else { continue };

@@ -59,14 +59,22 @@ impl Roster {
         self.next
     }
 
-    /// Joined, at first or again. In a large network that was begun before, the pass goes on when it is due.
-    pub(super) fn begin(&mut self, now: Instant) -> Option<Asked> {
+    /// Joined, at first or again. Whoever joins again may do so with all others at once, and has time: a large network's
+    /// pass goes on when it is due, a small one's within [`INTERVAL`].
+    pub(super) fn begin(&mut self, again: bool, now: Instant) -> Option<Asked> {
         self.request = None;
-        let goes_on = self.large && self.next.is_some();
-        if !goes_on {
-            self.schedule(now);
+        match self.next {
+            Some(_) if self.large => None,
+            Some(at) if again => {
+                let soon = now + Duration::from_millis(self.rng.below(INTERVAL.as_millis() as u64));
+                self.next = Some(at.min(soon).max(now));
+                None
+            }
+            _ => {
+                self.schedule(now);
+                self.ask()
+            }
         }
-        (!goes_on).then(|| self.ask()).flatten()
     }
 
     /// The page that is due.

@@ -173,15 +173,14 @@ impl Node {
 
     /// This end without any pair.
     fn bare_end(&self) -> End {
-        let client = self.ports.main_client().map(|(_, client)| client);
         let mut host = self.host.view;
         if host.mapping == Mapping::Unknown {
             host.mapping = self.nat.mapping;
         }
         End {
             host,
-            relay_up: client.is_some_and(|c| c.is_up()),
-            observed: client.and_then(|c| c.observed()),
+            relay_up: self.ports.relays.active().any(|(_, client)| client.is_up()),
+            observed: self.ports.observed(),
             clock_ahead_s: self.clock_ahead_s(),
             ..End::default()
         }

@@ -7,24 +7,26 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use skynet_core::member::Ipv4Prefix;
+use skynet_core::member::{Ipv4Prefix, Manifest};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::config::{Config, ConfigError};
 use skynet_relay::io::daemon::{self, PortError, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
-    CreateOptions, Created, create_network, load_network, network_exists, set_relay_addresses,
+    CreateOptions, Created, Invitation, accept_invitation, create_network, load_network, network_exists,
+    set_relay_addresses,
 };
 use skynet_relay::store::RedbStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::token::{TokenArgs, to_json};
 use super::{Common, Failure, log, user};
 
 /// The relay's port, that of STUN (RFC 8489).
-const PORT: u16 = 3478;
+pub(super) const PORT: u16 = 3478;
 /// Read if it is there.
 const CONFIG: &str = "/etc/skynet/relay.toml";
 /// Forwarding threads at most.
@@ -81,6 +83,9 @@ pub(crate) struct Up {
     /// Where nodes reach this relay; up to four. Default: the address this host uses towards the internet.
     #[arg(long = "public-address", value_name = "IP[:PORT]")]
     public_addresses: Vec<PublicAddress>,
+    /// Become a further relay of a network: what `network add-relay` printed, or `file:PATH` with that in it.
+    #[arg(long, env = "SKYNET_RELAY_INVITATION", value_name = "INVITATION", hide_env_values = true)]
+    invitation: Option<String>,
     /// Name of the new network; the host's name if not given.
     #[arg(long)]
     network_name: Option<String>,
@@ -96,7 +101,7 @@ pub(crate) struct Up {
 
 /// An address whose port may be left out.
 #[derive(Clone, Copy, Debug)]
-enum PublicAddress {
+pub(crate) enum PublicAddress {
     Ip(IpAddr),
     Socket(SocketAddr),
 }
@@ -109,7 +114,7 @@ impl FromStr for PublicAddress {
 }
 
 impl PublicAddress {
-    fn with_port(self, port: u16) -> SocketAddr {
+    pub(super) fn with_port(self, port: u16) -> SocketAddr {
         match self {
             Self::Ip(ip) => SocketAddr::new(ip, port),
             Self::Socket(addr) => addr,
@@ -124,6 +129,9 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
     let clock = Clock::new();
     let given: Vec<SocketAddr> =
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
+    if let Some(invitation) = &up.invitation {
+        accept(common, up, invitation)?;
+    }
     let created = if network_exists(&common.dir) {
         refuse_other_network(common, up)?;
         if !given.is_empty() && given != published(common)? {
@@ -138,13 +146,30 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
             daemon: user::daemon_user(up.run.user.as_deref())?,
             token: up.token.options()?,
         };
-        if let Some(parent) = common.dir.parent() {
-            std::fs::create_dir_all(parent)
-                .with_context(|| format!("{} cannot be created", parent.display()))?;
-        }
+        make_parent(common)?;
         Some(create_network(&common.dir, &options, &mut os_rng()?, clock.now().unix)?)
     };
     serve(common, sockets, config, clock, |sockets| announce(common, sockets, created.as_ref()))
+}
+
+/// Makes this host the relay it is invited to be.
+fn accept(common: &Common, up: &Up, text: &str) -> Result<(), Failure> {
+    let read = |path: &str| {
+        let bytes = std::fs::read_to_string(path).map(Zeroizing::new);
+        bytes.with_context(|| format!("the invitation in {path} cannot be read"))
+    };
+    let text = match text.strip_prefix("file:") {
+        Some(path) => read(path)?,
+        None => Zeroizing::new(text.to_owned()),
+    };
+    let invitation = Invitation::parse(&text)?;
+    make_parent(common)?;
+    Ok(accept_invitation(&common.dir, &invitation, user::daemon_user(up.run.user.as_deref())?)?)
+}
+
+fn make_parent(common: &Common) -> anyhow::Result<()> {
+    let Some(parent) = common.dir.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be created", parent.display()))
 }
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
@@ -184,8 +209,9 @@ fn refuse_other_network(common: &Common, up: &Up) -> Result<(), Failure> {
 fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Result<(), Failure> {
     let network = load_network(&common.dir)?;
     let manifest = network.trust.manifest();
+    let own = manifest.relay(network.relay_no);
     let addresses: Vec<String> =
-        manifest.relays.iter().flat_map(|r| &r.addresses).map(ToString::to_string).collect();
+        own.into_iter().flat_map(|r| &r.addresses).map(ToString::to_string).collect();
     if common.json {
         let mut value = created.map_or_else(|| json!({}), |created| to_json(&created.token));
         value["schema"] = "skynet.relay.up/1".into();
@@ -193,13 +219,16 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
         value["name"] = network.trust.genesis().name.clone().into();
         value["network_id"] = network.trust.network_id().to_string().into();
         value["range"] = manifest.v4.to_string().into();
+        value["relay_no"] = network.relay_no.into();
         value["listen"] = sockets.addr.to_string().into();
         value["public_addresses"] = addresses.into();
         say!("{value}");
         return Ok(());
     }
     let name = &network.trust.genesis().name;
-    say!("Network {name} ({}), relay at {}.", manifest.v4, addresses.join(", "));
+    let which =
+        if manifest.relays.len() > 1 { format!("relay {}", network.relay_no) } else { "relay".into() };
+    say!("Network {name} ({}), {which} at {}.", manifest.v4, addresses.join(", "));
     match created {
         Some(created) => {
             say!("\nOn every machine:\n\n  skynet-agent up --token {}\n", created.token.text.as_str());
@@ -207,6 +236,9 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
                 "The root key is on this host, in {}: whoever reads it owns the network.",
                 common.dir.join("operator/root.key").display()
             );
+        }
+        None if network.registrar_key.is_none() => {
+            say!("New machines are let in by the network's first relay; this one serves those that are.");
         }
         None => say!("For another join token: skynet-relay token create --dir {}", common.dir.display()),
     }
@@ -234,16 +266,25 @@ fn serve(
         relay_no: network.relay_no,
         key: network.relay_key,
         cluster_key: network.cluster_key,
-        directory: LocalDirectory::new(registrar, store),
+        directory: LocalDirectory::new(registrar, store).kept_in(common.dir.clone()),
+        manifest: Manifest::clone(network.trust.manifest()),
         status_socket: Some(common.status_socket()),
         config,
     };
+    let (drain_now, drain) = watch::channel(false);
     let rng = os_rng()?;
     runtime.block_on(async {
         tokio::spawn(log::tell_left_out());
         let (stop_now, stop) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut drains = signal(SignalKind::user_defined1())?;
+        tokio::spawn(async move {
+            drains.recv().await;
+            info!("draining");
+            let _ = drain_now.send(true);
+            std::future::pending::<()>().await;
+        });
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -256,7 +297,7 @@ fn serve(
         });
         ready(&sockets)?;
         info!(listen = %sockets.addr, network = %network.trust.network_id(), "relay runs");
-        Ok(daemon::run(parts, sockets, rng, clock, stop).await?)
+        Ok(daemon::run(parts, sockets, rng, clock, daemon::Orders { stop, drain }).await?)
     })
 }
 

@@ -14,15 +14,18 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::io::daemon::Orders;
+use crate::io::follow::Follow;
 use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
 
 /// What a reader hands over at once, bytes.
@@ -98,12 +101,17 @@ pub async fn run(
     directory: impl Directory,
     clock: Clock,
     stats: Arc<Mutex<ControlStats>>,
-    mut stop: watch::Receiver<bool>,
+    orders: Orders,
+    follow: Option<(Follow, Rng)>,
 ) -> io::Result<()> {
     let (events, mut from_streams) = mpsc::channel(EVENTS);
     let (store, mut from_store) = start_directory(directory, clock)?;
+    let following =
+        follow.map(|(follow, rng)| tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle());
     let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
+    let Orders { mut stop, mut drain } = orders;
     let mut publish = tokio::time::interval(Duration::from_secs(1));
+    let mut draining = false;
     loop {
         let deadline = shell.server.poll_timeout().map(|at| clock.deadline(at));
         tokio::select! {
@@ -121,6 +129,10 @@ pub async fn run(
                 }
             }
             () = sleep_until(deadline) => shell.server.handle_timeout(clock.now()),
+            Ok(_) = drain.wait_for(|drain| *drain), if !draining => {
+                draining = true;
+                shell.server.drain(clock.now());
+            }
             _ = publish.tick() => if let Ok(mut stats) = stats.lock() {
                 stats.connections = shell.server.connections();
                 stats.joined = shell.server.joined();
@@ -131,6 +143,9 @@ pub async fn run(
     }
     for stream in shell.streams.values() {
         stream.reader.abort();
+    }
+    if let Some(following) = following {
+        following.abort();
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skynet_core::key::{Secret, StaticSecret};
+use skynet_core::member::Manifest;
 use skynet_core::rng::Rng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::io::control::{self, ControlStats, Directory};
 use crate::io::descriptors;
+use crate::io::follow::Follow;
 use crate::io::forward::ForwardThreads;
 use crate::io::measure::MeasureThread;
 use crate::io::metrics;
@@ -124,16 +126,27 @@ pub struct RelayParts<D> {
     pub cluster_key: Secret,
     /// Registrar and store.
     pub directory: D,
+    /// The network's manifest: who the other relays are.
+    pub manifest: Manifest,
     /// Where `status` asks; no socket if `None`.
     pub status_socket: Option<PathBuf>,
     /// What the operator has set.
     pub config: Config,
 }
 
+/// What the operator wants, each true once and for good.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// End.
+    pub stop: watch::Receiver<bool>,
+    /// Let go of everybody, but serve who is still there.
+    pub drain: watch::Receiver<bool>,
+}
+
 /// Number of the only cluster key until rotation exists.
 const KID: u8 = 1;
 
-/// Runs a relay until `stop` says so.
+/// Runs a relay until it is ordered to stop.
 ///
 /// # Errors
 /// A thread or task of the relay has failed; the relay is never left half alive.
@@ -142,7 +155,7 @@ pub async fn run<D: Directory>(
     sockets: Sockets,
     mut rng: Rng,
     clock: Clock,
-    stop: watch::Receiver<bool>,
+    orders: Orders,
 ) -> io::Result<()> {
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig {
@@ -153,11 +166,16 @@ pub async fn run<D: Directory>(
     };
     let threads = u8::try_from(sockets.udp.len()).unwrap_or(u8::MAX);
     let forwarders = Forwarder::parts(threads, &config, &keys, &mut rng, clock.now().mono);
-    let class_tags = parts.config.class_tags;
-    let mut control =
-        ControlServerConfig { class_tags, ..ControlServerConfig::new(parts.relay_no, parts.key) };
+    let follow = Follow::of(&parts.manifest, &parts.key);
+    let mut control = ControlServerConfig {
+        class_tags: parts.config.class_tags,
+        relays: parts.manifest.relays.iter().map(|relay| relay.key).collect(),
+        network_id: parts.manifest.network_id.0,
+        ..ControlServerConfig::new(parts.relay_no, parts.key)
+    };
     descriptors::bound(&mut control, descriptors::raise());
     let server = ControlServer::new(control, keys, rng.fork());
+    let follow = follow.map(|follow| (follow, rng.fork()));
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
@@ -169,7 +187,16 @@ pub async fn run<D: Directory>(
     let threads = ForwardThreads::start(sockets.udp, forwarders, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
-    let control = control::run(listener, server, parts.directory, clock, Arc::clone(&control_stats), stop);
+    let mut drain = orders.drain.clone();
+    let control = control::run(
+        listener,
+        server,
+        parts.directory,
+        clock,
+        Arc::clone(&control_stats),
+        orders,
+        follow,
+    );
     let monitor = Arc::new(Monitor::new(sockets.addr, clock, threads.desks(), control_stats));
     let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {
@@ -177,6 +204,7 @@ pub async fn run<D: Directory>(
         () = monitor.serve(status) => unreachable!("serves for ever"),
         () = monitor.watch() => unreachable!("watches for ever"),
         () = metrics::serve(metrics, Arc::clone(&monitor)) => unreachable!("serves for ever"),
+        () = drain_forwarding(&mut drain, &threads) => unreachable!("waits for ever"),
         () = watch_threads(&threads) => Err(io::Error::other("a forwarding thread has ended")),
     };
     if let Some(path) = &parts.status_socket {
@@ -188,6 +216,13 @@ pub async fn run<D: Directory>(
     let stopped = threads.stop();
     info!("stopped");
     result.and(stopped)
+}
+
+async fn drain_forwarding(drain: &mut watch::Receiver<bool>, threads: &ForwardThreads) {
+    if drain.wait_for(|drain| *drain).await.is_ok() {
+        threads.drain();
+    }
+    std::future::pending().await
 }
 
 async fn watch_threads(threads: &ForwardThreads) {

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod descriptors;
 pub mod desk;
 pub mod directory;
+pub mod follow;
 pub mod forward;
 pub mod measure;
 mod metrics;

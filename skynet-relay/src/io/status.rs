@@ -150,6 +150,7 @@ impl Monitor {
             "listen": self.listen.to_string(),
             "process": std::process::id(),
             "uptime_s": self.uptime().as_secs(),
+            "draining": forward.draining,
             "sessions": forward.sessions,
             "sessions_by_tls": forward.bridged,
             "control_connections": control.connections,

@@ -39,6 +39,8 @@ reasons! {
     Skew = "skew";
     /// A timestamp not above the last one of this node and lane.
     Replay = "replay";
+    /// HELLO or BIND while this relay is going away.
+    Draining = "draining";
     /// HELLO above the rate of its source prefix.
     HelloRate = "hello_rate";
     /// STUN above the rate of its source prefix.

@@ -6,6 +6,8 @@ use skynet_core::wire::relay::{
     BIND_LEN, Bind, Class, DATA_HEADER_LEN, HELLO_LEN, Hello, KEEP_LEN, Keep, NACK_LEN,
 };
 
+#[path = "forward_drain_tests.rs"]
+mod drain;
 #[path = "forward_local_tests.rs"]
 mod local;
 #[path = "forward_parts_tests.rs"]

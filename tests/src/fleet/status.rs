@@ -117,6 +117,9 @@ pub struct RelayStatus {
     pub control: bool,
     /// Whether packets can go through it.
     pub bound: bool,
+    /// Its number.
+    #[serde(default)]
+    pub relay: u16,
 }
 
 /// One peer.

@@ -24,6 +24,7 @@ mod pairs;
 mod paths;
 mod refusal;
 mod relay;
+mod relays;
 mod restart;
 mod sinks;
 mod tokens;
