@@ -4,9 +4,9 @@ use core::net::SocketAddr;
 
 use crate::control::message::Welcome;
 use crate::id::{PeerSlot, PortNo, RelayNo};
-use crate::node::{Node, NodeEvent};
 use crate::node::peers::Peer;
 use crate::node::relay_set::RelaySetEvent;
+use crate::node::{Node, NodeEvent};
 use crate::path::RelayPath;
 use crate::time::{Duration, Now};
 use crate::wire::probe::RelayRtt;

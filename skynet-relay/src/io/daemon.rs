@@ -188,15 +188,8 @@ pub async fn run<D: Directory>(
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
     let mut drain = orders.drain.clone();
-    let control = control::run(
-        listener,
-        server,
-        parts.directory,
-        clock,
-        Arc::clone(&control_stats),
-        orders,
-        follow,
-    );
+    let control =
+        control::run(listener, server, parts.directory, clock, Arc::clone(&control_stats), orders, follow);
     let monitor = Arc::new(Monitor::new(sockets.addr, clock, threads.desks(), control_stats));
     let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {

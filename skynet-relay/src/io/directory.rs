@@ -115,6 +115,12 @@ fn failed(error: StoreError) -> StoreReply {
 }
 
 impl<S: Store + 'static> LocalDirectory<S> {
+    fn adopt_of(&mut self, op: &StoreOp) {
+        if let StoreOp::Adopt { manifest } = op {
+            self.adopt(manifest);
+        }
+    }
+
     fn execute_on(&self, store: &dyn Store, op: StoreOp, now: UnixTime) -> StoreReply {
         match op {
             StoreOp::Join { bundle, key } => match self.registrar.join(&bundle, &key, store, now) {
@@ -138,20 +144,20 @@ impl<S: Store + 'static> LocalDirectory<S> {
                 }
                 StoreReply::Done(0)
             }
-            StoreOp::Adopt { manifest } => {
-                self.adopt(&manifest);
-                StoreReply::Done(0)
-            }
+            // Not the store's: `adopt_of` has done it.
+            StoreOp::Adopt { .. } => StoreReply::Done(0),
         }
     }
 }
 
 impl<S: Store + 'static> Directory for LocalDirectory<S> {
     fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        self.adopt_of(&op);
         self.execute_on(&self.store, op, now)
     }
 
     fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
+        ops.iter().for_each(|op| self.adopt_of(op));
         let (count, alone) = (ops.len(), ops.len() == 1);
         let group = if alone { Ok(None) } else { self.store.group() };
         let group = match group {

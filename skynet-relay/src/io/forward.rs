@@ -55,8 +55,17 @@ impl ForwardThreads {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
             let desk = Arc::new(Desk::default());
-            let thread =
-                Thread { socket, forwarder, inbox, outbox, clock, unsent: 0, overflowed: 0, lost: 0, drain: Arc::clone(&drain) };
+            let thread = Thread {
+                socket,
+                forwarder,
+                inbox,
+                outbox,
+                clock,
+                unsent: 0,
+                overflowed: 0,
+                lost: 0,
+                drain: Arc::clone(&drain),
+            };
             let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
             let handle = thread::Builder::new()
                 .name(format!("forward-{index}"))

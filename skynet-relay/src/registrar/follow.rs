@@ -72,8 +72,15 @@ impl Registrar {
             transaction.put(node_key(&member.identity()), bytes.as_slice());
         }
         let receipt = bundle.receipt.as_ref().map(|r| r.bytes().to_vec()).unwrap_or_default();
-        let node_no = member.node_no();
-        Ok(JoinPlan { transaction, identity: member.identity(), node_no, receipt, bundle: bytes, new: false })
+        Ok(JoinPlan {
+            transaction,
+            identity: member.identity(),
+            node_no: member.node_no(),
+            tags: member.tags().clone(),
+            receipt,
+            bundle: bytes,
+            new: false,
+        })
     }
 
     /// Claims what the receipt says is this node's, from whoever was admitted before it.
