@@ -245,7 +245,8 @@ impl Forwarder {
                 Ok(reply(datagram, &self.bound(gen_no, from, f.ts_ms).encode(&bind_key)))
             }
             Frame::Keep(f) => match self.table.by_addr(&from, now.mono) {
-                Some(session) if session.gen_no == f.gen_no => {
+                // From where it is bound: an answer to its former address would say that all is well.
+                Some(session) if session.addr == Some(from) && session.gen_no == f.gen_no => {
                     session.last_seen = now.mono;
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
@@ -267,7 +268,7 @@ impl Forwarder {
         let rate = self.config.session_rate.0;
         let burst = burst_bytes(&self.config);
         let sender = match self.table.by_addr(&from, now) {
-            Some(session) if session.gen_no == header.gen_no => session,
+            Some(session) if session.sent(from, header.gen_no, now) => session,
             found => {
                 let reason = missing(found.is_some());
                 return self.refuse(from, datagram, NackCode::Rebind, cause, reason, now);

@@ -26,6 +26,17 @@ pub(super) struct SessionKey {
     pub(super) lane: u8,
 }
 
+/// How long frames from the address a session had before are still taken: those on their way while it moved, by a
+/// stream that is slower than the datagram that moved it.
+pub(super) const FORMER: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+struct Former {
+    addr: SocketAddr,
+    gen_no: u16,
+    until: Instant,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
     pub(super) key: SessionKey,
@@ -37,6 +48,18 @@ pub(super) struct Session {
     last_ts: u64,
     pub(super) last_seen: Instant,
     pub(super) bucket: Bucket,
+    former: Option<Former>,
+}
+
+impl Session {
+    /// Whether a frame under `gen_no` from `from`, which this session was found by, is its: bound there now, or a
+    /// moment ago.
+    pub(super) fn sent(&self, from: SocketAddr, gen_no: u16, now: Instant) -> bool {
+        if self.addr == Some(from) {
+            return self.gen_no == gen_no;
+        }
+        self.former.is_some_and(|f| (f.addr, f.gen_no) == (from, gen_no) && now < f.until)
+    }
 }
 
 /// The limits of a table.
@@ -64,7 +87,8 @@ impl SessionTable {
             limits,
             slots: Vec::with_capacity(n),
             free: Vec::with_capacity(n),
-            by_addr: HashMap::with_capacity_and_hasher(n, Seed(rng.next_u64() | 1)),
+            // Each session may have a former address beside its own.
+            by_addr: HashMap::with_capacity_and_hasher(2 * n, Seed(rng.next_u64() | 1)),
             by_key: HashMap::with_capacity_and_hasher(n, Seed(rng.next_u64() | 1)),
         }
     }
@@ -74,7 +98,7 @@ impl SessionTable {
         self.by_key.len()
     }
 
-    /// The live session bound from `addr`.
+    /// The live session bound from `addr`, or bound there a moment ago.
     pub(super) fn by_addr(&mut self, addr: &SocketAddr, now: Instant) -> Option<&mut Session> {
         let &slot = self.by_addr.get(addr)?;
         self.live(slot, now)
@@ -89,7 +113,7 @@ impl SessionTable {
     }
 
     /// Opens, refreshes or moves the session of `key`. The same address keeps its number, also if it now binds at
-    /// another of the relay's; a new address gets a new one and the old address is forgotten.
+    /// another of the relay's; a new address gets a new one, and frames from the old address are taken for [`FORMER`].
     pub(super) fn bind(
         &mut self,
         key: SessionKey,
@@ -115,31 +139,43 @@ impl SessionTable {
         if session.addr == Some(addr) {
             return Ok(session.gen_no);
         }
-        let old = session.addr.replace(addr);
+        let until = now + FORMER;
+        let old = session.addr.replace(addr).map(|addr| Former { addr, gen_no: session.gen_no, until });
         session.gen_no = next_gen(session.gen_no, rng);
         let gen_no = session.gen_no;
-        if let Some(old) = old {
-            self.by_addr.remove(&old);
-        }
+        let before = core::mem::replace(&mut session.former, old);
+        self.forget(before.map(|f| f.addr), slot);
         if let Some(ousted) = self.by_addr.insert(addr, slot)
-            && let Some(ousted) = &mut self.slots[ousted as usize]
+            && let Some(ousted) = self.slots[ousted as usize].as_mut().filter(|_| ousted != slot)
         {
-            ousted.addr = None;
+            ousted.addr = ousted.addr.filter(|a| *a != addr);
+            ousted.former = ousted.former.filter(|f| f.addr != addr);
         }
         Ok(gen_no)
+    }
+
+    /// `addr` no longer leads to `slot`, unless it is where that is bound.
+    fn forget(&mut self, addr: Option<SocketAddr>, slot: u32) {
+        let Some(addr) = addr else { return };
+        let bound = self.slots[slot as usize].as_ref().is_some_and(|s| s.addr == Some(addr));
+        if !bound && self.by_addr.get(&addr) == Some(&slot) {
+            self.by_addr.remove(&addr);
+        }
     }
 
     /// Forgets what has been silent for its lifetime. One pass over all slots.
     pub(super) fn sweep(&mut self, now: Instant) {
         for slot in 0..self.slots.len() {
-            let Some(session) = &self.slots[slot] else { continue };
-            if now.saturating_since(session.last_seen) >= self.limits.lifetime {
-                if let Some(addr) = session.addr {
-                    self.by_addr.remove(&addr);
-                }
-                self.by_key.remove(&session.key);
-                self.slots[slot] = None;
-                self.free.push(slot as u32);
+            let Some(session) = &mut self.slots[slot] else { continue };
+            let former = session.former.take_if(|f| now >= f.until).map(|f| f.addr);
+            let silent = now.saturating_since(session.last_seen) >= self.limits.lifetime;
+            let (key, addr, slot) = (session.key, session.addr, slot as u32);
+            self.forget(former, slot);
+            if silent && let Some(gone) = self.slots[slot as usize].take() {
+                self.forget(addr, slot);
+                self.forget(gone.former.map(|f| f.addr), slot);
+                self.by_key.remove(&key);
+                self.free.push(slot);
             }
         }
     }
@@ -157,8 +193,16 @@ impl SessionTable {
             return Err(DropReason::NodeSessions);
         }
         let bucket = Bucket::full(self.limits.burst, now);
-        let session =
-            Session { key, addr: None, local: Local::ANY, gen_no: 0, last_ts: 0, last_seen: now, bucket };
+        let session = Session {
+            key,
+            addr: None,
+            local: Local::ANY,
+            gen_no: 0,
+            last_ts: 0,
+            last_seen: now,
+            bucket,
+            former: None,
+        };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < self.limits.sessions => {
