@@ -1,6 +1,7 @@
 //! `up` and `run`.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context as _;
@@ -11,9 +12,10 @@ use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
-    CreateOptions, Created, create_network, load_network, network_exists, set_relay_addresses,
+    CreateOptions, Created, Network, create_network, load_network, network_exists, set_relay_addresses,
 };
 use skynet_relay::store::RedbStore;
+use skynet_tls::Certificate;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -23,16 +25,84 @@ use super::{Common, Failure, user};
 
 /// The relay's port, that of STUN (RFC 8489).
 const PORT: u16 = 3478;
+/// The TLS port: that of HTTPS, because that is what networks without UDP let out.
+const TLS_PORT: u16 = 443;
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
     /// Address and port of UDP and TCP; `[::]:3478` serves both families.
     #[arg(long, env = "SKYNET_RELAY_LISTEN", default_value = "0.0.0.0:3478")]
     listen: SocketAddr,
+    #[command(flatten)]
+    tls: Tls,
     /// The user the relay runs as if root starts it, by name or number: it gets all files of a new network but
     /// `operator/`, with the root key. Default: `skynet` if there is such a user, else `nobody`; `root` stays root.
     #[arg(long, env = "SKYNET_RELAY_USER", value_name = "USER")]
     user: Option<String>,
+}
+
+/// The port for nodes without UDP.
+#[derive(Args, Debug)]
+struct Tls {
+    /// Address and port for nodes that reach nothing but HTTPS; `off` for none. Default: port 443 of the address of
+    /// --listen, if it is free. Nodes look for it there; for another port each of them needs `[relay] tls`.
+    #[arg(long, env = "SKYNET_RELAY_TLS_LISTEN", value_name = "ADDRESS:PORT|off")]
+    tls_listen: Option<TlsListen>,
+    /// Certificate chain of the TLS port, PEM; self-signed if not given. Nodes do not care: the relay proves itself
+    /// inside.
+    #[arg(long, env = "SKYNET_RELAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, env = "SKYNET_RELAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TlsListen {
+    Off,
+    On(SocketAddr),
+}
+
+impl FromStr for TlsListen {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::On) }
+    }
+}
+
+impl Tls {
+    /// Opens the TLS port. One that nobody asked for need not be had.
+    fn bind(&self, sockets: &mut Sockets) -> Result<(), Failure> {
+        match self.tls_listen {
+            Some(TlsListen::Off) => {}
+            Some(TlsListen::On(addr)) => {
+                sockets.bind_tls(addr)?;
+            }
+            None => {
+                let addr = SocketAddr::new(sockets.addr.ip(), TLS_PORT);
+                if let Err(error) = sockets.bind_tls(addr) {
+                    warn!("nodes without UDP will not reach this relay: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The operator's certificate, read while this process may.
+    fn certificate(&self) -> Result<Option<Certificate>, Failure> {
+        match self.tls_cert.as_deref().zip(self.tls_key.as_deref()) {
+            Some((chain, key)) => Ok(Some(Certificate::read(chain, key).map_err(anyhow::Error::new)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Run {
+    fn bind(&self) -> Result<Sockets, Failure> {
+        let mut sockets = Sockets::bind(self.listen)?;
+        self.tls.bind(&mut sockets)?;
+        Ok(sockets)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -80,7 +150,7 @@ impl PublicAddress {
 
 pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
     // The port first: if it is taken, nothing is changed.
-    let sockets = Sockets::bind(up.run.listen)?;
+    let sockets = up.run.bind()?;
     let clock = Clock::new();
     let given: Vec<SocketAddr> =
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
@@ -104,12 +174,13 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
         }
         Some(create_network(&common.dir, &options, &mut os_rng()?, clock.now().unix)?)
     };
-    serve(common, sockets, clock, |sockets| announce(common, sockets, created.as_ref()))
+    let announce = |sockets: &Sockets| announce(common, sockets, created.as_ref());
+    serve(common, sockets, up.run.tls.certificate()?, clock, announce)
 }
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
     common.require_network()?;
-    serve(common, Sockets::bind(run.listen)?, Clock::new(), |_| Ok(()))
+    serve(common, run.bind()?, run.tls.certificate()?, Clock::new(), |_| Ok(()))
 }
 
 /// What the manifest says of this relay's addresses: changing it takes the root key, saying it again does not.
@@ -153,6 +224,7 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
         value["network_id"] = network.trust.network_id().to_string().into();
         value["range"] = manifest.v4.to_string().into();
         value["listen"] = sockets.addr.to_string().into();
+        value["tls_listen"] = sockets.tls_addr().map(|addr| addr.to_string()).into();
         value["public_addresses"] = addresses.into();
         say!("{value}");
         return Ok(());
@@ -176,6 +248,7 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
 fn serve(
     common: &Common,
     sockets: Sockets,
+    certificate: Option<Certificate>,
     clock: Clock,
     ready: impl FnOnce(&Sockets) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -183,6 +256,14 @@ fn serve(
     let network = load_network(&common.dir)?;
     let store = RedbStore::open(&network.directory)?;
     let registrar = network.registrar();
+    let tls = match sockets.tls_addr() {
+        Some(addr) => {
+            let certificate = certificate.map_or_else(|| self_signed(&network), Ok)?;
+            info!(listen = %addr, "TLS for nodes without UDP");
+            Some(certificate.acceptor().map_err(anyhow::Error::new)?)
+        }
+        None => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -194,6 +275,7 @@ fn serve(
         cluster_key: network.cluster_key,
         directory: LocalDirectory::new(registrar, store),
         status_socket: Some(common.status_socket()),
+        tls,
     };
     let rng = os_rng()?;
     runtime.block_on(async {
@@ -214,6 +296,13 @@ fn serve(
         info!(listen = %sockets.addr, network = %network.trust.network_id(), "relay runs");
         Ok(daemon::run(parts, sockets, rng, clock, stop).await?)
     })
+}
+
+/// For the addresses that nodes know.
+fn self_signed(network: &Network) -> Result<Certificate, Failure> {
+    let relay = network.trust.manifest().relay(network.relay_no);
+    let names = relay.into_iter().flat_map(|relay| &relay.addresses).map(|addr| addr.ip().to_string());
+    Ok(Certificate::self_signed(names.collect()).map_err(anyhow::Error::new)?)
 }
 
 fn host_name() -> String {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use skynet_core::key::{Secret, StaticSecret};
 use skynet_core::rng::Rng;
+use skynet_tls::TlsAcceptor;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -18,6 +19,7 @@ use crate::io::control::{self, ControlStats, Directory};
 use crate::io::forward::{ForwardStats, ForwardThread};
 use crate::io::measure::MeasureThread;
 use crate::io::port;
+use crate::io::tls::{TlsParts, TlsPort, TlsStats};
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
@@ -28,6 +30,7 @@ pub struct Sockets {
     /// The port above, by which nodes measure their NATs; not there if it is taken.
     measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
+    tls: Option<std::net::TcpListener>,
     /// The address bound; with port 0 asked for, the one the system chose.
     pub addr: SocketAddr,
 }
@@ -42,6 +45,8 @@ pub struct PortError {
     holders: String,
     cure: &'static str,
 }
+
+const TLS_CURE: &str = "choose another port with --tls-listen, or `--tls-listen off`";
 
 impl PortError {
     fn new(protocol: &'static str, addr: SocketAddr, error: io::Error) -> Self {
@@ -75,7 +80,24 @@ impl Sockets {
         let udp = UdpSocket::bind(listen).map_err(|e| PortError::new("udp", listen, e))?;
         let addr = udp.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
-        Ok(Self { udp, measure: bind_above(addr), tcp, addr })
+        Ok(Self { udp, measure: bind_above(addr), tcp, tls: None, addr })
+    }
+
+    /// Opens the TLS port as well.
+    ///
+    /// # Errors
+    /// [`PortError`], which names the process in the way.
+    pub fn bind_tls(&mut self, listen: SocketAddr) -> Result<SocketAddr, PortError> {
+        let failed = |error| PortError { cure: TLS_CURE, ..PortError::new("tcp", listen, error) };
+        let listener = bind_tcp(listen).map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        self.tls = Some(listener);
+        Ok(addr)
+    }
+
+    /// Where the TLS port is, if there is one.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 }
 
@@ -115,6 +137,8 @@ pub struct RelayParts<D> {
     pub directory: D,
     /// Where `status` asks; no socket if `None`.
     pub status_socket: Option<PathBuf>,
+    /// The certificate of the TLS port; without one it stays closed.
+    pub tls: Option<TlsAcceptor>,
 }
 
 /// What `status` shows.
@@ -122,7 +146,11 @@ pub struct RelayParts<D> {
 struct Stats {
     forward: ForwardStats,
     control: ControlStats,
+    tls: Option<TlsStats>,
 }
+
+/// Control channels from the TLS port that may wait for the control server.
+const INCOMING: usize = 64;
 
 /// Number of the only cluster key until rotation exists.
 const KID: u8 = 1;
@@ -141,6 +169,15 @@ pub async fn run<D: Directory>(
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig { relay_no: parts.relay_no, ..ForwardConfig::default() };
     let forwarder = Forwarder::new(config, keys.clone(), rng.fork(), clock.now().mono);
+    let (to_control, incoming) = mpsc::channel(INCOMING);
+    let tls = match sockets.tls.zip(parts.tls) {
+        Some((listener, acceptor)) => {
+            let (udp, key) = (sockets.addr, parts.key.clone());
+            let parts = TlsParts { listener, acceptor, udp, key, control: to_control.clone() };
+            Some(TlsPort::start(parts, rng.fork(), clock)?)
+        }
+        None => None,
+    };
     let server = ControlServer::new(ControlServerConfig::new(parts.relay_no, parts.key), keys, rng.fork());
     let measure = match sockets.measure {
         Some(socket) => {
@@ -152,13 +189,20 @@ pub async fn run<D: Directory>(
     let thread = ForwardThread::start(sockets.udp, forwarder, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
-    let control = control::run(listener, server, parts.directory, clock, control_stats.clone(), stop);
+    let control =
+        control::run(listener, incoming, server, parts.directory, clock, control_stats.clone(), stop);
     let status = parts.status_socket.as_deref().and_then(bind_status);
     let result = tokio::select! {
         result = control => result,
-        () = serve_status(status, &thread, &control_stats, sockets.addr) => unreachable!("serves for ever"),
-        () = watch_thread(&thread) => Err(io::Error::other("the forwarding thread has ended")),
+        () = serve_status(status, &thread, &control_stats, tls.as_ref(), sockets.addr) => {
+            unreachable!("serves for ever")
+        }
+        () = watch_threads(&thread, tls.as_ref()) => Err(io::Error::other("a thread of the relay has ended")),
     };
+    drop(to_control);
+    if let Some(tls) = tls {
+        tls.stop();
+    }
     if let Some(path) = &parts.status_socket {
         let _ = std::fs::remove_file(path);
     }
@@ -170,8 +214,8 @@ pub async fn run<D: Directory>(
     result.and(stopped)
 }
 
-async fn watch_thread(thread: &ForwardThread) {
-    while !thread.is_finished() {
+async fn watch_threads(thread: &ForwardThread, tls: Option<&TlsPort>) {
+    while !thread.is_finished() && !tls.is_some_and(TlsPort::is_finished) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -193,6 +237,7 @@ async fn serve_status(
     listener: Option<UnixListener>,
     thread: &ForwardThread,
     control: &Mutex<ControlStats>,
+    tls: Option<&TlsPort>,
     addr: SocketAddr,
 ) {
     let Some(listener) = listener else { return std::future::pending().await };
@@ -204,6 +249,7 @@ async fn serve_status(
         let stats = Stats {
             forward: thread.stats(),
             control: control.lock().map(|stats| stats.clone()).unwrap_or_default(),
+            tls: tls.map(TlsPort::stats),
         };
         let text = stats.to_json(addr).to_string();
         let write = stream.write_all(text.as_bytes());
@@ -215,6 +261,8 @@ impl Stats {
     fn to_json(&self, addr: SocketAddr) -> serde_json::Value {
         let mut drops = self.forward.drops.clone();
         drops.add(&self.control.drops);
+        let tls = self.tls.clone().unwrap_or_default();
+        drops.add(&tls.drops);
         let drops: serde_json::Map<String, serde_json::Value> =
             drops.nonzero().map(|(reason, n)| (reason.as_str().to_owned(), n.into())).collect();
         let counters = self.forward.counters;
@@ -230,6 +278,10 @@ impl Stats {
             "bytes_forwarded": counters.forwarded_bytes,
             "datagrams_unsent": self.forward.unsent,
             "replies": counters.replies,
+            "tls_connections": tls.connections,
+            "tls_carriers": tls.carriers,
+            "tls_frames_received": tls.frames.0,
+            "tls_frames_sent": tls.frames.1,
             "drops": drops,
         })
     }

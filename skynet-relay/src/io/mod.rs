@@ -9,4 +9,5 @@ pub mod forward;
 pub mod measure;
 pub mod port;
 mod sockaddr;
+pub mod tls;
 pub mod udp;

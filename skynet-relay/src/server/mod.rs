@@ -10,6 +10,7 @@ pub mod drops;
 pub mod forward;
 mod limit;
 pub mod measure;
+pub mod seats;
 mod session;
 mod stun;
 
@@ -20,6 +21,7 @@ pub use control::{
 };
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
+pub use seats::{Seat, Seats};
 pub use stun::Measured;
 
 pub use forward::{Action, ForwardConfig, ForwardCounters, Forwarder};
