@@ -208,6 +208,11 @@ impl MembershipAgent {
         }
     }
 
+    /// The key that the relay of the control channel proves itself by.
+    pub(super) fn relay_key(&self) -> PublicKey {
+        self.control.relay()
+    }
+
     /// Whether the relay's control channel is open and we are joined on it.
     pub(super) fn is_connected(&self) -> bool {
         self.control.is_joined()

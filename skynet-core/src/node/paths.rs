@@ -285,16 +285,20 @@ impl Node {
             .and_then(|c| c.trust().manifest().relay(welcome.relay_no))
             .and_then(|relay| reachable(&relay.addresses, self.control_address));
         let Some(address) = manifest_address.or(self.control_address) else { return };
-        self.dirty |= self.ports.set_ticket(welcome, address, &mut self.rng, now.mono);
+        let Some(key) = self.membership.as_ref().map(|m| m.relay_key()) else { return };
+        self.dirty |= self.ports.set_ticket(welcome, (address, key), &mut self.rng, now.mono);
         self.drain_relay(now);
     }
 
     /// Sends what the ports have for the relay, and takes what they learned of it.
     pub(super) fn drain_relay(&mut self, now: Now) {
+        let before = self.ports.transport();
+        self.ports.tend_carrier(now.mono);
         while let Some(transmit) = self.ports.poll_transmit() {
             self.transmits.push_back(transmit);
         }
-        while let Some(port) = self.ports.poll_changed() {
+        while let Some(port) = self.ports.poll_changed(&mut self.rng, now.mono) {
+            self.ports.tend_carrier(now.mono);
             if port == PortNo(0) {
                 self.dirty = true;
                 self.on_relay_changed(now);
@@ -303,10 +307,25 @@ impl Node {
                 self.on_port_changed(port, now);
             }
         }
+        let after = self.ports.transport();
+        self.dirty |= before != after;
+        if before.0 != after.0 {
+            self.on_transport_changed(now);
+        }
+    }
+
+    /// Frames of the relay take another way, which carries other sizes.
+    fn on_transport_changed(&mut self, now: Now) {
+        for slot in self.peers.slots() {
+            if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                path.handle_relay_transport(now);
+            }
+            self.drain_path(slot, now);
+        }
     }
 
     /// Up, down, or our address as the relay sees it changed: every path agent of port 0 has to know.
-    fn on_relay_changed(&mut self, now: Now) {
+    pub(super) fn on_relay_changed(&mut self, now: Now) {
         let local = self.local_candidates(PortNo(0));
         for slot in self.peers.slots() {
             let Some(member) = self.peers.get(slot).and_then(Peer::member).cloned() else { continue };

@@ -12,8 +12,11 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
+use crate::carrier::Way;
 use crate::control::message::Welcome;
 use crate::id::{MAX_PORTS, PortNo, RelayNo};
+use crate::key::PublicKey;
+use crate::node::carrier::Carrier;
 use crate::node::{NodeEvent, Transmit};
 use crate::path::{Candidate, CandidateKind, MAX_CANDIDATES};
 use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
@@ -33,6 +36,8 @@ const OBSERVE: Duration = Duration::from_millis(400);
 pub(super) struct Relay {
     pub(super) no: RelayNo,
     pub(super) address: SocketAddr,
+    /// What it proves itself by.
+    pub(super) key: PublicKey,
     ticket: RelayClientConfig,
 }
 
@@ -65,6 +70,7 @@ struct Port {
 pub(super) struct Ports {
     ports: [Port; MAX_PORTS],
     relay: Option<Relay>,
+    carrier: Carrier,
     /// Where port 0 can be reached besides, as the shell has found out or was told.
     told: Vec<Candidate>,
     events: VecDeque<NodeEvent>,
@@ -84,9 +90,37 @@ impl Ports {
         self.relay.as_ref()
     }
 
-    /// The session of port 0, if the relay is known.
+    /// The session of port 0, if the relay is known: by UDP, or by a stream while only that is open.
     pub(super) fn main_client(&self) -> Option<(&Relay, &RelayClient)> {
-        self.relay.as_ref().zip(self.ports[0].client.as_ref())
+        let relay = self.relay.as_ref()?;
+        Some((relay, self.active()?.1))
+    }
+
+    /// The session that frames travel by now, and the address they are sent to for that.
+    fn active(&self) -> Option<(SocketAddr, &RelayClient)> {
+        let udp = self.relay.as_ref().map(|r| r.address).zip(self.ports[0].client.as_ref());
+        let by_stream = self.carrier.client().filter(|(_, client)| client.is_up());
+        udp.filter(|(_, client)| client.is_up()).or(by_stream).or(udp)
+    }
+
+    /// By which way the session of port 0 goes if it is not UDP.
+    pub(super) fn stream(&self) -> Option<Way> {
+        self.carrier.way().filter(|_| self.carrier.is_up() && !self.udp_is_up())
+    }
+
+    /// What is to be told when it changes: whether frames travel by a stream, and the address they come from then.
+    pub(super) fn transport(&self) -> (bool, Option<SocketAddr>) {
+        (self.stream().is_some(), self.carrier.address())
+    }
+
+    fn udp_is_up(&self) -> bool {
+        self.ports[0].client.as_ref().is_some_and(RelayClient::is_up)
+    }
+
+    /// Where frames of the relay may come from.
+    pub(super) fn relay_addresses(&self) -> Vec<(SocketAddr, RelayNo)> {
+        let of = |relay: &Relay| [Some(relay.address), self.carrier.address()].map(|a| Some((a?, relay.no)));
+        self.relay.iter().flat_map(of).flatten().collect()
     }
 
     /// The header of a frame by port 0's session, and where it goes; `None` while that is down.
@@ -95,18 +129,23 @@ impl Ports {
         node_no: u32,
         class: Class,
     ) -> Option<(SocketAddr, [u8; DATA_HEADER_LEN])> {
-        let (relay, client) = self.main_client()?;
-        Some((relay.address, client.data_header(node_no, class, 0)?))
+        let (address, client) = self.active()?;
+        Some((address, client.data_header(node_no, class, 0)?))
     }
 
-    /// The session of `port`, if `from` is the relay's address.
+    /// The session of `port`, if `from` is the relay's address, or the stream's that leads there; a stream that is being
+    /// left has none any more.
     pub(super) fn client_of(
         &mut self,
         port: PortNo,
         from: SocketAddr,
-    ) -> Option<(RelayNo, &mut RelayClient)> {
-        let relay = self.relay.as_ref().filter(|r| r.address == from)?;
-        Some((relay.no, self.ports.get_mut(usize::from(port.0))?.client.as_mut()?))
+    ) -> Option<(RelayNo, Option<&mut RelayClient>)> {
+        let relay = self.relay.as_ref()?;
+        if relay.address == from {
+            return Some((relay.no, Some(self.ports.get_mut(usize::from(port.0))?.client.as_mut()?)));
+        }
+        let is_stream = port == PortNo(0) && self.carrier.address() == Some(from);
+        is_stream.then(|| (relay.no, self.carrier.client_of(from)))
     }
 
     /// Open, and it is known, or was waited for long enough, how the relay sees it.
@@ -170,6 +209,7 @@ impl Ports {
                 client.rebind(now);
             }
         }
+        self.carrier.check(now);
         true
     }
 
@@ -206,7 +246,7 @@ impl Ports {
     pub(super) fn set_ticket(
         &mut self,
         welcome: &Welcome,
-        address: SocketAddr,
+        (address, key): (SocketAddr, PublicKey),
         rng: &mut Rng,
         now: Instant,
     ) -> bool {
@@ -220,7 +260,10 @@ impl Ports {
             clock,
         };
         let same = self.relay.as_ref().is_some_and(|r| (r.no, r.address) == (no, address));
-        let relay = &*self.relay.insert(Relay { no, address, ticket });
+        let relay = &*self.relay.insert(Relay { no, address, key, ticket });
+        if !same {
+            self.carrier.reset();
+        }
         for (i, port) in (0..).zip(&mut self.ports) {
             match &mut port.client {
                 Some(client) if same => {
@@ -248,7 +291,30 @@ impl Ports {
             changed |= port.observe_until.take_if(|at| *at <= now).is_some();
             changed |= port.unused.is_some_and(|since| now >= since + CLOSE_AFTER);
         }
+        self.carrier.handle_timeout(now);
         changed
+    }
+
+    /// [`NodeEvent::OpenCarrier`] was done: what port 0 sends to `address` goes to the relay.
+    pub(super) fn carrier_opened(&mut self, address: SocketAddr, way: Way, rng: &mut Rng, now: Instant) {
+        if let Some(relay) = &self.relay {
+            self.carrier.opened(address, way, relay, rng, now);
+        }
+    }
+
+    /// It could not be done, or the stream is gone. True if a session went with it.
+    pub(super) fn carrier_closed(&mut self, rng: &mut Rng, now: Instant) -> bool {
+        self.carrier.closed(rng, now)
+    }
+
+    /// Opens a stream if UDP is dead, leaves it if it is not, and has UDP tried in no hurry meanwhile.
+    pub(super) fn tend_carrier(&mut self, now: Instant) {
+        let Some(relay) = &self.relay else { return };
+        self.carrier.tend(relay, self.ports[0].client.as_ref().is_some_and(RelayClient::is_up), now);
+        let unhurried = self.carrier.is_up();
+        for client in self.ports.iter_mut().filter_map(|port| port.client.as_mut()) {
+            client.set_unhurried(unhurried, now);
+        }
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,14 +358,18 @@ impl Ports {
     /// The next datagram for the relay.
     pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
         let to = self.relay.as_ref()?.address;
-        (0..).zip(&mut self.ports).find_map(|(i, port)| {
-            let bytes = port.client.as_mut()?.poll_transmit()?;
-            Some(Transmit { port: PortNo(i), to, from: None, ttl: None, bytes })
-        })
+        let by_udp = (0..)
+            .zip(&mut self.ports)
+            .find_map(|(i, port)| Some((PortNo(i), to, port.client.as_mut()?.poll_transmit()?)));
+        let next = by_udp.or_else(|| self.carrier.poll_transmit().map(|(to, bytes)| (PortNo(0), to, bytes)));
+        next.map(|(port, to, bytes)| Transmit { port, to, from: None, ttl: None, bytes })
     }
 
     /// The next port of which the relay tells something new.
-    pub(super) fn poll_changed(&mut self) -> Option<PortNo> {
+    pub(super) fn poll_changed(&mut self, rng: &mut Rng, now: Instant) -> Option<PortNo> {
+        if self.carrier.poll_changed(rng, now) {
+            return Some(PortNo(0));
+        }
         let told = |client: &mut RelayClient| {
             let mut changed = false;
             while let Some(event) = client.poll_event() {
@@ -318,14 +388,14 @@ impl Ports {
         Some(PortNo(u8::try_from(at).expect("at most MAX_PORTS ports")))
     }
 
-    /// A port to open or close.
+    /// A port, or a stream, to open or close.
     pub(super) fn poll_event(&mut self) -> Option<NodeEvent> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.carrier.poll_event())
     }
 
     /// When to look here again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.ports.iter().fold(None, |least, port| {
+        self.ports.iter().fold(self.carrier.poll_timeout(), |least, port| {
             let client = port.client.as_ref().and_then(RelayClient::poll_timeout).map(|(at, _)| at);
             let close = port.unused.map(|since| since + CLOSE_AFTER);
             [client, port.observe_until, close].into_iter().fold(least, earliest)
@@ -334,7 +404,20 @@ impl Ports {
 }
 
 impl Relay {
-    fn client(&self, port: PortNo, rng: &mut Rng, now: Instant) -> RelayClient {
+    #[cfg(test)]
+    pub(super) fn sample() -> Self {
+        let ticket = RelayClientConfig {
+            relay_no: 1,
+            lane: 0,
+            ticket: [1; crate::wire::relay::TICKET_LEN],
+            bind_key: crate::key::Secret::from_bytes([2; 32]),
+            clock: RelayClock::new(1_800_000_000_000, Instant::ZERO),
+        };
+        let address = "203.0.113.10:3478".parse().expect("an address");
+        Self { no: RelayNo(1), address, key: PublicKey([3; 32]), ticket }
+    }
+
+    pub(super) fn client(&self, port: PortNo, rng: &mut Rng, now: Instant) -> RelayClient {
         RelayClient::new(RelayClientConfig { lane: port.0, ..self.ticket.clone() }, rng.fork(), now)
     }
 }

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::carrier::Way;
 use crate::forwarding::{Framing, UNKNOWN_MTU};
 use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
@@ -42,8 +43,10 @@ pub struct RelayStatus {
     pub up: bool,
     /// Round trip.
     pub rtt: Option<Duration>,
-    /// Our address as it sees it.
+    /// Our address as it sees it, by UDP.
     pub observed: Option<SocketAddr>,
+    /// By which way frames go if not by UDP, because no UDP comes back from it.
+    pub stream: Option<Way>,
 }
 
 /// One lane to a peer.
@@ -154,7 +157,8 @@ impl Node {
                 address: relay.address,
                 up: client.is_up(),
                 rtt: client.rtt(),
-                observed: client.observed(),
+                observed: self.ports.observed(),
+                stream: self.ports.stream(),
             }),
             candidates: self.local_candidates(PortNo(0)),
             peers,

@@ -181,7 +181,7 @@ impl Node {
         End {
             host,
             relay_up: client.is_some_and(|c| c.is_up()),
-            observed: client.and_then(|c| c.observed()),
+            observed: self.ports.observed(),
             clock_ahead_s: self.clock_ahead_s(),
             ..End::default()
         }
