@@ -63,7 +63,10 @@ fn render(status: &StatusReport) -> String {
         let control = if relay.control { "joined" } else { "not joined" };
         let bound = if relay.bound { "bound" } else { "not bound" };
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
-        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
+        let by = if matches!(relay.transport.as_str(), "udp" | "") { "" } else { &relay.transport };
+        let by = if by.is_empty() { String::new() } else { format!("  by {by}") };
+        let why = relay.transport_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}{by}{why}", relay.relay, relay.address);
     }
     if let Some(line) = mapping_line(&status.port_mapping) {
         let _ = writeln!(out, "{line}");
@@ -179,6 +182,8 @@ mod tests {
                 bound: true,
                 rtt_us: Some(900),
                 observed: None,
+                transport: "udp".to_owned(),
+                transport_reason: None,
             }],
             peers: vec![
                 peer("b1", "direct", Some("198.51.100.7:41820")),
