@@ -15,6 +15,7 @@ pub mod iperf;
 pub mod lab;
 pub mod metadata;
 pub mod ping;
+pub mod proxy;
 pub mod sniffer;
 mod sys;
 pub mod syscalls;

@@ -23,6 +23,7 @@ mod paths;
 mod refusal;
 mod relay;
 mod restart;
+mod tls;
 mod tokens;
 mod trains;
 mod why;
