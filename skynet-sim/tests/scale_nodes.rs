@@ -116,6 +116,13 @@ fn five_thousand_nodes_on_one_relay() {
     println!("{} kB per node with two peers", per_node(resident_bytes()));
     let arrived: usize = (0..nodes).map(|i| o.received(agents[i], peer(i)).map_or(0, |b| b.distinct())).sum();
     let direct = (0..nodes).filter(|i| o.is_direct(agents[*i], peer(*i))).count();
+    for (i, &from) in agents.iter().enumerate() {
+        let missing = o.received(from, peer(i)).map_or_else(|| (0..20).collect(), |book| book.missing(20));
+        if !missing.is_empty() {
+            let drops = |host| -> Vec<_> { o.agent(host).drops().into_iter().filter(|d| d.1 > 0).collect() };
+            println!("{i} lost {missing:?}: {:?} here, {:?} there", drops(from), drops(peer(i)));
+        }
+    }
     assert_eq!((arrived, direct), (20 * nodes, nodes));
     report_speed("5,000 idle nodes", &mut o, 120);
 }

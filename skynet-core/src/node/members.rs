@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
+use crate::drop::DropReason;
 use crate::id::PeerSlot;
 use crate::node::config::StockPeer;
 use crate::node::directory::Inserted;
@@ -71,7 +72,9 @@ impl Node {
             if let Some(mut staged) = self.unresolved.take(address)
                 && let Some(slot) = self.add_member(&member, now)
             {
-                for packet in staged.drain(now.mono) {
+                let (packets, stale) = staged.drain(now.mono);
+                self.drops.add(DropReason::NoPeer, stale as u64);
+                for packet in packets {
                     let _counted = self.on_stage(slot, packet, now);
                 }
             }

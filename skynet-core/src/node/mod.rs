@@ -64,7 +64,7 @@ use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::remembered::Remembered;
 use crate::node::sessions::{PendingInitiations, Source};
-use crate::node::staging::{MAX_STAGED_PER_PEER, Unresolved};
+use crate::node::staging::{Added, MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::check::PunchRate;
 use crate::path::{Candidate, Guessing, MtuConfig, NatSeen, ProbeTags};
 use crate::rng::Rng;
@@ -273,9 +273,8 @@ impl Node {
     /// Time has passed. Every part whose deadline has come is asked; the others are not touched.
     pub fn handle_timeout(&mut self, now: Now) {
         self.tags.roll_over(now.unix);
-        for _ in 0..self.unresolved.expire(now.mono) {
-            self.drops.count(DropReason::NoPeer);
-        }
+        let unanswered = self.unresolved.expire(now.mono);
+        self.drops.add(DropReason::NoPeer, unanswered as u64);
         if let Some(membership) = &mut self.membership {
             membership.handle_timeout(now);
         }
@@ -537,8 +536,10 @@ impl Node {
             let slot = self.add_member(&member, now).ok_or(DropReason::QueueFull)?;
             return self.on_stage(slot, packet, now);
         }
-        if self.unresolved.push(destination, packet, now.mono).ok_or(DropReason::QueueFull)? {
-            membership.look_up(lookup_for(destination), now);
+        match self.unresolved.push(destination, packet, now.mono) {
+            Added::New => membership.look_up(lookup_for(destination), now),
+            Added::Known => {}
+            Added::InPlaceOfAnother | Added::Refused => return Err(DropReason::QueueFull),
         }
         Ok(())
     }

@@ -201,9 +201,8 @@ impl Node {
                 }
                 SessionEvent::SendKeepalive => self.send_keepalive(slot, now),
                 SessionEvent::HandshakeFailed => {
-                    for _ in peer.staged.drain(now.mono) {
-                        self.drops.count(DropReason::NoSession);
-                    }
+                    let (packets, stale) = peer.staged.drain(now.mono);
+                    self.drops.add(DropReason::NoSession, (packets.len() + stale) as u64);
                 }
             }
         }
@@ -350,7 +349,8 @@ impl Node {
         if peer.sealing.is_none() || peer.staged.is_empty() || self.data_path(slot).is_none() {
             return;
         }
-        let packets = self.peers.get_mut(slot).map(|p| p.staged.drain(now.mono)).unwrap_or_default();
+        let (packets, stale) = self.peers.get_mut(slot).map(|p| p.staged.drain(now.mono)).unwrap_or_default();
+        self.drops.add(DropReason::NoSession, stale as u64);
         for packet in packets {
             self.send_staged(slot, packet, now);
         }

@@ -32,10 +32,18 @@ impl Staged {
         full
     }
 
-    /// Takes all that are still worth sending, in order.
-    pub fn drain(&mut self, now: Instant) -> Vec<Vec<u8>> {
+    /// Takes all that are still worth sending, in order, and says how many were not.
+    pub fn drain(&mut self, now: Instant) -> (Vec<Vec<u8>>, usize) {
+        let waited = self.packets.len();
         let fresh = |at: &Instant| now.saturating_since(*at) <= MAX_AGE;
-        self.packets.drain(..).filter(|(at, _)| fresh(at)).map(|(_, p)| p).collect()
+        let packets: Vec<_> = self.packets.drain(..).filter(|(at, _)| fresh(at)).map(|(_, p)| p).collect();
+        let stale = waited - packets.len();
+        (packets, stale)
+    }
+
+    /// Packets that wait.
+    pub fn len(&self) -> usize {
+        self.packets.len()
     }
 
     /// When the last packet came.
@@ -49,6 +57,19 @@ impl Staged {
     }
 }
 
+/// What became of a packet for an unresolved destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Added {
+    /// It waits, the first for its destination, which has to be asked for.
+    New,
+    /// It waits like others for its destination,
+    Known,
+    /// and the oldest of them had to go.
+    InPlaceOfAnother,
+    /// Too many destinations are unresolved.
+    Refused,
+}
+
 /// Packets for overlay addresses the directory has been asked about.
 #[derive(Default, Debug)]
 pub struct Unresolved {
@@ -56,16 +77,18 @@ pub struct Unresolved {
 }
 
 impl Unresolved {
-    /// Adds a packet. `None` if there are too many destinations already, else whether this one is new and has to be
-    /// asked for.
-    pub fn push(&mut self, destination: IpAddr, packet: Vec<u8>, now: Instant) -> Option<bool> {
+    /// Adds a packet, if there is room for its destination.
+    pub fn push(&mut self, destination: IpAddr, packet: Vec<u8>, now: Instant) -> Added {
         let known = self.by_destination.contains_key(&destination);
         if !known && self.by_destination.len() >= MAX_DESTINATIONS {
-            return None;
+            return Added::Refused;
         }
         let (_, staged) = self.by_destination.entry(destination).or_insert_with(|| (now, Staged::default()));
-        staged.push(packet, MAX_STAGED_PER_DESTINATION, now);
-        Some(!known)
+        match (staged.push(packet, MAX_STAGED_PER_DESTINATION, now), known) {
+            (true, _) => Added::InPlaceOfAnother,
+            (false, true) => Added::Known,
+            (false, false) => Added::New,
+        }
     }
 
     /// The packets that waited for `destination`.
@@ -73,11 +96,16 @@ impl Unresolved {
         self.by_destination.remove(&destination).map(|(_, staged)| staged)
     }
 
-    /// Forgets destinations nobody answered for in time; returns how many.
+    /// Forgets destinations nobody answered for in time; returns how many packets go with them.
     pub fn expire(&mut self, now: Instant) -> usize {
-        let before = self.by_destination.len();
-        self.by_destination.retain(|_, (since, _)| now.saturating_since(*since) < MAX_AGE);
-        before - self.by_destination.len()
+        let in_time = |_: &IpAddr, (since, _): &mut (Instant, Staged)| now.saturating_since(*since) < MAX_AGE;
+        let waited = self.len();
+        self.by_destination.retain(in_time);
+        waited - self.len()
+    }
+
+    fn len(&self) -> usize {
+        self.by_destination.values().map(|(_, staged)| staged.len()).sum()
     }
 
     /// When the next destination is to be forgotten.
@@ -97,7 +125,7 @@ mod tests {
         assert!(!staged.push(vec![1], 2, Instant::ZERO));
         assert!(!staged.push(vec![2], 2, Instant::ZERO));
         assert!(staged.push(vec![3], 2, later));
-        assert_eq!(staged.drain(later), [vec![3]]);
+        assert_eq!(staged.drain(later), (vec![vec![3]], 1));
         assert!(staged.is_empty());
     }
 
@@ -105,18 +133,23 @@ mod tests {
     fn a_destination_is_asked_for_once_and_forgotten_in_time() {
         let mut unresolved = Unresolved::default();
         let a = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(unresolved.push(a, vec![1], Instant::ZERO), Some(true));
-        assert_eq!(unresolved.push(a, vec![2], Instant::ZERO), Some(false));
+        assert_eq!(unresolved.push(a, vec![1], Instant::ZERO), Added::New);
+        assert_eq!(unresolved.push(a, vec![2], Instant::ZERO), Added::Known);
         assert_eq!(unresolved.poll_timeout(), Some(Instant::ZERO + MAX_AGE));
-        assert_eq!(unresolved.expire(Instant::ZERO + MAX_AGE), 1);
+        for _ in 2..MAX_STAGED_PER_DESTINATION {
+            assert_eq!(unresolved.push(a, vec![3], Instant::ZERO), Added::Known);
+        }
+        assert_eq!(unresolved.push(a, vec![4], Instant::ZERO), Added::InPlaceOfAnother);
+        assert_eq!(unresolved.expire(Instant::ZERO + MAX_AGE), MAX_STAGED_PER_DESTINATION);
         assert!(unresolved.take(a).is_none());
     }
 
     #[test]
     fn a_scan_of_the_overlay_cannot_fill_memory() {
         let mut unresolved = Unresolved::default();
-        let refused = (0..1000u32)
-            .filter(|i| unresolved.push(IpAddr::from(i.to_be_bytes()), vec![], Instant::ZERO).is_none());
+        let refused = (0..1000u32).filter(|i| {
+            unresolved.push(IpAddr::from(i.to_be_bytes()), vec![], Instant::ZERO) == Added::Refused
+        });
         assert_eq!(refused.count(), 1000 - MAX_DESTINATIONS);
     }
 }
