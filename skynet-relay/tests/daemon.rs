@@ -17,6 +17,8 @@ use skynet_relay::clock::{Clock, os_rng};
 
 #[path = "daemon/operator.rs"]
 mod operator;
+#[path = "daemon/tls.rs"]
+mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,6 +68,8 @@ impl Relay {
             "127.0.0.1",
             "--range",
             "10.77.0.0/16",
+            "--tls-listen",
+            "off",
         ];
         Self::start(dir, &arguments)
     }
@@ -134,6 +138,11 @@ fn until<T>(
 }
 
 fn join(token: &str, name: &str) -> Node {
+    join_at(token, name, None)
+}
+
+/// Joins by the relay's own address, or by another that leads there.
+fn join_at(token: &str, name: &str, address: Option<SocketAddr>) -> Node {
     let clock = Clock::new();
     let mut rng = os_rng().unwrap();
     let node = NodeIdentity::random(None, &mut rng);
@@ -143,7 +152,11 @@ fn join(token: &str, name: &str) -> Node {
     let relay = enrolment.token().relays()[0];
     let config = ControlConfig {
         local: enrolment.node().static_secret.clone(),
-        targets: vec![ControlTarget { relay_no: 1, relay: relay.key, address: relay.address }],
+        targets: vec![ControlTarget {
+            relay_no: 1,
+            relay: relay.key,
+            address: address.unwrap_or(relay.address),
+        }],
     };
     let mut client = ControlClient::new(config, rng.fork(), clock.now().mono);
     client.join(enrolment.bundle().encode(), clock.now().mono);
@@ -169,6 +182,11 @@ impl Bound {
     fn new(node: &Node, relay: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(relay).unwrap();
+        Self::on(node, socket)
+    }
+
+    /// With a socket that is connected to what leads to the relay.
+    fn on(node: &Node, socket: UdpSocket) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let clock = node.clock;
         let config = RelayClientConfig {

@@ -163,6 +163,7 @@ impl World {
                 Some(NodeEvent::ConnectControl(_)) => self.connect(),
                 Some(NodeEvent::SendControl(bytes)) => self.heard(&bytes),
                 Some(NodeEvent::CloseControl) => self.channel = None,
+                Some(NodeEvent::OpenCarrier { .. }) => self.node.carrier_closed(self.now),
                 Some(NodeEvent::Persist(blob)) => {
                     let kept = Credentials::decode(&blob).expect("what is kept can be read again");
                     assert!(kept.member(NOW).is_ok(), "credentials nobody would accept");
@@ -173,6 +174,7 @@ impl World {
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
+                    | NodeEvent::CloseCarrier
                     | NodeEvent::PersistPeers(_)
                     | NodeEvent::PersistRoster(_)
                     | NodeEvent::LookAround

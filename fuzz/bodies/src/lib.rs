@@ -10,6 +10,7 @@
 //! the code makes: the replay test demands that of the seeds, so they cannot go stale unseen. Bodies know the keys
 //! and rebuild MACs, seals and signatures around the fuzzer's bytes where a random search would never pass them.
 
+pub mod carrier;
 pub mod chunk;
 pub mod control;
 pub mod hostile_relay;
@@ -41,6 +42,8 @@ pub type Seed = (String, Vec<u8>);
 pub const TARGETS: &[Target] = &[
     Target { name: "binding", run: wire::binding, seeds: seeds::binding },
     Target { name: "bundle", run: member::bundle, seeds: seeds::bundle },
+    Target { name: "carrier_head", run: carrier::head, seeds: seeds::carrier_head },
+    Target { name: "carrier_stream", run: carrier::stream, seeds: seeds::carrier_stream },
     Target { name: "chain", run: member::chain, seeds: seeds::chain },
     Target { name: "chunk", run: chunk::chunk, seeds: seeds::chunk },
     Target { name: "control_channel", run: control::channel, seeds: seeds::control_channel },

@@ -258,6 +258,37 @@ pub fn control_message() -> Vec<Seed> {
     named(messages.map(|(name, message)| (name, message.encode(77).expect("a short message"))))
 }
 
+/// Heads as nodes, relays and proxies write them.
+pub fn carrier_head() -> Vec<Seed> {
+    use skynet_core::carrier::http;
+    use skynet_core::control::channel::Purpose;
+    named([
+        ("control", http::upgrade_request(Purpose::Control, "203.0.113.10:443")),
+        ("frames", http::upgrade_request(Purpose::Frames, "relay.example:443")),
+        ("answer", http::upgrade_answer()),
+        ("connect", http::connect_request("[2001:db8::1]:443", Some("me:s3cret"))),
+        ("proxy", b"HTTP/1.0 200 Connection established\r\nProxy-Agent: x\r\n\r\n".to_vec()),
+        ("page", http::page(http::Status::Ok, false)),
+    ])
+}
+
+/// Lists of frames.
+pub fn carrier_stream() -> Vec<Seed> {
+    let packed = |frames: &[&[u8]]| {
+        let mut out = Vec::new();
+        for frame in frames {
+            out.extend_from_slice(&(frame.len() as u16).to_be_bytes());
+            out.extend_from_slice(frame);
+        }
+        out
+    };
+    named([
+        ("keep", packed(&[&[0xAC; 16]])),
+        ("data", packed(&[&[0xA1, 1, 0, 7, 10, 77, 0, 1, 4, 0, 0, 0], &[0xA1; 40]])),
+        ("hello", packed(&[&[0xA8; 96], &[0xAA; 112], &[0xAB; 64]])),
+    ])
+}
+
 /// The recorded conversation, from either end, whole and begun.
 pub fn control_channel() -> Vec<Seed> {
     fn pieces(mode: u8, bytes: &[u8]) -> Vec<u8> {

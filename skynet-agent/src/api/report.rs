@@ -146,6 +146,12 @@ pub struct RelayReport {
     pub rtt_us: Option<u64>,
     /// Our address as it sees it.
     pub observed: Option<String>,
+    /// How packets get there: `udp`, `tls` (port 443) or `tls by proxy HOST:PORT`.
+    #[serde(default)]
+    pub transport: String,
+    /// Why not by UDP, and why not at all.
+    #[serde(default)]
+    pub transport_reason: Option<String>,
 }
 
 /// What `netcheck` asks of a running agent.

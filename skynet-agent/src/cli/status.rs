@@ -63,8 +63,12 @@ fn render(status: &StatusReport) -> String {
         let control = if relay.control { "joined" } else { "not joined" };
         let bound = if relay.bound { "bound" } else { "not bound" };
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
+        let by = if matches!(relay.transport.as_str(), "udp" | "") { "" } else { &relay.transport };
+        let by = if by.is_empty() { String::new() } else { format!("  by {by}") };
+        let why = relay.transport_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let draining = if relay.draining { "  draining" } else { "" };
-        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}{draining}", relay.relay, relay.address);
+        let (no, address) = (relay.relay, &relay.address);
+        let _ = writeln!(out, "relay {no}  {address}  {control}, {bound}{rtt}{draining}{by}{why}");
     }
     for line in refused_lines(&status.refused) {
         let _ = writeln!(out, "{line}");
@@ -195,6 +199,8 @@ mod tests {
                 draining: false,
                 rtt_us: Some(900),
                 observed: None,
+                transport: "udp".to_owned(),
+                transport_reason: None,
             }],
             peers: vec![
                 peer("b1", "direct", Some("198.51.100.7:41820")),

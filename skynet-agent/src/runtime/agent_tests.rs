@@ -52,6 +52,7 @@ fn node_with_a_due_timer() -> Node {
 
 fn agent(dir: &Path) -> (Agent, QueueSink) {
     let config = Config {
+        tls: Default::default(),
         state_dir: dir.join("state"),
         socket: dir.join("sock"),
         token: None,
@@ -97,7 +98,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         offload_faults: OffloadFaults::default(),
         local_addresses: Vec::new(),
         tun_mtu: 1_360,
-        stream: ControlStream::new(),
+        stream: ControlStream::new(Default::default()),
+        carrier: Carrier::new(Default::default()),
         phase: AgentState::Up,
         is_enrolling: false,
         token_mark: None,

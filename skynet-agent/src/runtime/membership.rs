@@ -140,6 +140,7 @@ impl Agent {
             }
         };
         self.stream.close();
+        self.carrier.close();
         self.remove_interface().await;
         self.engine = None;
         self.token_mark = Some(mark);

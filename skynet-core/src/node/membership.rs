@@ -225,9 +225,30 @@ impl MembershipAgent {
         }
     }
 
+    /// Whether manifest, or token, lists this address, but not for the first relay.
+    pub(super) fn is_further_relay(&self, address: SocketAddr) -> bool {
+        match &self.phase {
+            Phase::Member { credentials, .. } => {
+                let further = credentials.trust().manifest().relays.iter().skip(1);
+                further.flat_map(|r| &r.addresses).any(|a| *a == address)
+            }
+            Phase::Enrolling(e) => {
+                let named = e.token().relays();
+                let first = named.first().map(|r| r.relay_no);
+                named.iter().any(|r| r.address == address && Some(r.relay_no) != first)
+            }
+            Phase::Failed => false,
+        }
+    }
+
     /// The relay on whose control channel we are joined.
     pub(super) fn control_relay(&self) -> Option<u16> {
         self.control.target().filter(|_| self.control.is_joined()).map(|t| t.relay_no)
+    }
+
+    /// The key that the relay of the control channel proves itself by.
+    pub(super) fn relay_key(&self) -> Option<PublicKey> {
+        self.control.target().map(|t| t.relay)
     }
 
     /// Whether a relay's control channel is open and we are joined on it.

@@ -9,6 +9,7 @@
 //! [`Node::inquire`]. *Polls*: after any of the others drain [`Node::poll_transmit`], then [`Node::poll_event`], in that
 //! order, then read [`Node::poll_timeout`]. `now` never goes back.
 
+mod carrier;
 mod config;
 pub mod directory;
 mod event;
@@ -56,6 +57,7 @@ pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
+use crate::carrier::Way;
 use crate::drop::{DropCounters, DropReason};
 use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
@@ -395,6 +397,22 @@ impl Node {
         self.settle(now);
     }
 
+    /// [`NodeEvent::OpenCarrier`] was done: datagrams to `address`, of this host, go into the stream, which takes this
+    /// way.
+    pub fn carrier_opened(&mut self, address: SocketAddr, way: Way, now: Now) {
+        self.ports.relays.carrier_opened(address, way, &mut self.rng, now.mono);
+        self.dirty = true;
+        self.settle(now);
+    }
+
+    /// [`NodeEvent::OpenCarrier`] could not be done, or the stream has ended. It is asked for again if it is still
+    /// wanted.
+    pub fn carrier_closed(&mut self, now: Now) {
+        self.ports.relays.carrier_closed(&mut self.rng, now.mono);
+        self.dirty = true;
+        self.settle(now);
+    }
+
     /// Forgets every session at once: after a suspend, or when this machine may be a copy. Nothing is sent with an old
     /// key afterwards. Randomness starts anew from `seed`.
     pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
@@ -470,15 +488,15 @@ impl Node {
     ) -> Result<(), DropReason> {
         match Wire::of(datagram) {
             Wire::RelayUpkeep => {
-                let (_, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
-                client.handle_datagram(datagram, now.mono);
+                let found = self.ports.client_of(port, from).and_then(|(_, client)| client);
+                found.ok_or(DropReason::BadRelayHeader)?.handle_datagram(datagram, now.mono);
                 Ok(())
             }
             Wire::RelayData => {
                 let (relay, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
                 let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
                 // Only our session's number tells that the relay itself is alive; its address can be forged.
-                if client.gen_no() == Some(header.gen_no) {
+                if let Some(client) = client.filter(|c| c.gen_no() == Some(header.gen_no)) {
                     client.note_data_received(now.mono);
                 }
                 let path = PathSource::Relayed { relay: relay.0, sender: header.node_no };

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use crate::control::message::Welcome;
 use crate::id::{MAX_PORTS, PortNo, RelayNo};
+use crate::key::PublicKey;
 use crate::node::relay_set::{Relay, RelaySet, RelaySetEvent};
 use crate::node::{NodeEvent, Transmit};
 use crate::path::{Candidate, CandidateKind, MAX_CANDIDATES};
@@ -85,10 +86,10 @@ impl Ports {
         self.relays.home()
     }
 
-    /// Port 0's session at the home relay.
+    /// Port 0's session at the home relay: by UDP, or by a stream while only that is open.
     pub(super) fn main_client(&self) -> Option<(&Relay, &RelayClient)> {
         let relay = self.relays.home()?;
-        Some((relay, relay.client.as_ref()?))
+        Some((relay, self.relays.session(relay.no)?.1))
     }
 
     /// The header of a frame by port 0's session at this relay, and where it goes; `None` while that is down.
@@ -98,21 +99,22 @@ impl Ports {
         node_no: u32,
         class: Class,
     ) -> Option<(SocketAddr, [u8; DATA_HEADER_LEN])> {
-        let relay = self.relays.get(relay)?;
-        Some((relay.address, relay.client.as_ref()?.data_header(node_no, class, 0)?))
+        let (address, client) = self.relays.session(relay)?;
+        Some((address, client.data_header(node_no, class, 0)?))
     }
 
-    /// The session of `port`, if `from` is its relay's address.
+    /// The session of `port`, if `from` is its relay's address, or the stream's that leads there; a stream that is being
+    /// left has none any more.
     pub(super) fn client_of(
         &mut self,
         port: PortNo,
         from: SocketAddr,
-    ) -> Option<(RelayNo, &mut RelayClient)> {
+    ) -> Option<(RelayNo, Option<&mut RelayClient>)> {
         if port == PortNo(0) {
             return self.relays.client_at(from);
         }
         let (relay, _) = self.further_at.filter(|(_, address)| *address == from)?;
-        Some((relay, self.ports.get_mut(usize::from(port.0))?.client.as_mut()?))
+        Some((relay, Some(self.ports.get_mut(usize::from(port.0))?.client.as_mut()?)))
     }
 
     /// Open, and it is known, or was waited for long enough, how the relay sees it.
@@ -130,12 +132,12 @@ impl Ports {
         self.observed_by(PortNo(0))
     }
 
-    /// How home sees port 0, or another relay while home does not; how home sees a further port.
+    /// How home sees port 0 by UDP, or another relay while home does not; how home sees a further port.
     fn observed_by(&self, port: PortNo) -> Option<SocketAddr> {
         if port != PortNo(0) {
             return self.ports.get(usize::from(port.0))?.client.as_ref()?.observed();
         }
-        let home = self.main_client().and_then(|(_, client)| client.observed());
+        let home = self.relays.home().and_then(|r| r.client.as_ref()?.observed());
         home.or_else(|| self.relays.active().find_map(|(_, client)| client.observed()))
     }
 
@@ -222,7 +224,7 @@ impl Ports {
     pub(super) fn set_ticket(
         &mut self,
         welcome: &Welcome,
-        relays: &[(RelayNo, SocketAddr)],
+        relays: &[(RelayNo, SocketAddr, PublicKey)],
         rng: &mut Rng,
         now: Instant,
     ) {
@@ -262,6 +264,15 @@ impl Ports {
             changed |= port.unused.is_some_and(|since| now >= since + CLOSE_AFTER);
         }
         changed
+    }
+
+    /// Opens a stream if UDP is dead, leaves it if it is not, and has UDP tried in no hurry meanwhile.
+    pub(super) fn tend_carrier(&mut self, control: Option<RelayNo>, now: Instant) {
+        self.relays.tend_carrier(control, now);
+        let unhurried = self.relays.is_unhurried();
+        for client in self.ports.iter_mut().filter_map(|port| port.client.as_mut()) {
+            client.set_unhurried(unhurried, now);
+        }
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -354,9 +365,9 @@ impl Ports {
         self.relay_events.pop_front()
     }
 
-    /// A port to open or close.
+    /// A port, or a stream, to open or close.
     pub(super) fn poll_event(&mut self) -> Option<NodeEvent> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.relays.poll_carrier())
     }
 
     /// When to look here again.

@@ -9,16 +9,21 @@
 //!
 //! Who is kept stays unless another is clearly nearer. While fewer than two are up the trial goes on, for ever. A relay
 //! that drains counts as the farthest. What peers are told is what is up, in milliseconds that noise does not change.
+//! While none is up by UDP, there is one session by a stream ([`stream`]).
 
 use core::net::SocketAddr;
 
 use crate::control::message::Welcome;
 use crate::id::{PortNo, RelayNo};
+use crate::key::PublicKey;
+use crate::node::carrier::Carrier;
 use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent, steady_ms};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, earliest};
 use crate::wire::probe::RelayRtt;
 use crate::wire::relay::TICKET_LEN;
+
+mod stream;
 
 /// Sessions at once; also what CALL and record can tell.
 pub(super) const MAX_SESSIONS: usize = crate::wire::probe::MAX_RELAYS;
@@ -27,6 +32,8 @@ const KEPT: usize = 2;
 /// A relay that does not answer within this time is not near.
 const TRIAL: Duration = Duration::from_secs(3);
 const TRIAL_EVERY: Duration = Duration::from_secs(300);
+/// While frames go by a stream: as often as UDP is tried at relays that are not let go.
+const STREAM_TRIAL_EVERY: Duration = Duration::from_secs(60);
 /// A session for the sake of a peer is kept for so long after it was needed last.
 const WANTED: Duration = Duration::from_secs(300);
 /// So long the first session may take: HELLO to a relay that is there is answered after its second repetition at last.
@@ -41,6 +48,9 @@ const MARGIN_PART: u16 = 5;
 pub(super) struct Relay {
     pub(super) no: RelayNo,
     pub(super) address: SocketAddr,
+    /// What it proves itself by.
+    pub(super) key: PublicKey,
+    /// The session by UDP.
     pub(super) client: Option<RelayClient>,
     /// One of the two nearest.
     kept: bool,
@@ -74,9 +84,15 @@ pub(super) struct RelaySet {
     expected_until: Instant,
     /// What is told, or home, is another, and nobody has heard yet.
     changed: bool,
+    carrier: Carrier,
 }
 
 impl Relay {
+    /// One without a session.
+    pub(super) fn at(no: RelayNo, address: SocketAddr, key: PublicKey) -> Self {
+        Self { no, address, key, client: None, kept: false, wanted_until: Instant::ZERO, told: None }
+    }
+
     fn is_up(&self) -> bool {
         self.client.as_ref().is_some_and(RelayClient::is_up)
     }
@@ -115,15 +131,18 @@ impl RelaySet {
         self.relays.iter().find(|r| r.no == no)
     }
 
-    /// Those with a session, or about to have one.
+    /// Those with a session by UDP, or about to have one.
     pub(super) fn active(&self) -> impl Iterator<Item = (&Relay, &RelayClient)> {
         self.relays.iter().filter_map(|r| Some((r, r.client.as_ref()?)))
     }
 
-    /// The session at this address.
-    pub(super) fn client_at(&mut self, address: SocketAddr) -> Option<(RelayNo, &mut RelayClient)> {
+    /// The session at this address, or the stream's that leads there; a stream that is being left has none any more.
+    pub(super) fn client_at(&mut self, address: SocketAddr) -> Option<(RelayNo, Option<&mut RelayClient>)> {
+        if self.carrier.address() == Some(address) {
+            return Some((self.carrier.relay()?, self.carrier.client_of(address)));
+        }
         let relay = self.relays.iter_mut().find(|r| r.address == address)?;
-        Some((relay.no, relay.client.as_mut()?))
+        Some((relay.no, Some(relay.client.as_mut()?)))
     }
 
     /// What peers are told, and what the choice of a pair's relay reckons with.
@@ -134,7 +153,7 @@ impl RelaySet {
 
     /// Until when a session that is not up may be expected to come up.
     pub(super) fn expected_until(&self) -> Option<Instant> {
-        (!self.relays.iter().any(Relay::is_up)).then_some(self.expected_until)
+        (!self.udp_is_up() && self.stream().is_none()).then_some(self.expected_until)
     }
 
     // ── What happened ──────────────────────────────────────────────────────────────────────────────────────────
@@ -143,13 +162,13 @@ impl RelaySet {
     pub(super) fn set_ticket(
         &mut self,
         welcome: &Welcome,
-        relays: &[(RelayNo, SocketAddr)],
+        relays: &[(RelayNo, SocketAddr, PublicKey)],
         rng: &mut Rng,
         now: Instant,
     ) -> bool {
         let clock = RelayClock::new(welcome.relay_unix_ms, now);
         let (ticket, bind_key): ([u8; TICKET_LEN], _) = (welcome.ticket, welcome.bind_key.clone());
-        self.relays.retain(|r| relays.contains(&(r.no, r.address)));
+        self.relays.retain(|r| relays.contains(&(r.no, r.address, r.key)));
         for relay in &mut self.relays {
             if let Some(client) = &mut relay.client {
                 client.set_ticket(ticket, bind_key.clone(), clock);
@@ -157,13 +176,12 @@ impl RelaySet {
                 client.rebind(now);
             }
         }
-        for &(no, address) in relays {
+        for &(no, address, key) in relays {
             if self.get(no).is_none() {
-                let wanted_until = Instant::ZERO;
-                let relay = Relay { no, address, client: None, kept: false, wanted_until, told: None };
-                self.relays.push(relay);
+                self.relays.push(Relay::at(no, address, key));
             }
         }
+        self.keep_stream(welcome, now);
         self.relays.sort_by_key(|r| r.no);
         let relay_no = welcome.relay_no;
         if self.ticket.replace(RelayClientConfig { relay_no, lane: 0, ticket, bind_key, clock }).is_none() {
@@ -178,6 +196,7 @@ impl RelaySet {
 
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, rng: &mut Rng, now: Instant) {
+        self.carrier.handle_timeout(now);
         let mut due = false;
         for client in self.relays.iter_mut().filter_map(|r| r.client.as_mut()) {
             if client.poll_timeout().is_some_and(|(at, _)| at <= now) {
@@ -200,6 +219,7 @@ impl RelaySet {
     pub(super) fn move_on(&mut self, now: Instant) {
         self.relays.iter_mut().filter_map(|r| r.client.as_mut()).for_each(RelayClient::forget_rtt);
         self.rebind(now);
+        self.carrier.check(now);
     }
 
     /// Every session is bound again: a NAT may see us elsewhere.
@@ -233,18 +253,25 @@ impl RelaySet {
     pub(super) fn further_client(&self, port: PortNo, rng: &mut Rng, now: Instant) -> Option<RelayClient> {
         let relay_no = self.home()?.no.0;
         let config = RelayClientConfig { relay_no, lane: port.0, ..self.ticket.clone()? };
-        Some(RelayClient::new(config, rng.fork(), now))
+        let mut client = RelayClient::new(config, rng.fork(), now);
+        client.set_unhurried(self.carrier.is_up(), now);
+        Some(client)
     }
 
     // ── What now? ──────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The next datagram, and for whom.
     pub(super) fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
-        self.relays.iter_mut().find_map(|r| Some((r.address, r.client.as_mut()?.poll_transmit()?)))
+        let by_udp =
+            self.relays.iter_mut().find_map(|r| Some((r.address, r.client.as_mut()?.poll_transmit()?)));
+        by_udp.or_else(|| self.carrier.poll_transmit())
     }
 
     /// The next change.
     pub(super) fn poll_event(&mut self, rng: &mut Rng, now: Instant) -> Option<RelaySetEvent> {
+        if let Some(event) = self.poll_stream_session(rng, now) {
+            return Some(event);
+        }
         let next = |r: &mut Relay| Some((r.no, r.client.as_mut()?.poll_event()?));
         let Some((no, event)) = self.relays.iter_mut().find_map(next) else {
             return core::mem::take(&mut self.changed).then_some(RelaySetEvent::Changed);
@@ -277,7 +304,8 @@ impl RelaySet {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let clients = self.active().filter_map(|(_, client)| client.poll_timeout());
         let clients = clients.map(|(at, _)| at).min();
-        [self.trial_until, self.next_trial].into_iter().fold(clients, earliest)
+        let carrier = self.carrier.poll_timeout();
+        [self.trial_until, self.next_trial, carrier].into_iter().fold(clients, earliest)
     }
 
     // ── Trials ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,10 +349,12 @@ impl RelaySet {
                 relay.client = None;
             }
         }
-        if enough || all_tried {
+        let by_stream = self.stream().is_some();
+        if enough || all_tried || by_stream {
             // All agents of a cloud must not ask in the same second.
-            let jitter = Duration::from_millis(rng.below(TRIAL_EVERY.as_millis() as u64 / 5));
-            self.next_trial = (self.relays.len() > KEPT).then(|| now + TRIAL_EVERY + jitter);
+            let pause = if by_stream { STREAM_TRIAL_EVERY } else { TRIAL_EVERY };
+            let jitter = Duration::from_millis(rng.below(pause.as_millis() as u64 / 5));
+            self.next_trial = (self.relays.len() > KEPT).then(|| now + pause + jitter);
         } else {
             self.begin_trial(rng, now);
         }
@@ -336,10 +366,14 @@ impl RelaySet {
         let before = (self.told(), self.home);
         let usable = |r: &Relay| r.is_up() && !r.is_draining();
         let any = self.relays.iter().any(usable);
+        let stream = self.stream_rtt();
         for relay in &mut self.relays {
             let tells = if any { usable(relay) } else { relay.is_up() };
-            let least = relay.client.as_ref().and_then(RelayClient::least_rtt);
             let tells = tells && (relay.kept || relay.wanted_until > Instant::ZERO);
+            let (tells, least) = match stream {
+                Some((no, least)) => (no == relay.no, least),
+                None => (tells, relay.client.as_ref().and_then(RelayClient::least_rtt)),
+            };
             // Until it is measured again, what was told holds.
             let measured = least.map(|rtt| steady_ms(relay.told, rtt)).or(relay.told);
             relay.told = measured.filter(|_| tells);

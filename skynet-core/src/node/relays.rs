@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 
 use crate::control::message::Welcome;
 use crate::id::{PeerSlot, PortNo, RelayNo};
+use crate::key::PublicKey;
 use crate::node::peers::Peer;
 use crate::node::relay_set::RelaySetEvent;
 use crate::node::{Node, NodeEvent};
@@ -23,17 +24,18 @@ impl Node {
         let control = self.control_address.filter(outside);
         let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
         let listed = manifest.into_iter().flat_map(|m| &m.relays);
-        let mut relays: Vec<(RelayNo, SocketAddr)> = listed
+        let mut relays: Vec<(RelayNo, SocketAddr, PublicKey)> = listed
             .filter_map(|r| {
                 let addresses: Vec<_> = r.addresses.iter().copied().filter(outside).collect();
-                Some((RelayNo(r.relay_no), reachable(&addresses, control)?))
+                Some((RelayNo(r.relay_no), reachable(&addresses, control)?, r.key))
             })
             .collect();
         // One that the manifest does not list is where it was reached.
         let no = RelayNo(welcome.relay_no);
-        if relays.iter().all(|(listed, _)| *listed != no) {
-            match control {
-                Some(address) => relays.push((no, address)),
+        if relays.iter().all(|(listed, ..)| *listed != no) {
+            let key = self.membership.as_ref().and_then(|m| m.relay_key());
+            match control.zip(key) {
+                Some((address, key)) => relays.push((no, address, key)),
                 None => self.events.push_back(NodeEvent::Alarm(format!(
                     "relay {} has no address but in the overlay's own range, so nothing is relayed by it; the cure: give it another --public-address",
                     welcome.relay_no
@@ -47,7 +49,10 @@ impl Node {
 
     /// Sends what the ports have for relays, and takes what they learned of them.
     pub(super) fn drain_relay(&mut self, now: Now) {
+        let before = self.ports.relays.transport();
+        self.tend_carrier(now);
         while let Some(port) = self.ports.poll_changed(&mut self.rng, now.mono) {
+            self.tend_carrier(now);
             if port == PortNo(0) {
                 self.dirty = true;
                 self.on_relay_changed(now);
@@ -66,6 +71,26 @@ impl Node {
         }
         while let Some(transmit) = self.ports.poll_transmit() {
             self.transmits.push_back(transmit);
+        }
+        let after = self.ports.relays.transport();
+        self.dirty |= before != after;
+        if before.0 != after.0 {
+            self.on_transport_changed(now);
+        }
+    }
+
+    fn tend_carrier(&mut self, now: Now) {
+        let control = self.membership.as_ref().and_then(|m| m.control_relay()).map(RelayNo);
+        self.ports.tend_carrier(control, now.mono);
+    }
+
+    /// Frames of the relay take another way, which carries other sizes.
+    fn on_transport_changed(&mut self, now: Now) {
+        for slot in self.peers.slots() {
+            if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
+                path.handle_relay_transport(now);
+            }
+            self.drain_path(slot, now);
         }
     }
 
@@ -104,7 +129,7 @@ impl Node {
             peer.agent(PortNo(0)).map(|p| p.peer_relays().to_vec()).unwrap_or_default();
         let chosen = peer.relay.choose(&mine, &theirs, now.mono);
         let relays = &self.ports.relays;
-        let own_rtt = |no| relays.get(no).and_then(|r| r.client.as_ref()?.rtt());
+        let own_rtt = |no| relays.session(no).and_then(|(_, client)| client.rtt());
         let path = chosen.map(|relay_no| RelayPath {
             relay_no,
             node_no: node_no.0,

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::carrier::Way;
 use crate::forwarding::{Framing, UNKNOWN_MTU};
 use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
@@ -49,8 +50,10 @@ pub struct RelayStatus {
     pub up: bool,
     /// Round trip.
     pub rtt: Option<Duration>,
-    /// Our address as it sees it.
+    /// Our address as it sees it, by UDP.
     pub observed: Option<SocketAddr>,
+    /// By which way frames go if not by UDP, because no UDP comes back.
+    pub stream: Option<Way>,
     /// The one whose word counts, and the first for peers that tell none.
     pub home: bool,
     /// Whether it has said that it is going away.
@@ -170,16 +173,18 @@ impl Node {
 
     fn relay_status(&self) -> Vec<RelayStatus> {
         let home = self.ports.relay().map(|r| r.no);
+        let stream = self.ports.relays.stream();
         let status = |(relay, client): (&Relay, &RelayClient)| RelayStatus {
             relay_no: relay.no.0,
             address: relay.address,
             up: client.is_up(),
             rtt: client.rtt(),
-            observed: client.observed(),
+            observed: relay.client.as_ref().and_then(RelayClient::observed),
+            stream: stream.filter(|(no, _)| *no == relay.no).map(|(_, way)| way),
             home: home == Some(relay.no),
             draining: client.is_draining(),
         };
-        let mut all: Vec<RelayStatus> = self.ports.relays.active().map(status).collect();
+        let mut all: Vec<RelayStatus> = self.ports.relays.sessions().map(status).collect();
         all.sort_by_key(|r| (!r.home, r.relay_no));
         all
     }

@@ -179,7 +179,7 @@ impl Node {
         }
         End {
             host,
-            relay_up: self.ports.relays.active().any(|(_, client)| client.is_up()),
+            relay_up: self.ports.relays.sessions().any(|(_, client)| client.is_up()),
             observed: self.ports.observed(),
             clock_ahead_s: self.clock_ahead_s(),
             ..End::default()
@@ -194,6 +194,11 @@ impl Node {
     /// Where relays may be reached, as far as this node knows.
     pub fn relay_addresses(&self) -> Vec<SocketAddr> {
         self.membership.as_ref().map(|m| m.relay_addresses()).unwrap_or_default()
+    }
+
+    /// Whether this is the address of a relay that is not the first.
+    pub fn is_further_relay(&self, address: SocketAddr) -> bool {
+        self.membership.as_ref().is_some_and(|m| m.is_further_relay(address))
     }
 
     fn is_connected(&self) -> bool {

@@ -34,6 +34,8 @@ const RETRANSMIT_MS: [u64; 4] = [250, 500, 1000, 2000];
 /// Longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The wait between two attempts while the session goes by another way.
+const UNHURRIED: Duration = Duration::from_secs(60);
 /// The relay accepts a cookie for at least this long (its secret changes every 120 s and the previous one counts).
 const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
 /// Whatever the relay says: NATs forget in 30 s, and more often than every 5 s is waste.
@@ -160,6 +162,8 @@ pub struct RelayClient {
     used_until: Instant,
     draining: bool,
     backoff: Duration,
+    /// Frames travel by another way meanwhile.
+    unhurried: bool,
     last_hint: Option<Instant>,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<RelayEvent>,
@@ -184,6 +188,7 @@ impl RelayClient {
             used_until: Instant::ZERO,
             draining: false,
             backoff: FIRST_BACKOFF,
+            unhurried: false,
             last_hint: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -289,6 +294,23 @@ impl RelayClient {
     pub fn rebind(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);
         self.begin(now);
+    }
+
+    /// Whether frames travel by another way: then an attempt a minute is enough.
+    pub fn set_unhurried(&mut self, unhurried: bool, now: Instant) {
+        let was = core::mem::replace(&mut self.unhurried, unhurried);
+        if was && !unhurried && matches!(self.attempt, Attempt::Wait { .. }) {
+            self.backoff = FIRST_BACKOFF;
+            self.begin(now);
+        }
+    }
+
+    /// Asks at once whether the relay is still there.
+    pub fn check(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if let Some(session) = self.session.as_mut().filter(|s| s.unanswered.is_none()) {
+            session.next_keep = now;
+        }
     }
 
     /// The next datagram for the relay.
@@ -458,8 +480,9 @@ impl RelayClient {
             self.attempt = Attempt::None;
         } else {
             self.cookie = None;
-            let jitter = Duration::from_millis(self.rng.below(self.backoff.as_millis() as u64 / 4 + 1));
-            self.attempt = Attempt::Wait { until: now + self.backoff.saturating_sub(jitter) };
+            let pause = if self.unhurried { UNHURRIED } else { self.backoff };
+            let jitter = Duration::from_millis(self.rng.below(pause.as_millis() as u64 / 4 + 1));
+            self.attempt = Attempt::Wait { until: now + pause.saturating_sub(jitter) };
             self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         }
     }

@@ -14,4 +14,5 @@ mod metrics;
 pub mod port;
 mod sockaddr;
 mod status;
+pub mod tls;
 pub mod udp;

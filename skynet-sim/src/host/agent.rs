@@ -379,6 +379,9 @@ impl AgentHost {
                     self.commands.push_back((id, StreamCommand::Send(bytes)));
                 }
             }
+            // No TLS in this world.
+            NodeEvent::OpenCarrier { .. } => running.node.carrier_closed(now),
+            NodeEvent::CloseCarrier => {}
             NodeEvent::CloseControl => self.close_control(),
             NodeEvent::Persist(credentials) => self.persisted.credentials = Some(credentials),
             NodeEvent::PersistFloors(floors) => self.persisted.floors = floors,

@@ -54,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         manifest: Manifest::clone(network.trust.manifest()),
         status_socket: None,
         config: Config::default(),
+        tls: None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {

@@ -27,6 +27,7 @@ mod relay;
 mod relays;
 mod restart;
 mod sinks;
+mod tls;
 mod tokens;
 mod trains;
 mod why;
