@@ -450,6 +450,8 @@ impl RelayClient {
     fn heard(&mut self) {
         if let Some(session) = &mut self.session {
             session.unanswered = None;
+            // An answer later than the next KEEP is due leaves no deadline in the past.
+            session.next_keep = session.next_keep.max(self.last_now);
         }
     }
 
