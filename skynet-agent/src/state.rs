@@ -4,6 +4,7 @@
 //! credentials   0600  identity, keys and documents, opaque to the agent
 //! floor         0600  handshake timestamp and probe start that were used already
 //! peers         0600  numbers of the peers talked to last, a hint
+//! roster        0600  signed documents of other members, for a start without any relay
 //! lock          0600  held while an agent runs on this directory
 //! ```
 //! Each file is an envelope: magic, kind, BLAKE2s-256 of the content, content. A file that is damaged, readable by
@@ -172,6 +173,23 @@ impl StateDir {
         let content: Vec<u8> = peers.iter().flat_map(|peer| peer.0.to_be_bytes()).collect();
         write(&self.path, "peers", Kind::Peers, &content)
     }
+
+    /// Documents of other members. The core checks them; a file that cannot be used is as good as none.
+    pub fn load_roster(&self) -> Vec<u8> {
+        let content = read(&self.path.join("roster"), Kind::Roster).unwrap_or_else(|e| {
+            tracing::debug!(%e, "the members of the run before are not known");
+            None
+        });
+        content.unwrap_or_default()
+    }
+
+    /// Replaces the documents of other members.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save_roster(&self, roster: &[u8]) -> Result<(), StateError> {
+        write(&self.path, "roster", Kind::Roster, roster)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -180,6 +198,7 @@ enum Kind {
     Credentials = 1,
     Floor = 2,
     Peers = 3,
+    Roster = 4,
 }
 
 fn io_error(path: &Path, source: io::Error) -> StateError {

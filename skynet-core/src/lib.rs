@@ -8,6 +8,7 @@
 
 pub mod allowed_ips;
 pub mod batch;
+pub mod carrier;
 pub mod chunk;
 pub mod constants;
 pub mod control;

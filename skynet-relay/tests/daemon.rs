@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use skynet_core::control::message::{Lookup, Welcome};
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
 use skynet_core::member::{Bundle, Credentials, Enrolment, JoinToken, Name, NodeIdentity};
 use skynet_core::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
 use skynet_core::wire::relay::{Class, Frame};
@@ -17,6 +17,8 @@ use skynet_relay::clock::{Clock, os_rng};
 
 #[path = "daemon/operator.rs"]
 mod operator;
+#[path = "daemon/tls.rs"]
+mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,6 +68,8 @@ impl Relay {
             "127.0.0.1",
             "--range",
             "10.77.0.0/16",
+            "--tls-listen",
+            "off",
         ];
         Self::start(dir, &arguments)
     }
@@ -134,6 +138,11 @@ fn until<T>(
 }
 
 fn join(token: &str, name: &str) -> Node {
+    join_at(token, name, None)
+}
+
+/// Joins by the relay's own address, or by another that leads there.
+fn join_at(token: &str, name: &str, address: Option<SocketAddr>) -> Node {
     let clock = Clock::new();
     let mut rng = os_rng().unwrap();
     let node = NodeIdentity::random(None, &mut rng);
@@ -143,8 +152,11 @@ fn join(token: &str, name: &str) -> Node {
     let relay = enrolment.token().relays()[0];
     let config = ControlConfig {
         local: enrolment.node().static_secret.clone(),
-        relay: relay.key,
-        addresses: vec![relay.address],
+        targets: vec![ControlTarget {
+            relay_no: 1,
+            relay: relay.key,
+            address: address.unwrap_or(relay.address),
+        }],
     };
     let mut client = ControlClient::new(config, rng.fork(), clock.now().mono);
     client.join(enrolment.bundle().encode(), clock.now().mono);
@@ -170,6 +182,11 @@ impl Bound {
     fn new(node: &Node, relay: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(relay).unwrap();
+        Self::on(node, socket)
+    }
+
+    /// With a socket that is connected to what leads to the relay.
+    fn on(node: &Node, socket: UdpSocket) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let clock = node.clock;
         let config = RelayClientConfig {
@@ -411,4 +428,86 @@ fn the_running_relay_cannot_read_the_root_key() {
     let operator = std::fs::metadata(dir.join("operator")).unwrap();
     assert_eq!((operator.uid(), operator.mode() & 0o777), (0, 0o700));
     assert_eq!(std::fs::metadata(dir.join("operator/root.key")).unwrap().mode() & 0o777, 0o600);
+}
+
+/// A port nobody has at this moment.
+fn free_port() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+/// `up` at a fixed address, with what else.
+fn up_at(dir: &Path, address: SocketAddr, more: &[&str]) -> Relay {
+    let address = address.to_string();
+    Relay::start(dir, &[&["up", "--json", "--listen", &address], more].concat())
+}
+
+fn shown_epoch(dir: &Path) -> u64 {
+    json(&output(dir, &["network", "show", "--json"]).stdout)["manifest_epoch"].as_u64().unwrap()
+}
+
+#[test]
+fn a_further_relay_takes_the_tickets_and_knows_the_members_of_the_first() {
+    let (first_dir, second_dir) = (passable_directory(), passable_directory());
+    let (first_dir, second_dir) = (first_dir.path().join("relay"), second_dir.path().join("relay"));
+    let (first_at, second_at) = (free_port(), free_port());
+    let public = first_at.to_string();
+    let first_up =
+        |dir: &Path| up_at(dir, first_at, &["--public-address", &public, "--range", "10.77.0.0/16"]);
+    let mut first = first_up(&first_dir);
+    let token = first.up["token"].as_str().unwrap().to_owned();
+    let second_public = second_at.to_string();
+    let add =
+        |address: &str| output(&first_dir, &["network", "add-relay", "--json", "--public-address", address]);
+    let invited = json(&add(&second_public).stdout);
+    assert_eq!(invited["relay_no"], 2);
+    assert!(first.stop());
+    let mut first = first_up(&first_dir);
+
+    let away = join(&token, "web-1");
+    drop(away.stream);
+    let mut node = join(&token, "web-2");
+    let invitation = invited["invitation"].as_str().unwrap();
+    let mut second = up_at(&second_dir, second_at, &["--invitation", invitation]);
+    assert_eq!(second.up["relay_no"], 2);
+
+    // The first relay's ticket is good at the second.
+    node.welcome.relay_no = 2;
+    let _bound = Bound::new(&node, second_at);
+    // With the first dead, the second lets in whom that admitted, and knows who else is a member.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(first.stop());
+    let manifest = node.credentials.trust().manifest().clone();
+    let target = ControlTarget { relay_no: 2, relay: manifest.relay(2).unwrap().key, address: second_at };
+    let clock = node.clock;
+    let config =
+        ControlConfig { local: node.credentials.node().static_secret.clone(), targets: vec![target] };
+    let mut client = ControlClient::new(config, os_rng().unwrap(), clock.now().mono);
+    client.join(node.credentials.bundle().encode(), clock.now().mono);
+    let mut stream = None;
+    let welcome = until(&mut client, &mut stream, clock, |event| match event {
+        ControlEvent::Joined(welcome) => Some(*welcome),
+        ControlEvent::Ready => None,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(welcome.relay_no, 2);
+    client.get(Lookup::Name("web-1".into()), clock.now().mono).unwrap();
+    let found = until(&mut client, &mut stream, clock, |event| match event {
+        ControlEvent::Peer(_, member) => Some(member),
+        other => panic!("{other:?}"),
+    });
+    assert!(!found.online);
+    let bundle = Bundle::parse(&found.bundle).unwrap();
+    assert_eq!(bundle.certificate.unverified().name.as_str(), "web-1");
+
+    // A newer manifest gets there by itself.
+    add("127.0.0.1:9");
+    assert!(second.stop());
+    let _first = first_up(&first_dir);
+    let _second = up_at(&second_dir, second_at, &[]);
+    let end = clock.now().mono + PATIENCE;
+    while shown_epoch(&second_dir) < shown_epoch(&first_dir) {
+        assert!(clock.now().mono < end, "the second relay keeps the old manifest");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -1,4 +1,4 @@
-//! A whole installation in one world: a relay, clouds, agents that join with one token.
+//! A whole installation in one world: relays, clouds, agents that join with one token.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,14 +10,15 @@ use skynet_core::forwarding::Framing;
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
-use skynet_core::time::{Duration, Instant};
+use skynet_core::time::{Duration, Instant, Now};
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use skynet_relay::server::ForwardConfig;
 use skynet_relay::store::MemoryStore;
 
 use crate::home::Home;
 use crate::host::{
-    AgentConfig, AgentHost, Flow, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost, SharedBatch,
+    AgentConfig, AgentHost, Flow, Host, HostId, MARKER, MemberNetwork, Persisted, Received, RelayHost,
+    SharedBatch, Transmit,
 };
 use crate::invariants::{Invariant, NoSilentTimer, QueuesBounded, Step};
 use crate::link::LinkConfig;
@@ -41,14 +42,19 @@ pub struct Overlay {
     /// The world and what is in it.
     pub topology: Topology,
     network: MemberNetwork,
-    relay: HostId,
-    relay_address: SocketAddr,
-    store: Arc<MemoryStore>,
+    relays: Vec<Place>,
     limits: ForwardConfig,
     agents: Vec<HostId>,
     batch: SharedBatch,
     engine: Engine,
     starts: u64,
+}
+
+/// Where a relay is, and what of it survives its process.
+struct Place {
+    host: HostId,
+    address: SocketAddr,
+    store: Arc<MemoryStore>,
 }
 
 /// What an agent offers its peers.
@@ -101,40 +107,49 @@ impl Overlay {
 
     /// The same with this cryptography and no look into packets.
     pub fn with_engine(seed: u64, engine: Engine) -> Self {
+        Self::with_relays(seed, engine, &[RELAY_LATENCY])
+    }
+
+    /// As many relays as latencies: so far each is from the internet. The first has the registrar, and two addresses
+    /// more; the others have one.
+    ///
+    /// # Panics
+    /// Without any.
+    pub fn with_relays(seed: u64, engine: Engine, latencies: &[Duration]) -> Self {
         let mut topology = Topology::new(seed);
         let limits = ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() };
-        let store = Arc::new(MemoryStore::new());
-        let mut built = None;
-        // The relay's first address is that of the host, the second is given to an interface beside.
+        // The first relay's first address is that of the host, the second is given to an interface beside.
         let second = topology.next_public_ip();
-        let relay = topology.add_public_host(RELAY_LATENCY, |site| {
-            let address = SocketAddr::new(site.ip, crate::host::CONTROL_PORT);
-            let network = MemberNetwork::new(site.seed, [site.ip, second, RELAY_V6.into()]);
-            let mut seed = site.seed;
+        let mut addresses = Vec::new();
+        let mut hosts = Vec::new();
+        for latency in latencies {
+            let mut found = None;
+            let host = topology.add_public_host(*latency, |site| {
+                found = Some((site.ip, site.seed));
+                Box::new(Vacant)
+            });
+            let (ip, seed) = found.expect("the host was just added");
+            addresses.push(vec![ip]);
+            hosts.push((host, ip, seed));
+        }
+        addresses[0].extend([second, RELAY_V6.into()]);
+        let network = MemberNetwork::new(hosts[0].2, &addresses);
+        let mut relays = Vec::new();
+        for (relay_no, (host, ip, mut seed)) in (1..).zip(hosts) {
             seed[0] ^= 1;
-            let host = RelayHost::new(network.clone(), address, seed, Arc::clone(&store));
-            built = Some((network, address));
-            Box::new(host.with_limits(limits.clone()))
-        });
-        let (network, relay_address) = built.expect("the relay was just built");
-        let (internet, link) = (topology.internet(), LinkConfig::latency(RELAY_LATENCY));
+            let (address, store) = (SocketAddr::new(ip, crate::host::CONTROL_PORT), Arc::default());
+            let relay = RelayHost::new(network.clone(), relay_no, address, seed, Arc::clone(&store));
+            topology.world.start_host(host, Box::new(relay.with_limits(limits.clone())));
+            relays.push(Place { host, address, store });
+        }
+        let (internet, link) = (topology.internet(), LinkConfig::latency(latencies[0]));
         for ip in [second, RELAY_V6.into()] {
-            topology.world.add_interface(relay, internet, ip, link.clone(), link.clone());
+            topology.world.add_interface(relays[0].host, internet, ip, link.clone(), link.clone());
         }
         topology.world.add_invariant(QueuesBounded::default());
         topology.world.add_invariant(NoSilentTimer);
-        Self {
-            topology,
-            network,
-            relay,
-            relay_address,
-            store,
-            limits,
-            agents: Vec::new(),
-            batch: SharedBatch::default(),
-            engine,
-            starts: 0,
-        }
+        let (agents, batch) = (Vec::new(), SharedBatch::default());
+        Self { topology, network, relays, limits, agents, batch, engine, starts: 0 }
     }
 
     /// The world.
@@ -147,9 +162,14 @@ impl Overlay {
         &mut self.topology.world
     }
 
-    /// The relay's place.
-    pub const fn relay(&self) -> HostId {
-        self.relay
+    /// The first relay's place.
+    pub fn relay(&self) -> HostId {
+        self.relays[0].host
+    }
+
+    /// The place of relay `relay_no`, from 1.
+    pub fn relay_host(&self, relay_no: u16) -> HostId {
+        self.relays[usize::from(relay_no) - 1].host
     }
 
     /// All agents in the order they were added.
@@ -387,29 +407,53 @@ impl Overlay {
         oracle::direct(behaviour(a), behaviour(b))
     }
 
-    /// Stops the relay.
+    /// Stops the first relay.
     pub fn stop_relay(&mut self, how: Stop) {
-        let relay = self.relay;
+        self.stop_relay_no(1, how);
+    }
+
+    /// Stops relay `relay_no`.
+    pub fn stop_relay_no(&mut self, relay_no: u16, how: Stop) {
+        let relay = self.relay_host(relay_no);
         self.world_mut().stop_host(relay, how);
     }
 
-    /// Starts the relay again in its place, with its store and fresh randomness.
+    /// Starts the first relay again in its place, with its store and fresh randomness.
     pub fn start_relay(&mut self) {
         self.start_relay_as(|honest| honest);
     }
 
     /// The same, made into another.
     pub fn start_relay_as(&mut self, make: impl FnOnce(RelayHost) -> RelayHost) {
+        self.start_relay_no_as(1, make);
+    }
+
+    /// What the operator and the relays hold.
+    pub const fn network(&self) -> &MemberNetwork {
+        &self.network
+    }
+
+    /// Starts relay `relay_no` again in its place, with its store and fresh randomness.
+    pub fn start_relay_no(&mut self, relay_no: u16) {
+        self.start_relay_no_as(relay_no, |honest| honest);
+    }
+
+    fn start_relay_no_as(&mut self, relay_no: u16, make: impl FnOnce(RelayHost) -> RelayHost) {
         let seed = self.next_seed();
-        let network = self.network.clone();
-        let host = RelayHost::new(network, self.relay_address, seed, Arc::clone(&self.store));
-        let (relay, host) = (self.relay, Box::new(make(host.with_limits(self.limits.clone()))));
+        let place = &self.relays[usize::from(relay_no) - 1];
+        let (network, store) = (self.network.clone(), Arc::clone(&place.store));
+        let host = RelayHost::new(network, relay_no, place.address, seed, store);
+        let (relay, host) = (place.host, Box::new(make(host.with_limits(self.limits.clone()))));
         self.world_mut().start_host(relay, host);
     }
 
-    /// What the operator and the relay hold.
-    pub const fn network(&self) -> &MemberNetwork {
-        &self.network
+    /// Somebody drains relay `relay_no`.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn drain_relay(&mut self, relay_no: u16) -> Result<(), RunError> {
+        let relay = self.relay_host(relay_no);
+        self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.drain(now))
     }
 
     /// Kills an agent's process and starts it again with what it had persisted.
@@ -466,6 +510,21 @@ impl Overlay {
     /// Time since the start of the world.
     pub fn elapsed(&self) -> Duration {
         self.world().now().saturating_since(Instant::ZERO)
+    }
+}
+
+/// In a place until its relay is made: the manifest must name all of them first.
+struct Vacant;
+
+impl Host for Vacant {
+    fn on_start(&mut self, _: Now) {}
+    fn on_datagram(&mut self, _: SocketAddr, _: SocketAddr, _: Vec<u8>, _: Now) {}
+    fn on_timer(&mut self, _: Now) {}
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        None
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
     }
 }
 

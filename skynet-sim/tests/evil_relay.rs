@@ -151,8 +151,8 @@ fn every_lie_of_a_relay_is_refused_and_told_and_direct_flows_lose_nothing() {
         assert!(counted > 0, "{trick:?} passed unnoticed\n{}", w.o.report());
         w.check_truth(deceived);
         let lines = w.o.agent(a).status().unwrap().refused;
-        let relay = w.o.agent(a).status().unwrap().relay.unwrap().address;
-        assert!(lines.iter().all(|line| line.relay == relay), "{lines:?}");
+        // The only relay there is, by the address at which it was asked: it has several.
+        assert!(lines.iter().all(|line| line.relay.to_string().starts_with("203.0.113.")), "{lines:?}");
     }
     // Honest again, and everybody is found.
     w.orders.set([]);
@@ -179,7 +179,7 @@ fn a_relay_that_tells_another_time_ends_nothing() {
         w.restart_relay(|relay| relay);
         w.run(20);
         let status = w.o.agent(w.agents[0]).status().unwrap();
-        assert!(status.control_connected && status.relay.is_some_and(|r| r.up), "{}", w.o.report());
+        assert!(status.control_connected && status.relays.iter().any(|r| r.up), "{}", w.o.report());
     }
 }
 

@@ -133,18 +133,11 @@ fn impatient(kinds: [NatKind; 2]) -> Duration {
 
 #[test]
 fn pair_that_talks_at_once_goes_direct_at_once() {
-    for kind in [NatKind::Public, NatKind::PortRestricted] {
+    // The last kind would be trapped by a probe that comes before its own side has sent.
+    for kind in [NatKind::Public, NatKind::PortRestricted, NatKind::PortRestrictedAnswering] {
         let took = impatient([kind; 2]);
         assert!(took <= 500 * MS, "{kind:?} {took:?}");
     }
-}
-
-/// The early-packet trap on both sides, sprung in the first round: it opens once a pause between rounds outlasts the
-/// routers' own entries (30 s).
-#[test]
-fn sprung_early_packet_trap_opens_with_the_third_pause() {
-    let took = impatient([NatKind::PortRestrictedAnswering; 2]);
-    assert!(took <= 100 * S, "{took:?}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod lab;
 pub mod mallory;
 pub mod metadata;
 pub mod ping;
+pub mod proxy;
 pub mod raw;
 pub mod sniffer;
 mod sys;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use skynet_core::control::message::{Lookup, Welcome};
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
 use skynet_core::id::PortNo;
 use skynet_core::member::{Bundle, Credentials, Endpoint, Enrolment, JoinToken, Member, NodeIdentity};
 use skynet_core::path::{NonceSource, PairKeys};
@@ -51,8 +51,11 @@ impl Mallory {
         let enrolment = Enrolment::new(token, node, name.parse()?, clock.now().unix, &mut rng)?;
         let config = ControlConfig {
             local: enrolment.node().static_secret.clone(),
-            relay: relay.key,
-            addresses: vec![relay.address],
+            targets: vec![ControlTarget {
+                relay_no: relay.relay_no,
+                relay: relay.key,
+                address: relay.address,
+            }],
         };
         let mut control = ControlClient::new(config, rng.fork(), clock.now().mono);
         let stream = namespace.run(|| TcpStream::connect(relay.address))??;

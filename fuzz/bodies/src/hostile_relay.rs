@@ -71,6 +71,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         stock: None,
         floors: Floors::default(),
         last_peers: Vec::new(),
+        roster: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
@@ -162,6 +163,7 @@ impl World {
                 Some(NodeEvent::ConnectControl(_)) => self.connect(),
                 Some(NodeEvent::SendControl(bytes)) => self.heard(&bytes),
                 Some(NodeEvent::CloseControl) => self.channel = None,
+                Some(NodeEvent::OpenCarrier { .. }) => self.node.carrier_closed(self.now),
                 Some(NodeEvent::Persist(blob)) => {
                     let kept = Credentials::decode(&blob).expect("what is kept can be read again");
                     assert!(kept.member(NOW).is_ok(), "credentials nobody would accept");
@@ -172,7 +174,9 @@ impl World {
                     | NodeEvent::Alarm(_)
                     | NodeEvent::PersistFloors(_)
                     | NodeEvent::SendTrain { .. }
+                    | NodeEvent::CloseCarrier
                     | NodeEvent::PersistPeers(_)
+                    | NodeEvent::PersistRoster(_)
                     | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}

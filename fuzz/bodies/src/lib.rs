@@ -10,6 +10,7 @@
 //! the code makes: the replay test demands that of the seeds, so they cannot go stale unseen. Bodies know the keys
 //! and rebuild MACs, seals and signatures around the fuzzer's bytes where a random search would never pass them.
 
+pub mod carrier;
 pub mod chunk;
 pub mod control;
 pub mod hostile_relay;
@@ -41,6 +42,8 @@ pub type Seed = (String, Vec<u8>);
 pub const TARGETS: &[Target] = &[
     Target { name: "binding", run: wire::binding, seeds: seeds::binding },
     Target { name: "bundle", run: member::bundle, seeds: seeds::bundle },
+    Target { name: "carrier_head", run: carrier::head, seeds: seeds::carrier_head },
+    Target { name: "carrier_stream", run: carrier::stream, seeds: seeds::carrier_stream },
     Target { name: "chain", run: member::chain, seeds: seeds::chain },
     Target { name: "chunk", run: chunk::chunk, seeds: seeds::chunk },
     Target { name: "control_channel", run: control::channel, seeds: seeds::control_channel },
@@ -48,7 +51,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "credentials", run: member::credentials, seeds: seeds::credentials },
     Target { name: "document", run: member::document, seeds: seeds::document },
     Target { name: "hostile_relay", run: hostile_relay::hostile_relay, seeds: seeds::hostile_relay },
+    Target { name: "invitation", run: member::invitation, seeds: seeds::invitation },
     Target { name: "ip", run: wire::ip, seeds: seeds::ip },
+    Target { name: "kept_members", run: member::kept_members, seeds: seeds::kept_members },
     Target { name: "node", run: node::node, seeds: seeds::node },
     Target { name: "offload_coalesce", run: offload::coalesce, seeds: seeds::offload_coalesce },
     Target { name: "offload_split", run: offload::split, seeds: seeds::offload_split },

@@ -1,6 +1,7 @@
 //! Membership: documents, bundles, the chain of trust, tokens and credentials.
 
 use data_encoding::BASE64URL_NOPAD;
+use skynet_core::control::message::Lookup;
 use skynet_core::crypto::hash;
 use skynet_core::key::{Identity, SigningKey};
 use skynet_core::member::document::{Content, Kind, kind_of};
@@ -9,7 +10,9 @@ use skynet_core::member::{
     Binding, Bundle, Certificate, Credentials, Delegation, Genesis, JoinToken, Manifest, Member, Receipt,
     Record, Signed,
 };
+use skynet_core::node::kept::{MAX_KEPT, Roster};
 use skynet_core::time::UnixTime;
+use skynet_relay::network::Invitation;
 
 use crate::Input;
 use crate::sample::{self, NOW};
@@ -196,6 +199,35 @@ pub fn token(bytes: &[u8]) -> bool {
     assert!(token.relays().len() <= skynet_core::member::token::MAX_TOKEN_RELAYS);
     let _ = (token.check_expiry(NOW), token.check_network(&sample::network().token.root_pin()));
     true
+}
+
+/// The invitation of a relay. First byte 0: text; else the inside of one, given its check value.
+pub fn invitation(bytes: &[u8]) -> bool {
+    let Some((&mode, rest)) = bytes.split_first() else { return false };
+    let text = if mode == 0 {
+        String::from_utf8_lossy(rest).into_owned()
+    } else {
+        let check = &hash(&[b"skynet invitation 1", rest])[..8];
+        format!("ski1.{}", BASE64URL_NOPAD.encode(&[rest, check].concat()))
+    };
+    let Ok(invitation) = Invitation::parse(&text) else { return false };
+    assert_eq!(*invitation.encode(), text.trim(), "two texts for one invitation");
+    let listed = invitation.trust.manifest().relay(invitation.relay_no);
+    assert!(listed.is_some_and(|relay| relay.key == invitation.relay_key.public()));
+    true
+}
+
+/// Members that a node kept for times without relays.
+pub fn kept_members(bytes: &[u8]) -> bool {
+    let pin = sample::network().credentials.trust().root_pin();
+    let roster = Roster::decode(bytes, &pin);
+    assert!(roster.len() <= MAX_KEPT);
+    for document in [&sample::network().other, sample::network().credentials.bundle()] {
+        let identity = document.certificate.unverified().identity;
+        let found = roster.find(&Lookup::Identity(identity));
+        assert!(found.is_none_or(|bundle| Bundle::parse(bundle).is_ok()));
+    }
+    !roster.is_empty()
 }
 
 /// What a node keeps. First byte 0: a file; else the inside of one, given magic, version and check value.

@@ -91,6 +91,7 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             last_peers: Vec::new(),
+            roster: Vec::new(),
             engine: Engine::Noise,
             suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
             max_lanes: 4,

@@ -17,6 +17,7 @@ use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Pattern, Reco
 use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
 use skynet_core::wire::view::View;
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
+use skynet_relay::network::Invitation;
 
 use crate::{Seed, control, offload, sample, slices};
 
@@ -251,8 +252,41 @@ pub fn control_message() -> Vec<Seed> {
         ("members", Message::Members { more: true, members: vec![member.clone(), member] }),
         ("ping", Message::Ping(1)),
         ("leave", Message::Leave),
+        ("get_manifest", Message::GetManifest),
+        ("manifest", Message::Manifest(vec![3; 300])),
     ];
     named(messages.map(|(name, message)| (name, message.encode(77).expect("a short message"))))
+}
+
+/// Heads as nodes, relays and proxies write them.
+pub fn carrier_head() -> Vec<Seed> {
+    use skynet_core::carrier::http;
+    use skynet_core::control::channel::Purpose;
+    named([
+        ("control", http::upgrade_request(Purpose::Control, "203.0.113.10:443")),
+        ("frames", http::upgrade_request(Purpose::Frames, "relay.example:443")),
+        ("answer", http::upgrade_answer()),
+        ("connect", http::connect_request("[2001:db8::1]:443", Some("me:s3cret"))),
+        ("proxy", b"HTTP/1.0 200 Connection established\r\nProxy-Agent: x\r\n\r\n".to_vec()),
+        ("page", http::page(http::Status::Ok, false)),
+    ])
+}
+
+/// Lists of frames.
+pub fn carrier_stream() -> Vec<Seed> {
+    let packed = |frames: &[&[u8]]| {
+        let mut out = Vec::new();
+        for frame in frames {
+            out.extend_from_slice(&(frame.len() as u16).to_be_bytes());
+            out.extend_from_slice(frame);
+        }
+        out
+    };
+    named([
+        ("keep", packed(&[&[0xAC; 16]])),
+        ("data", packed(&[&[0xA1, 1, 0, 7, 10, 77, 0, 1, 4, 0, 0, 0], &[0xA1; 40]])),
+        ("hello", packed(&[&[0xA8; 96], &[0xAA; 112], &[0xAB; 64]])),
+    ])
 }
 
 /// The recorded conversation, from either end, whole and begun.
@@ -336,6 +370,23 @@ pub fn token() -> Vec<Seed> {
         with(1, &bytes[..bytes.len() - 8])
     });
     named([("text", with(0, texts[0].as_bytes())), ("bytes", bytes), ("no-relay", lone)])
+}
+
+/// The sample's relay invited to its own network.
+pub fn invitation() -> Vec<Seed> {
+    let trust = sample::network().credentials.trust().clone();
+    let cluster_key = Secret::from_bytes([1; 32]);
+    let invitation = Invitation { relay_key: sample::relay_secret(), cluster_key, trust, relay_no: 1 };
+    let text = invitation.encode();
+    let bytes = BASE64URL_NOPAD.decode(&text.as_bytes()["ski1.".len()..]).expect("just encoded");
+    named([("text", with(0, text.as_bytes())), ("bytes", with(1, &bytes[..bytes.len() - 8]))])
+}
+
+/// Both members of the sample.
+pub fn kept_members() -> Vec<Seed> {
+    let network = sample::network();
+    let bundles = [network.credentials.bundle(), &network.other].map(Bundle::encode);
+    named([("two", with(1, &slices(&[&bundles[0], &bundles[1]]))), ("one", with(1, &slices(&[&bundles[1]])))])
 }
 
 /// The file of the sample's member, and its inside.

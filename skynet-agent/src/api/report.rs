@@ -136,10 +136,22 @@ pub struct RelayReport {
     pub control: bool,
     /// Packets can go through it.
     pub bound: bool,
+    /// It is the nearest; the others are spare, or there for a peer's sake.
+    #[serde(default)]
+    pub home: bool,
+    /// It has said that it is going away.
+    #[serde(default)]
+    pub draining: bool,
     /// Round-trip time, microseconds.
     pub rtt_us: Option<u64>,
     /// Our address as it sees it.
     pub observed: Option<String>,
+    /// How packets get there: `udp`, `tls` (port 443) or `tls by proxy HOST:PORT`.
+    #[serde(default)]
+    pub transport: String,
+    /// Why not by UDP, and why not at all.
+    #[serde(default)]
+    pub transport_reason: Option<String>,
 }
 
 /// What `netcheck` asks of a running agent.

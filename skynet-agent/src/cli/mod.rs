@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides, WorkerThreads, parse_advertised,
-    parse_birthday, parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
+    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides, ProxyEnvironment, WorkerThreads,
+    parse_advertised, parse_birthday, parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -90,6 +90,13 @@ struct AgentArgs {
     /// Open the control channel here instead of where the token says; the relay's key stays the token's.
     #[arg(long, env = "SKYNET_RELAY", value_name = "IP:PORT")]
     relay: Option<SocketAddr>,
+    /// Where the relay's TLS port is, for networks without UDP: HOST, HOST:PORT or :PORT [default: port 443 of its
+    /// address].
+    #[arg(long, env = "SKYNET_RELAY_TLS", value_name = "HOST:PORT")]
+    relay_tls: Option<String>,
+    /// HTTP proxy to reach it by, http://[USER:PASSWORD@]HOST:PORT or file:PATH; off for none [default: HTTPS_PROXY].
+    #[arg(long, env = "SKYNET_PROXY", hide_env_values = true, value_name = "URL")]
+    proxy: Option<String>,
     /// Switch segmentation offloads off, for kernels and devices on which they are broken.
     #[arg(long, env = "SKYNET_DISABLE_OFFLOAD", value_name = "OFFLOAD,…", value_delimiter = ',', value_enum)]
     disable_offload: Option<Vec<Offload>>,
@@ -137,6 +144,9 @@ impl AgentArgs {
             interface: self.interface.clone(),
             port: self.port,
             relay: self.relay,
+            relay_tls: self.relay_tls.clone(),
+            proxy: self.proxy.clone().map(SecretText::new),
+            proxy_environment: ProxyEnvironment::of_process(),
             disable_offload: self.disable_offload.clone(),
             ciphers: self.cipher,
             max_lanes: self.max_lanes,
@@ -152,7 +162,7 @@ impl AgentArgs {
         Ok(Config::load(overrides)?)
     }
 
-    /// The same as flags, for the background process; never the token.
+    /// The same as flags, for the background process; never the token, nor the proxy, which may have a password.
     fn to_flags(&self) -> Vec<OsString> {
         let mut flags = Vec::new();
         let mut push = |flag: &str, value: Option<OsString>| {
@@ -165,6 +175,7 @@ impl AgentArgs {
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
         push("--relay", self.relay.map(|r| r.to_string().into()));
+        push("--relay-tls", self.relay_tls.clone().map(Into::into));
         let disabled = self.disable_offload.as_ref().filter(|list| !list.is_empty());
         push(
             "--disable-offload",

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use skynet_core::carrier::Way;
 use skynet_core::diagnosis::{
-    Cause, Degree, Finding, HostView, NetworkEvidence, TcpProbe, examine, host_view,
+    Cause, Degree, Finding, HostView, NetworkEvidence, StreamProbe, TcpProbe, examine, host_view,
 };
 use skynet_core::member::{Credentials, JoinToken};
 use zeroize::Zeroizing;
 
 use super::{AskArgs, Exit, Failure, format};
 use crate::api::{Client, ClientError, HostReport, RelaysReport, Request};
-use crate::config::{Config, DEFAULT_PORT, Overrides, parse_duration};
+use crate::config::{Config, DEFAULT_PORT, Overrides, ProxyEnvironment, TlsWays, parse_duration};
 use crate::netcfg::gateway::default_gateway;
 use crate::netcfg::{NetConfig as _, Netlink};
 use crate::netcheck::{self, Plan, Proxies};
@@ -65,6 +66,9 @@ struct NetcheckReport {
     udp_timeout_alive_s: Option<u32>,
     /// It did not after so many; `null`: never, or not measured.
     udp_timeout_dead_s: Option<u32>,
+    /// Streams to the relay's TLS port, tried if no UDP came back: `tls` or `proxy`, and `open` or why not.
+    #[serde(default)]
+    tls: Vec<(String, String)>,
     /// Which of PCP, NAT-PMP and UPnP IGD the gateway speaks.
     port_mapping: GatewayReport,
     /// Proxies of the environment, by variable.
@@ -158,8 +162,16 @@ fn plan(args: &NetcheckArgs) -> Result<Plan, Failure> {
         port: agent.as_ref().map_or(DEFAULT_PORT, |a| a.port),
         try_port: agent.is_none(),
         timeout: args.timeout,
+        tls: tls_ways(),
         clock_ahead_s: agent.and_then(|a| a.clock_ahead_s),
     })
+}
+
+/// As the agent would, as far as this user may read its configuration.
+fn tls_ways() -> TlsWays {
+    let environment = ProxyEnvironment::of_process();
+    let overrides = Overrides { proxy_environment: environment, ..Overrides::default() };
+    Config::load(overrides).map(|config| config.tls).unwrap_or_default()
 }
 
 /// Of the network this machine belongs to, or is to join, as far as this user may read that.
@@ -227,11 +239,21 @@ fn report(evidence: &NetworkEvidence, gateway: GatewayReport, agent: bool) -> Ne
         relays: evidence.relays.iter().map(relay).collect(),
         udp_timeout_alive_s: evidence.timeout_s.map(|(alive, _)| alive),
         udp_timeout_dead_s: evidence.timeout_s.and_then(|(_, dead)| dead),
+        tls: evidence.streams.iter().map(stream).collect(),
         port_mapping: gateway,
         proxies: Proxies::from_environment().0,
         clock_ahead_s: evidence.clock_ahead_s,
         agent,
     }
+}
+
+fn stream(probe: &StreamProbe) -> (String, String) {
+    let way = if probe.way == Way::Proxy { "proxy" } else { "tls" };
+    let outcome = match &probe.outcome {
+        Ok(after) => format!("open after {} ms", after.as_millis()),
+        Err(why) => why.clone(),
+    };
+    (way.to_owned(), outcome)
 }
 
 fn finding(f: &Finding) -> FindingReport {
@@ -290,6 +312,9 @@ fn render(report: &NetcheckReport) -> String {
     line("cloud", n.cloud.clone().unwrap_or_else(|| "none known".to_owned()));
     let proxies: Vec<String> = report.proxies.iter().map(|(name, url)| format!("{name}={url}")).collect();
     line("proxy", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") });
+    for (way, outcome) in &report.tls {
+        line(if way == "proxy" { "TLS by proxy" } else { "TLS to relay" }, outcome.clone());
+    }
     line("clock", report.clock_ahead_s.map_or_else(|| "unknown".to_owned(), format::clock));
     for relay in &report.relays {
         let udp =

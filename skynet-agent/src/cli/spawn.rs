@@ -49,6 +49,7 @@ impl Background {
             .arg("--background")
             .args(args.to_flags())
             .env_remove("SKYNET_TOKEN")
+            .envs(args.proxy.iter().map(|proxy| ("SKYNET_PROXY", proxy)))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -63,7 +63,12 @@ fn render(status: &StatusReport) -> String {
         let control = if relay.control { "joined" } else { "not joined" };
         let bound = if relay.bound { "bound" } else { "not bound" };
         let rtt = relay.rtt_us.map(|us| format!("  {}", format::rtt(us))).unwrap_or_default();
-        let _ = writeln!(out, "relay {}  {}  {control}, {bound}{rtt}", relay.relay, relay.address);
+        let by = if matches!(relay.transport.as_str(), "udp" | "") { "" } else { &relay.transport };
+        let by = if by.is_empty() { String::new() } else { format!("  by {by}") };
+        let why = relay.transport_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let draining = if relay.draining { "  draining" } else { "" };
+        let (no, address) = (relay.relay, &relay.address);
+        let _ = writeln!(out, "relay {no}  {address}  {control}, {bound}{rtt}{draining}{by}{why}");
     }
     for line in refused_lines(&status.refused) {
         let _ = writeln!(out, "{line}");
@@ -190,8 +195,12 @@ mod tests {
                 address: "192.0.2.1:3478".to_owned(),
                 control: true,
                 bound: true,
+                home: true,
+                draining: false,
                 rtt_us: Some(900),
                 observed: None,
+                transport: "udp".to_owned(),
+                transport_reason: None,
             }],
             peers: vec![
                 peer("b1", "direct", Some("198.51.100.7:41820")),

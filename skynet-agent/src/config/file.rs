@@ -7,6 +7,7 @@ use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
 use super::paths::Paths;
+use super::relay::RelaySection;
 use super::{
     Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
 };
@@ -20,7 +21,7 @@ pub(super) struct File {
     pub(super) socket: Option<PathBuf>,
     pub(super) token: Option<SecretText>,
     pub(super) name: Option<String>,
-    pub(super) relay: Option<SocketAddr>,
+    pub(super) relay: Option<RelaySection>,
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
     pub(super) paths: Paths,

@@ -4,6 +4,10 @@
 //! token = "file:/etc/skynet/token"     # how to join, once
 //! name = "worker-7"                    # default: the machine's host name
 //!
+//! [relay]                              # or relay = "IP:PORT" for the address alone
+//! proxy = "http://user:password@proxy:3128"   # or "file:PATH", or "off"; default: HTTPS_PROXY
+//! tls = ":443"                         # where its TLS port is: HOST, HOST:PORT or :PORT
+//!
 //! [interface]
 //! name = "skynet0"
 //! listen_port = 41820
@@ -38,6 +42,7 @@ mod file;
 mod mtu;
 mod offload;
 mod paths;
+mod relay;
 mod units;
 
 use std::io;
@@ -61,6 +66,7 @@ pub use dataplane::{
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
+pub use relay::{ProxyEnvironment, TlsWays};
 pub use units::parse_duration;
 
 /// Where the configuration is looked for; it need not exist.
@@ -95,6 +101,12 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// Where to open the control channel instead of where the token or the manifest says.
     pub relay: Option<SocketAddr>,
+    /// Where the relay's TLS port is: `HOST`, `HOST:PORT` or `:PORT`.
+    pub relay_tls: Option<String>,
+    /// The HTTP proxy for it, or `off`.
+    pub proxy: Option<SecretText>,
+    /// What the environment says of proxies.
+    pub proxy_environment: ProxyEnvironment,
     /// Offloads to be switched off; an empty list switches all on.
     pub disable_offload: Option<Vec<Offload>>,
     /// Ciphers offered to members.
@@ -136,6 +148,8 @@ pub struct Config {
     pub port: u16,
     /// Where to open the control channel instead of where the token or the manifest says.
     pub relay: Option<SocketAddr>,
+    /// How relays are reached where UDP is dead.
+    pub tls: TlsWays,
     /// Offloads that are switched off.
     pub disabled_offloads: DisabledOffloads,
     /// Ciphers offered to members.
@@ -250,6 +264,10 @@ impl Config {
         })?;
         let at =
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
+        let (relay, relay_tls, proxy) = relay::RelaySection::split(file.relay);
+        let proxy = overrides.proxy.or(proxy);
+        let tls = TlsWays::new(overrides.relay_tls.or(relay_tls), proxy, &overrides.proxy_environment)
+            .map_err(|(key, what)| at(key, what))?;
         let wireguard = file.interface.wireguard().map_err(|(key, what)| at(key, what))?;
         let peers = file::peers(file.peer).map_err(|(key, what)| at(&key, what))?;
         let lanes = |key: &str, lanes: Option<u8>| {
@@ -283,7 +301,8 @@ impl Config {
                 .or(file.interface.name)
                 .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
             port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
-            relay: overrides.relay.or(file.relay),
+            relay: overrides.relay.or(relay),
+            tls,
             disabled_offloads: overrides
                 .disable_offload
                 .or(file.dataplane.disable_offload)

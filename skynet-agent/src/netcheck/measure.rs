@@ -5,10 +5,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use skynet_core::diagnosis::{Observation, RelayProbe, TcpProbe};
+use skynet_core::carrier::Way;
+use skynet_core::control::channel::Purpose;
+use skynet_core::diagnosis::{Observation, RelayProbe, StreamProbe, TcpProbe};
 use skynet_core::wire::binding::Request;
+use skynet_tls::{Dialer, Route};
 
 use super::exchange::{Looker, Question, Reply};
+use crate::config::TlsWays;
 use crate::{clock, udp};
 
 /// How long answers are waited for.
@@ -152,6 +156,24 @@ pub(super) fn tcp(relay: SocketAddr) -> TcpProbe {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => TcpProbe::Refused,
         Err(_) => TcpProbe::Silent,
     }
+}
+
+/// Streams to a relay's TLS port, by every way there is, side by side.
+pub(super) fn streams(relay: SocketAddr, ways: &TlsWays) -> Vec<StreamProbe> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Vec::new();
+    };
+    let probe = |way: Way, route: Option<Route>| async move {
+        let begun = clock::monotonic();
+        let dialled = Dialer::new().dial(&route?, Purpose::Control).await;
+        let outcome = dialled.map(|_| clock::monotonic() - begun).map_err(|e| e.to_string());
+        Some(StreamProbe { way, outcome })
+    };
+    let probes = async {
+        tokio::join!(probe(Way::Tls, Some(ways.direct(relay))), probe(Way::Proxy, ways.proxied(relay)))
+    };
+    let (direct, proxied) = runtime.block_on(probes);
+    direct.into_iter().chain(proxied).collect()
 }
 
 pub(super) fn relay(address: SocketAddr, tcp: Option<TcpProbe>, udp: Option<Duration>) -> RelayProbe {

@@ -10,6 +10,7 @@
 //!   two more  ─▶ each other's external addresses        hairpin
 //!   one, DF   ─▶ port + 1, padded                       MTU
 //!   TCP       ─▶ port                                   refused, silent or open
+//!   TLS       ─▶ 443, directly and by proxy             only if no UDP comes back
 //! ```
 
 mod environment;
@@ -21,6 +22,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use skynet_core::diagnosis::NetworkEvidence;
+
+use crate::config::TlsWays;
 
 pub use environment::{Proxies, own_addresses};
 
@@ -38,6 +41,8 @@ pub struct Plan {
     pub try_port: bool,
     /// How long an idle mapping is waited for; not at all if `None`.
     pub timeout: Option<Duration>,
+    /// How relays are reached by TLS.
+    pub tls: TlsWays,
     /// Our clock against the relay's, if the agent knows.
     pub clock_ahead_s: Option<i32>,
 }
@@ -50,7 +55,7 @@ pub fn look(plan: &Plan) -> NetworkEvidence {
         cloud: environment::cloud(),
         port: plan.port,
         port_taken: plan.try_port.then(|| environment::port_taken(plan.port)).flatten(),
-        has_proxy: !Proxies::from_environment().is_empty(),
+        has_proxy: !Proxies::from_environment().is_empty() || plan.tls.proxy_name().is_some(),
         clock_ahead_s: plan.clock_ahead_s,
         ..NetworkEvidence::default()
     };
@@ -66,12 +71,19 @@ pub fn look(plan: &Plan) -> NetworkEvidence {
         let seen = mapping.join().unwrap_or_default();
         evidence.observations = seen.observations;
         evidence.refused = seen.refused;
+        let streams = match relays.first() {
+            Some(relay) if evidence.observations.iter().all(|o| o.mapped.is_none()) => {
+                Some(scope.spawn(|| measure::streams(*relay, &plan.tls)))
+            }
+            _ => None,
+        };
         evidence.relays = relays
             .iter()
             .zip(tcp)
             .zip(seen.round_trips)
             .map(|((address, tcp), udp)| measure::relay(*address, tcp.join().ok(), udp))
             .collect();
+        evidence.streams = streams.and_then(|s| s.join().ok()).unwrap_or_default();
         evidence.stranger_heard = filtering.join().ok().flatten();
         evidence.mtu = mtu.join().ok().flatten();
         let translated =

@@ -15,6 +15,7 @@ use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
 use tokio::sync::mpsc;
 
+use super::carrier::{Carried, Carrier};
 use super::data_plane::{DataPlane, Fault};
 use super::interface::{self, Interface};
 use super::load::Sampling;
@@ -48,6 +49,7 @@ pub(super) struct Agent {
     pub(super) tun_mtu: u16,
     pub(super) reach: Reach,
     pub(super) stream: ControlStream,
+    pub(super) carrier: Carrier,
     pub(super) phase: AgentState,
     /// A token is being used for the first time.
     pub(super) is_enrolling: bool,
@@ -75,6 +77,7 @@ enum Happened {
     Fault(Fault),
     Worker(ToControl),
     Control(ControlStreamEvent),
+    Carried(Carried),
     Call(Call),
     NetworkChanged,
     Reached(Reached),
@@ -97,6 +100,7 @@ impl Agent {
         interface::clean_up(&net).await;
         let (fault_sender, faults) = mpsc::channel(4);
         let reach = Reach::new(&config, clock::monotonic());
+        let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
             config,
             state,
@@ -108,7 +112,8 @@ impl Agent {
             local_addresses: Vec::new(),
             tun_mtu: INNER_MTU,
             reach,
-            stream: ControlStream::new(),
+            stream,
+            carrier,
             phase: AgentState::NotJoined,
             is_enrolling: false,
             token_mark: None,
@@ -143,6 +148,7 @@ impl Agent {
                 Happened::Fault(fault) => return Err(fault),
                 Happened::Worker(message) => self.feed_worker(message),
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
+                Happened::Carried(carried) => self.carried(carried),
                 Happened::Call(call) => self.answer(call).await,
                 Happened::NetworkChanged => self.tell_addresses().await,
                 Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
@@ -183,6 +189,7 @@ impl Agent {
             Some(fault) = self.faults.recv() => Happened::Fault(fault),
             Some(message) = worker => Happened::Worker(message),
             event = self.stream.next() => Happened::Control(event),
+            carried = self.carrier.next() => Happened::Carried(carried),
             () = sleep_until(deadline) => Happened::Timeout,
             () = sleep_until(sampling) => Happened::Sample,
             () = busy => Happened::Busy,
@@ -254,10 +261,20 @@ impl Agent {
                 }
             }
             NodeEvent::ConnectControl(relay) => {
-                let relay = self.config.relay.unwrap_or(relay);
+                // What the operator configured is another way to the first relay, whose key it must have.
+                let first = engine.node.relay_addresses().first() == Some(&relay);
+                let is_first = !engine.node.is_further_relay(relay);
+                let relay = self.config.relay.filter(|_| first).unwrap_or(relay);
                 tracing::debug!(%relay, "connecting to the relay");
-                self.stream.connect(relay);
+                self.stream.connect(relay, is_first);
             }
+            NodeEvent::OpenCarrier { address, key, .. } => {
+                tracing::info!(relay = %address, "no UDP from the relay: trying TLS");
+                let port = self.socket.port().unwrap_or(self.config.port);
+                let is_first = !engine.node.is_further_relay(address);
+                self.carrier.open((address, is_first), key, port);
+            }
+            NodeEvent::CloseCarrier => self.carrier.close(),
             NodeEvent::SendControl(bytes) => self.stream.send(bytes),
             NodeEvent::CloseControl => self.stream.close(),
             NodeEvent::Persist(blob) => self.persist(&blob)?,
@@ -275,6 +292,11 @@ impl Agent {
                     tracing::debug!(%e, "not kept; after a restart peers notice by themselves");
                 }
             }
+            NodeEvent::PersistRoster(roster) => {
+                if let Err(e) = self.state.save_roster(&roster) {
+                    tracing::debug!(%e, "not kept; a start without any relay will know nobody");
+                }
+            }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "refused"),
@@ -282,6 +304,21 @@ impl Agent {
             NodeEvent::PathChanged { peer, path } => tracing::info!(peer, path, "path changed"),
         }
         Ok(())
+    }
+
+    fn carried(&mut self, carried: Carried) {
+        match carried {
+            Carried::Opened(address, way) => {
+                tracing::info!(?way, "stream of frames to the relay is open");
+                self.carrier.trouble = None;
+                self.feed(|node, now| node.carrier_opened(address, way, now));
+            }
+            Carried::Closed(why) => {
+                tracing::info!(why, "no stream of frames to the relay");
+                self.carrier.trouble = Some(why);
+                self.feed(|node, now| node.carrier_closed(now));
+            }
+        }
     }
 
     /// A full disk must not end a working overlay: what was kept before still lets this node come back. Only a first
@@ -369,6 +406,7 @@ impl Agent {
     /// Stops the threads and removes interface and routes.
     pub(super) async fn finish(mut self) {
         self.stream.close();
+        self.carrier.close();
         self.remove_interface().await;
         self.engine = None;
         self.reach.finish().await;

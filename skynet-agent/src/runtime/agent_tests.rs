@@ -34,6 +34,7 @@ fn node_with_a_due_timer() -> Node {
         stock: Some(stock),
         floors: Floors::default(),
         last_peers: Vec::new(),
+        roster: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,
@@ -51,6 +52,7 @@ fn node_with_a_due_timer() -> Node {
 
 fn agent(dir: &Path) -> (Agent, QueueSink) {
     let config = Config {
+        tls: Default::default(),
         state_dir: dir.join("state"),
         socket: dir.join("sock"),
         token: None,
@@ -96,7 +98,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         offload_faults: OffloadFaults::default(),
         local_addresses: Vec::new(),
         tun_mtu: 1_360,
-        stream: ControlStream::new(),
+        stream: ControlStream::new(Default::default()),
+        carrier: Carrier::new(Default::default()),
         phase: AgentState::Up,
         is_enrolling: false,
         token_mark: None,

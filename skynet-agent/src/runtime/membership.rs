@@ -69,6 +69,7 @@ impl Agent {
             stock: self.stock()?,
             floors: Floors { handshake_timestamp: Tai64n(handshake_timestamp), probe_start },
             last_peers: self.state.load_peers(),
+            roster: self.state.load_roster(),
             engine: Engine::Noise,
             suites: self.config.ciphers.suites(),
             max_lanes: self.config.max_lanes,
@@ -139,6 +140,7 @@ impl Agent {
             }
         };
         self.stream.close();
+        self.carrier.close();
         self.remove_interface().await;
         self.engine = None;
         self.token_mark = Some(mark);

@@ -10,6 +10,7 @@
 //! agent: it is never half alive.
 
 mod agent;
+mod carrier;
 mod data_plane;
 mod halves;
 mod interface;

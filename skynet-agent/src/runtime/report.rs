@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use skynet_core::carrier::Way;
 use skynet_core::forwarding::Framing;
-use skynet_core::node::{LaneStatus, PeerStatus, Refused, Status};
+use skynet_core::node::{LaneStatus, PeerStatus, Refused, RelayStatus, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
@@ -15,7 +16,7 @@ use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
 use crate::api::{LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport};
 use crate::clock;
-use crate::config::Offload;
+use crate::config::{Offload, TlsWays};
 use crate::tun::TunWrite;
 use crate::udp::UdpFigures;
 
@@ -47,7 +48,7 @@ impl Agent {
             let status = engine.node.status();
             let now = clock::monotonic();
             this_node(&status, &mut report.this);
-            report.relays = relays(&status);
+            report.relays = relays(&status, &self.config.tls, self.carrier.trouble.as_deref());
             report.refused = status.refused.iter().map(|r| refused(r, now)).collect();
             report.candidates = self.reach.report(&status.candidates);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
@@ -130,16 +131,31 @@ fn this_node(status: &Status, report: &mut SelfReport) {
     }
 }
 
-fn relays(status: &Status) -> Vec<RelayReport> {
-    let relay = status.relay.as_ref().map(|r| RelayReport {
+const NO_UDP: &str = "no UDP comes back from it";
+
+fn relays(status: &Status, tls: &TlsWays, trouble: Option<&str>) -> Vec<RelayReport> {
+    let relay = |r: &RelayStatus| RelayReport {
         relay: r.relay_no,
         address: r.address.to_string(),
-        control: status.control_connected,
+        control: status.control_relay == Some(r.relay_no),
         bound: r.up,
+        home: r.home,
+        draining: r.draining,
         rtt_us: r.rtt.map(micros),
         observed: r.observed.map(|a| a.to_string()),
-    });
-    relay.into_iter().collect()
+        transport: match r.stream {
+            None | Some(Way::Tcp) => "udp".to_owned(),
+            Some(Way::Tls) => "tls".to_owned(),
+            Some(Way::Proxy) => format!("tls by proxy {}", tls.proxy_name().unwrap_or_default()),
+        },
+        transport_reason: match (r.up, r.stream, trouble.filter(|_| r.home)) {
+            (true, None, _) => None,
+            (true, Some(_), _) => Some(NO_UDP.to_owned()),
+            (false, _, Some(trouble)) => Some(format!("{NO_UDP}, and not by TLS: {trouble}")),
+            (false, ..) => Some(NO_UDP.to_owned()),
+        },
+    };
+    status.relays.iter().map(relay).collect()
 }
 
 fn refused(refused: &Refused, now: Instant) -> RefusedReport {

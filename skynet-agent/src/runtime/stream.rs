@@ -1,13 +1,20 @@
-//! The TCP connection of the control channel: bytes both ways, no look inside.
+//! The connection of the control channel: bytes both ways, no look inside. TCP to the relay's port, or where that does not
+//! open within a second, TLS to port 443, directly and through the proxy if there is one.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use skynet_core::carrier::{Way, ways};
+use skynet_core::control::channel::Purpose;
 use skynet_core::node::ControlStreamEvent;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use skynet_tls::{Dialer, Route};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::config::TlsWays;
 
 /// A relay that accepts no connection within this is down for now; the core decides what then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,8 +28,9 @@ const READ: usize = 16 << 10;
 
 /// At most one connection; opening another closes it.
 pub(super) struct ControlStream {
-    events: mpsc::Receiver<(u64, ControlStreamEvent)>,
-    sender: mpsc::Sender<(u64, ControlStreamEvent)>,
+    tls: TlsWays,
+    events: mpsc::Receiver<(u64, Heard)>,
+    sender: mpsc::Sender<(u64, Heard)>,
     /// Which connection is meant: events of earlier ones are late and dropped.
     generation: u64,
     writer: Option<mpsc::Sender<Vec<u8>>>,
@@ -32,26 +40,61 @@ pub(super) struct ControlStream {
     silent: bool,
     /// Connections in a row that were accepted and closed without a byte.
     unanswered: u32,
+    /// The way of the present connection, or of the last one.
+    way: Option<Way>,
+    /// The way that led to somebody without a word.
+    mute: Option<Way>,
+}
+
+/// What a connection tells.
+enum Heard {
+    Connected(Way),
+    Bytes(Vec<u8>),
+    Closed,
 }
 
 impl ControlStream {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(tls: TlsWays) -> Self {
         let (sender, events) = mpsc::channel(64);
-        Self { events, sender, generation: 0, writer: None, failed: false, silent: false, unanswered: 0 }
+        Self {
+            tls,
+            events,
+            sender,
+            generation: 0,
+            writer: None,
+            failed: false,
+            silent: false,
+            unanswered: 0,
+            way: None,
+            mute: None,
+        }
     }
 
-    /// Opens a connection to `to`; the outcome is an event.
-    pub(super) fn connect(&mut self, to: SocketAddr) {
+    /// Opens a connection to `to`, which is the first relay or another; the outcome is an event.
+    pub(super) fn connect(&mut self, to: SocketAddr, is_first: bool) {
         self.close();
         let (writer, unwritten) = mpsc::channel(UNWRITTEN);
         self.writer = Some(writer);
         let link = Link { generation: self.generation, events: self.sender.clone() };
+        let attempts = self.attempts(to, &self.tls.of(is_first));
         tokio::spawn(async move {
-            if let Err(e) = link.run(to, unwritten).await {
+            if let Err(e) = link.run(attempts, unwritten).await {
                 tracing::debug!(relay = %to, %e, "control stream ended");
             }
-            link.tell(ControlStreamEvent::Closed).await;
+            link.tell(Heard::Closed).await;
         });
+    }
+
+    /// What is tried, and how long after the beginning each.
+    fn attempts(&self, to: SocketAddr, tls: &TlsWays) -> Vec<(Target, Duration)> {
+        let proxied = tls.proxied(to);
+        let target = |way| match way {
+            Way::Tcp => Some(Target::Tcp(to)),
+            Way::Tls => Some(Target::Tls(way, tls.direct(to))),
+            Way::Proxy => proxied.clone().map(|route| Target::Tls(way, route)),
+        };
+        let plan = ways(proxied.is_some(), self.way, self.mute);
+        plan.into_iter().filter_map(|(way, after)| Some((target(way)?, after))).collect()
     }
 
     /// Queues bytes for the open connection.
@@ -75,14 +118,22 @@ impl ControlStream {
         self.unanswered
     }
 
-    fn note(&mut self, event: &ControlStreamEvent) {
-        match event {
-            ControlStreamEvent::Connected => self.silent = true,
-            ControlStreamEvent::Bytes(_) => (self.silent, self.unanswered) = (false, 0),
+    fn note(&mut self, heard: Heard) -> ControlStreamEvent {
+        match heard {
+            Heard::Connected(way) => {
+                (self.silent, self.way) = (true, Some(way));
+                ControlStreamEvent::Connected
+            }
+            Heard::Bytes(bytes) => {
+                (self.silent, self.unanswered, self.mute) = (false, 0, None);
+                ControlStreamEvent::Bytes(bytes)
+            }
             // One that was not even accepted says nothing about who would have answered.
-            ControlStreamEvent::Closed => {
+            Heard::Closed => {
                 self.unanswered = if self.silent { self.unanswered + 1 } else { 0 };
+                self.mute = self.way.filter(|_| self.silent);
                 self.silent = false;
+                ControlStreamEvent::Closed
             }
         }
     }
@@ -94,10 +145,7 @@ impl ControlStream {
         }
         loop {
             match self.events.recv().await {
-                Some((generation, event)) if generation == self.generation => {
-                    self.note(&event);
-                    return event;
-                }
+                Some((generation, heard)) if generation == self.generation => return self.note(heard),
                 Some(_) => {}
                 None => unreachable!("we hold a sender ourselves"),
             }
@@ -108,26 +156,91 @@ impl ControlStream {
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
-    socket.connect(to).await
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// What can be connected to.
+enum Target {
+    Tcp(SocketAddr),
+    Tls(Way, Route),
+}
+
+/// Both sides of an open connection.
+struct Open {
+    way: Way,
+    read: Box<dyn AsyncRead + Send + Unpin>,
+    write: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
+impl Target {
+    async fn open(self) -> io::Result<Open> {
+        match self {
+            Self::Tcp(to) => {
+                let (read, write) = connect(to).await?.into_split();
+                Ok(Open { way: Way::Tcp, read: Box::new(read), write: Box::new(write) })
+            }
+            Self::Tls(way, route) => {
+                let dialled = Dialer::new().dial(&route, Purpose::Control).await;
+                let (stream, early) = dialled.map_err(io::Error::other)?;
+                let (read, write) = tokio::io::split(stream);
+                let read = io::Cursor::new(early).chain(read);
+                Ok(Open { way, read: Box::new(read), write: Box::new(write) })
+            }
+        }
+    }
+}
+
+/// All of them, each at its time or as soon as another has failed; the first that opens.
+async fn race(attempts: Vec<(Target, Duration)>) -> io::Result<Open> {
+    let failed = std::sync::Arc::new(Notify::new());
+    let mut running = JoinSet::new();
+    for (target, after) in attempts {
+        let failed = std::sync::Arc::clone(&failed);
+        running.spawn(async move {
+            if !after.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(after) => {}
+                    () = failed.notified() => {}
+                }
+            }
+            target.open().await
+        });
+    }
+    let mut first = None;
+    while let Some(done) = running.join_next().await {
+        match done.map_err(io::Error::other).and_then(|opened| opened) {
+            Ok(open) => return Ok(open),
+            Err(error) => {
+                first.get_or_insert(error);
+                failed.notify_waiters();
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| io::ErrorKind::NotConnected.into()))
 }
 
 struct Link {
     generation: u64,
-    events: mpsc::Sender<(u64, ControlStreamEvent)>,
+    events: mpsc::Sender<(u64, Heard)>,
 }
 
 impl Link {
-    async fn tell(&self, event: ControlStreamEvent) {
+    async fn tell(&self, event: Heard) {
         // Nobody listening: the agent is ending.
         let _ = self.events.send((self.generation, event)).await;
     }
 
-    async fn run(&self, to: SocketAddr, mut unwritten: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(to)).await;
-        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        self.tell(ControlStreamEvent::Connected).await;
-        let (mut read, mut write) = stream.into_split();
+    async fn run(
+        &self,
+        attempts: Vec<(Target, Duration)>,
+        mut unwritten: mpsc::Receiver<Vec<u8>>,
+    ) -> io::Result<()> {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, race(attempts)).await;
+        let open = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.tell(Heard::Connected(open.way)).await;
+        let (mut read, mut write) = (open.read, open.write);
         let reading = async {
             let mut buffer = vec![0; READ];
             loop {
@@ -135,12 +248,14 @@ impl Link {
                 if len == 0 {
                     return io::Result::Ok(());
                 }
-                self.tell(ControlStreamEvent::Bytes(buffer[..len].to_vec())).await;
+                self.tell(Heard::Bytes(buffer[..len].to_vec())).await;
             }
         };
         let writing = async {
             while let Some(bytes) = unwritten.recv().await {
                 write.write_all(&bytes).await?;
+                // TLS may hold some of it.
+                write.flush().await?;
             }
             write.shutdown().await
         };
@@ -161,8 +276,8 @@ mod tests {
     fn bytes_go_both_ways_and_the_end_is_told() {
         block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut stream = ControlStream::new();
-            stream.connect(listener.local_addr().unwrap());
+            let mut stream = ControlStream::new(TlsWays::default());
+            stream.connect(listener.local_addr().unwrap(), true);
             let (mut other, _) = listener.accept().await.unwrap();
             assert_eq!(stream.next().await, ControlStreamEvent::Connected);
             stream.send(b"hello".to_vec());
@@ -180,8 +295,8 @@ mod tests {
     fn a_refused_connection_is_a_closed_one() {
         block_on(async {
             let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-            let mut stream = ControlStream::new();
-            stream.connect(address);
+            let mut stream = ControlStream::new(TlsWays::default());
+            stream.connect(address, true);
             assert_eq!(stream.next().await, ControlStreamEvent::Closed);
             assert_eq!(stream.unanswered(), 0);
         });
@@ -191,9 +306,9 @@ mod tests {
     fn a_relay_that_hangs_up_without_a_word_is_counted() {
         block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut stream = ControlStream::new();
+            let mut stream = ControlStream::new(TlsWays::default());
             for attempt in 1..=3 {
-                stream.connect(listener.local_addr().unwrap());
+                stream.connect(listener.local_addr().unwrap(), true);
                 drop(listener.accept().await.unwrap());
                 assert_eq!(stream.next().await, ControlStreamEvent::Connected);
                 assert_eq!(stream.next().await, ControlStreamEvent::Closed);
@@ -207,11 +322,11 @@ mod tests {
         block_on(async {
             let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut stream = ControlStream::new();
-            stream.connect(first.local_addr().unwrap());
+            let mut stream = ControlStream::new(TlsWays::default());
+            stream.connect(first.local_addr().unwrap(), true);
             let (mut old, _) = first.accept().await.unwrap();
             old.write_all(b"old").await.unwrap();
-            stream.connect(second.local_addr().unwrap());
+            stream.connect(second.local_addr().unwrap(), true);
             let (mut new, _) = second.accept().await.unwrap();
             new.write_all(b"new").await.unwrap();
             assert_eq!(stream.next().await, ControlStreamEvent::Connected);
@@ -223,8 +338,8 @@ mod tests {
     fn a_relay_that_reads_nothing_is_given_up() {
         block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut stream = ControlStream::new();
-            stream.connect(listener.local_addr().unwrap());
+            let mut stream = ControlStream::new(TlsWays::default());
+            stream.connect(listener.local_addr().unwrap(), true);
             let _other = listener.accept().await.unwrap();
             assert_eq!(stream.next().await, ControlStreamEvent::Connected);
             for _ in 0..=UNWRITTEN {

@@ -117,7 +117,12 @@ impl Agent {
 
     /// The core wants to know what is around; the answer comes by `looked`.
     pub(super) fn look_around(&self) {
-        let plan = Plan { relays: self.relay_addresses(), port: self.config.port, ..Plan::default() };
+        let plan = Plan {
+            relays: self.relay_addresses(),
+            port: self.config.port,
+            tls: self.config.tls.clone(),
+            ..Plan::default()
+        };
         self.looks.begin(plan);
     }
 

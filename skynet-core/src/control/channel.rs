@@ -32,10 +32,34 @@ const MESSAGE_1: usize = 96;
 const MESSAGE_2: usize = 48;
 const MAC_LEN: usize = 16;
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
-const PROLOGUE: &[u8] = b"skynet control 1";
 /// What one read may hand over beyond an unfinished frame. Messages are taken out after each read, so this is no limit
 /// on the stream.
 const MAX_INBOX: usize = 4 * (2 + MAX_FRAME);
+
+/// What a channel carries. Each has a prologue of its own, so that neither can be taken for the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Control messages.
+    Control,
+    /// Relay frames, where UDP is dead.
+    Frames,
+}
+
+impl Purpose {
+    fn prologue(self) -> &'static [u8] {
+        match self {
+            Self::Control => b"skynet control 1",
+            Self::Frames => b"skynet frames 1",
+        }
+    }
+
+    fn mac1_label(self) -> &'static [u8] {
+        match self {
+            Self::Control => b"skynet control mac1",
+            Self::Frames => b"skynet frames mac1",
+        }
+    }
+}
 
 /// Why a channel died.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
@@ -71,6 +95,7 @@ enum State {
 }
 
 struct Responder {
+    purpose: Purpose,
     local: StaticSecret,
     rng: Rng,
 }
@@ -91,8 +116,19 @@ pub struct Channel {
 impl Channel {
     /// The node's end; message 1 is ready in [`poll_bytes`](Self::poll_bytes).
     pub fn initiator(local: &StaticSecret, relay: &PublicKey, rng: &mut Rng, now: Instant) -> Self {
+        Self::initiator_for(Purpose::Control, local, relay, rng, now)
+    }
+
+    /// The node's end of a channel for `purpose`.
+    pub fn initiator_for(
+        purpose: Purpose,
+        local: &StaticSecret,
+        relay: &PublicKey,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Self {
         let mut channel = Self::new(State::Dead(ChannelError::Handshake), now);
-        if let Ok((state, frame)) = begin(local, relay, rng) {
+        if let Ok((state, frame)) = begin(purpose, local, relay, rng) {
             channel.state = State::AwaitMessage2(Box::new(state));
             channel.remote = Some(*relay);
             channel.outbox.push_back(frame);
@@ -102,7 +138,12 @@ impl Channel {
 
     /// The relay's end.
     pub fn responder(local: &StaticSecret, rng: &mut Rng, now: Instant) -> Self {
-        let responder = Responder { local: local.clone(), rng: rng.fork() };
+        Self::responder_for(Purpose::Control, local, rng, now)
+    }
+
+    /// The relay's end of a channel for `purpose`.
+    pub fn responder_for(purpose: Purpose, local: &StaticSecret, rng: &mut Rng, now: Instant) -> Self {
+        let responder = Responder { purpose, local: local.clone(), rng: rng.fork() };
         Self::new(State::AwaitMessage1(Box::new(responder)), now)
     }
 
@@ -233,27 +274,32 @@ impl Channel {
 }
 
 /// Key of the MAC in front of the handshake: whoever does not know the relay's public key costs it one hash.
-fn mac1_key(relay: &PublicKey) -> [u8; 32] {
-    crypto::hash(&[b"skynet control mac1", relay.as_bytes()])
+fn mac1_key(purpose: Purpose, relay: &PublicKey) -> [u8; 32] {
+    crypto::hash(&[purpose.mac1_label(), relay.as_bytes()])
 }
 
-fn builder(local: &StaticSecret, rng: &mut Rng) -> Result<snow::Builder<'static>, snow::Error> {
+fn builder(
+    purpose: Purpose,
+    local: &StaticSecret,
+    rng: &mut Rng,
+) -> Result<snow::Builder<'static>, snow::Error> {
     let params = PATTERN.parse().expect("the pattern is a constant");
-    snow::Builder::with_resolver(params, Box::new(Primitives::alone(local, rng))).prologue(PROLOGUE)
+    snow::Builder::with_resolver(params, Box::new(Primitives::alone(local, rng))).prologue(purpose.prologue())
 }
 
 fn begin(
+    purpose: Purpose,
     local: &StaticSecret,
     relay: &PublicKey,
     rng: &mut Rng,
 ) -> Result<(HandshakeState, Vec<u8>), snow::Error> {
-    let mut handshake = builder(local, rng)?
+    let mut handshake = builder(purpose, local, rng)?
         .local_private_key(local.expose())?
         .remote_public_key(relay.as_bytes())?
         .build_initiator()?;
     let mut frame = vec![0; 2 + MESSAGE_1 + MAC_LEN];
     handshake.write_message(&[], &mut frame[2..2 + MESSAGE_1])?;
-    let mac = crypto::mac16(&mac1_key(relay), &[&frame[2..2 + MESSAGE_1]]);
+    let mac = crypto::mac16(&mac1_key(purpose, relay), &[&frame[2..2 + MESSAGE_1]]);
     frame[2 + MESSAGE_1..].copy_from_slice(&mac);
     frame[..2].copy_from_slice(&((MESSAGE_1 + MAC_LEN) as u16).to_be_bytes());
     Ok((handshake, frame))
@@ -264,12 +310,12 @@ fn respond(
     frame: &[u8],
 ) -> Result<(TransportState, PublicKey, Vec<u8>), ChannelError> {
     let (message, mac) = frame.split_at(MESSAGE_1);
-    let key = mac1_key(&responder.local.public());
+    let key = mac1_key(responder.purpose, &responder.local.public());
     if !crypto::mac_eq(&crypto::mac16(&key, &[message]), mac) {
         return Err(ChannelError::Mac1);
     }
     let run = || -> Result<_, snow::Error> {
-        let mut handshake = builder(&responder.local, &mut responder.rng)?
+        let mut handshake = builder(responder.purpose, &responder.local, &mut responder.rng)?
             .local_private_key(responder.local.expose())?
             .build_responder()?;
         handshake.read_message(message, &mut [0; MESSAGE_1])?;

@@ -96,7 +96,7 @@ fn a_first_message_with_a_right_mac_and_wrong_noise_is_refused() {
     let mut rng = Rng::from_seed([4; 32]);
     let _node = StaticSecret::random(&mut rng);
     let relay_key = StaticSecret::random(&mut rng);
-    let mac = crypto::mac16(&mac1_key(&relay_key.public()), &[&first[2..98]]);
+    let mac = crypto::mac16(&mac1_key(Purpose::Control, &relay_key.public()), &[&first[2..98]]);
     first[98..].copy_from_slice(&mac);
     assert_eq!(p.relay.feed(&first), Err(ChannelError::Handshake));
     assert_eq!(p.relay.poll_bytes(), None);

@@ -1,9 +1,9 @@
-//! The node's side of the control channel to one relay: connect, handshake, JOIN, requests, keepalive, for ever.
+//! The node's side of the control channel: to one relay of several, connect, handshake, JOIN, requests, keepalive, for ever.
 //!
 //! ```text
 //! WAIT ─▶ CONNECTING ─handle_connected▶ HANDSHAKE ─message 2▶ READY ──(bundle set) JOIN──▶ WELCOME
 //!   ▲         │ 5 s                        │ 5 s                │ 3 PINGs of 20 s unanswered, closed, or broken
-//!   └─────────┴────────────────────────────┴────────────────────┘  0.25 → 5 s with jitter, next address
+//!   └─────────┴────────────────────────────┴────────────────────┘  0.25 → 5 s with jitter, next target
 //! ```
 //!
 //! The TCP socket is the shell's: it acts on [`ControlEvent::WantConnect`] and [`ControlEvent::WantClose`] and moves
@@ -24,6 +24,8 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// After so many unanswered PINGs the channel is dead.
 const MISSED_PINGS: u8 = 3;
+/// A relay in doubt has so long to answer.
+const DOUBT: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Requests without an answer; above this commands are refused.
@@ -38,10 +40,20 @@ pub struct RequestId(pub u32);
 pub struct ControlConfig {
     /// The node's session key: what the relay authorises.
     pub local: StaticSecret,
-    /// The relay's key, pinned by token or manifest.
+    /// Relays by their addresses, each with the key that token or manifest pins, best first. They are tried in turn; at
+    /// least one.
+    pub targets: Vec<ControlTarget>,
+}
+
+/// Where a relay may be, and who it must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ControlTarget {
+    /// The relay's number in the manifest.
+    pub relay_no: u16,
+    /// Its key.
     pub relay: PublicKey,
-    /// Its addresses, tried in turn; at least one.
-    pub addresses: Vec<SocketAddr>,
+    /// Where.
+    pub address: SocketAddr,
 }
 
 /// Why the channel is not there.
@@ -56,6 +68,9 @@ pub enum DownCause {
     /// Connected, but no handshake within its deadline.
     #[error("connected, but no relay with the expected key answers there")]
     HandshakeTimeout,
+    /// It does not let us in now; another may.
+    #[error("it does not let this node in now")]
+    Refused,
     /// PINGs unanswered.
     #[error("it does not answer any more")]
     Unresponsive,
@@ -92,6 +107,8 @@ pub enum ControlEvent {
     Members(RequestId, bool, Vec<Member>),
     /// No answer in time, or the channel went away.
     Failed(RequestId),
+    /// The manifest in force.
+    Manifest(RequestId, Vec<u8>),
     /// The relay pushed a member's documents.
     Pushed(Member),
     /// The channel is down; the next attempt starts after this long.
@@ -136,7 +153,8 @@ pub struct ControlClient {
     config: ControlConfig,
     rng: Rng,
     state: State,
-    address: usize,
+    /// Which of the targets.
+    target: usize,
     backoff: Duration,
     bundle: Option<Vec<u8>>,
     joined: bool,
@@ -155,7 +173,7 @@ impl ControlClient {
             config,
             rng,
             state: State::Stopped,
-            address: 0,
+            target: 0,
             backoff: FIRST_BACKOFF,
             bundle: None,
             joined: false,
@@ -178,16 +196,21 @@ impl ControlClient {
     pub fn is_joined(&self) -> bool {
         self.joined && self.is_ready()
     }
-    /// The relay's key.
-    pub fn relay(&self) -> PublicKey {
-        self.config.relay
+    /// The relay that is connected to, or tried.
+    pub fn target(&self) -> Option<ControlTarget> {
+        self.config.targets.get(self.target % self.config.targets.len().max(1)).copied()
+    }
+    /// The one to be preferred.
+    pub fn first(&self) -> Option<ControlTarget> {
+        self.config.targets.first().copied()
     }
 
     /// The connection is there.
     pub fn handle_connected(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);
         if matches!(self.state, State::Connecting { .. }) {
-            let channel = Channel::initiator(&self.config.local, &self.config.relay, &mut self.rng, now);
+            let Some(target) = self.target() else { return };
+            let channel = Channel::initiator(&self.config.local, &target.relay, &mut self.rng, now);
             let open = Open { channel, ready: false, next_ping: now + PING_INTERVAL, missed: 0, join: None };
             self.state = State::Open(Box::new(open));
             self.flush();
@@ -272,6 +295,10 @@ impl ControlClient {
     pub fn list(&mut self, after: u32, limit: u16, now: Instant) -> Option<RequestId> {
         self.request(&Message::List { after, limit }, now)
     }
+    /// Asks for the manifest in force: for relays, who do not join.
+    pub fn manifest(&mut self, now: Instant) -> Option<RequestId> {
+        self.request(&Message::GetManifest, now)
+    }
     /// Publishes a node record.
     pub fn update(&mut self, record: Vec<u8>, now: Instant) -> Option<RequestId> {
         self.request(&Message::Update(record), now)
@@ -281,6 +308,44 @@ impl ControlClient {
         let id = self.request(&Message::Leave, now)?;
         self.leaving = Some(id.0);
         Some(id)
+    }
+    /// Other targets, from the next connection on; the present one goes on.
+    pub fn set_targets(&mut self, targets: Vec<ControlTarget>) {
+        let present = self.target();
+        self.target = targets.iter().position(|t| Some(*t) == present).unwrap_or(0);
+        self.config.targets = targets;
+    }
+    /// There is a reason to think that the relay is gone: it has five seconds to answer.
+    pub fn doubt(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if let State::Open(open) = &mut self.state
+            && open.ready
+            && open.missed < MISSED_PINGS
+        {
+            open.missed = MISSED_PINGS;
+            open.next_ping = now + DOUBT;
+            self.send(&Message::Ping(now.as_nanos()), 0);
+            self.flush();
+        }
+    }
+    /// This relay does not let us in: the next one, after a pause that grows.
+    pub fn try_next(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if matches!(self.state, State::Connecting { .. } | State::Open(_)) {
+            self.down(DownCause::Refused, true, now);
+            // Every one of them has refused: they are busy, and not to be asked at once.
+            if let State::Wait { until } = &mut self.state
+                && self.target == 0
+            {
+                let spread = MAX_BACKOFF.as_millis() as u64 / 2;
+                *until = now + MAX_BACKOFF / 2 + Duration::from_millis(self.rng.below(spread));
+            }
+        }
+    }
+    /// Back to the first target.
+    pub fn return_to_first(&mut self, now: Instant) {
+        self.target = 0;
+        self.reconnect(now);
     }
     /// The network changed: drop the connection and connect again now.
     pub fn reconnect(&mut self, now: Instant) {
@@ -323,13 +388,12 @@ impl ControlClient {
     fn connect(&mut self, now: Instant) {
         self.out.clear();
         self.joined = false;
-        let Some(&address) = self.config.addresses.get(self.address % self.config.addresses.len().max(1))
-        else {
+        let Some(target) = self.target() else {
             self.state = State::Stopped;
             return;
         };
         self.state = State::Connecting { deadline: now + CONNECT_DEADLINE };
-        self.events.push_back(ControlEvent::WantConnect(address));
+        self.events.push_back(ControlEvent::WantConnect(target.address));
     }
 
     fn down(&mut self, cause: DownCause, close: bool, now: Instant) {
@@ -339,10 +403,13 @@ impl ControlClient {
         if close {
             self.events.push_back(ControlEvent::WantClose);
         }
-        self.address = self.address.wrapping_add(1);
+        self.target = (self.target + 1) % self.config.targets.len().max(1);
         let jitter = Duration::from_millis(self.rng.below(self.backoff.as_millis() as u64 / 2 + 1));
         let wait = self.backoff.saturating_sub(jitter);
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+        // All of them are tried before the pause grows.
+        if self.target == 0 {
+            self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+        }
         self.state = State::Wait { until: now + wait };
         self.events.push_back(ControlEvent::Reconnect(wait, cause));
     }
@@ -456,6 +523,7 @@ impl ControlClient {
             Message::Ack(version) => ControlEvent::Acknowledged(id, version),
             Message::Peer(member) => ControlEvent::Peer(id, member),
             Message::NoPeer => ControlEvent::NoPeer(id),
+            Message::Manifest(bytes) => ControlEvent::Manifest(id, bytes),
             Message::Members { more, members } => ControlEvent::Members(id, more, members),
             Message::Denied(code, text) => ControlEvent::Denied(Some(id), code, text),
             _ => ControlEvent::Failed(id),

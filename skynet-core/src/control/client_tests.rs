@@ -18,8 +18,13 @@ impl World {
         let relay_key = StaticSecret::random(&mut rng);
         let config = ControlConfig {
             local: StaticSecret::random(&mut rng),
-            relay: relay_key.public(),
-            addresses: vec!["192.0.2.1:3478".parse().unwrap(), "192.0.2.2:3478".parse().unwrap()],
+            targets: ["192.0.2.1:3478", "192.0.2.2:3478"]
+                .map(|address| ControlTarget {
+                    relay_no: 1,
+                    relay: relay_key.public(),
+                    address: address.parse().unwrap(),
+                })
+                .to_vec(),
         };
         let client = ControlClient::new(config, rng.fork(), Instant::ZERO);
         Self { now: Instant::ZERO, client, relay_key, relay: None, rng, events: Vec::new() }
@@ -214,4 +219,57 @@ fn joins_again_after_a_reconnect_and_stops_after_leave() {
     w.answer(id.0, &Message::Ack(0));
     assert_eq!(w.events(), [ControlEvent::Acknowledged(id, 0), ControlEvent::WantClose]);
     assert_eq!(w.client.poll_timeout(), None);
+}
+
+#[test]
+fn a_relay_in_doubt_has_five_seconds_and_one_that_answers_is_none() {
+    let mut w = World::new();
+    w.accept();
+    w.client.doubt(w.now);
+    let got = w.exchange();
+    let [(_, Message::Ping(t))] = got[..] else { panic!("{got:?}") };
+    w.answer(0, &Message::Pong(t));
+    let asked = w.now;
+    while w.now.saturating_since(asked) < Duration::from_secs(15) {
+        // What waits to be taken is due at once, and time stands still.
+        w.events();
+        w.tick();
+        for (_, message) in w.exchange() {
+            if let Message::Ping(t) = message {
+                w.answer(0, &Message::Pong(t));
+            }
+        }
+    }
+    assert!(w.client.is_ready());
+    w.events();
+    let doubted = w.now;
+    w.client.doubt(w.now);
+    while w.client.is_ready() {
+        w.tick();
+        w.exchange();
+    }
+    assert_eq!(w.now.saturating_since(doubted), DOUBT);
+    assert!(w.events().contains(&ControlEvent::WantClose));
+}
+
+#[test]
+fn a_relay_that_refuses_is_left_for_the_next_at_once_and_all_of_them_for_a_while() {
+    let mut w = World::new();
+    w.accept();
+    w.client.try_next(w.now);
+    let refused = w.now;
+    w.events();
+    w.tick();
+    assert!(w.now.saturating_since(refused) <= FIRST_BACKOFF);
+    assert!(w.events().contains(&ControlEvent::WantConnect("192.0.2.2:3478".parse().unwrap())));
+    w.accept();
+    w.client.try_next(w.now);
+    let refused = w.now;
+    while !w.events().contains(&ControlEvent::WantConnect("192.0.2.1:3478".parse().unwrap())) {
+        w.tick();
+    }
+    let waited = w.now.saturating_since(refused);
+    assert!(waited >= MAX_BACKOFF / 2 && waited <= MAX_BACKOFF, "{waited:?}");
+    w.client.return_to_first(w.now);
+    assert_eq!(w.client.target(), w.client.first());
 }

@@ -17,6 +17,8 @@ use crate::wire::relay::TICKET_LEN;
 pub const HEADER_LEN: usize = 5;
 /// Longest member bundle, bytes.
 pub const MAX_BUNDLE: usize = 4_096;
+/// Longest manifest, bytes.
+pub const MAX_MANIFEST: usize = 12_288;
 /// Longest text of DENIED, bytes.
 pub const MAX_TEXT: usize = 512;
 /// Longest name, bytes (an LDH label).
@@ -193,6 +195,10 @@ pub enum Message {
     Pong(u64),
     /// 14: forget my presence.
     Leave,
+    /// 15, relay to relay: which manifest is in force?
+    GetManifest,
+    /// 16: this one.
+    Manifest(Vec<u8>),
 }
 
 impl Message {
@@ -220,7 +226,8 @@ impl Message {
                 out.push(u8::from(member.online));
                 put_limited(&mut out, &member.bundle, MAX_BUNDLE)?;
             }
-            Self::NoPeer | Self::Leave => {}
+            Self::NoPeer | Self::Leave | Self::GetManifest => {}
+            Self::Manifest(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
                 out.extend_from_slice(&limit.to_be_bytes());
@@ -277,6 +284,8 @@ impl Message {
             12 => Self::Ping(r.u64()?),
             13 => Self::Pong(r.u64()?),
             14 => Self::Leave,
+            15 => Self::GetManifest,
+            16 => Self::Manifest(r.rest(MAX_MANIFEST)?),
             _ => return Err(MessageError::UnknownType { kind, request }),
         };
         if r.0.is_empty() { Ok((request, message)) } else { Err(MessageError::Malformed) }
@@ -307,6 +316,8 @@ impl Message {
             Self::Ping(_) => 12,
             Self::Pong(_) => 13,
             Self::Leave => 14,
+            Self::GetManifest => 15,
+            Self::Manifest(_) => 16,
         }
     }
 }
@@ -468,6 +479,8 @@ mod tests {
             Message::Ping(1),
             Message::Pong(2),
             Message::Leave,
+            Message::GetManifest,
+            Message::Manifest(vec![7; 900]),
         ]
     }
 
@@ -500,7 +513,11 @@ mod tests {
         for message in samples() {
             let open_ended = matches!(
                 message,
-                Message::Join(_) | Message::Update(_) | Message::Peer(_) | Message::Get(Lookup::Name(_))
+                Message::Join(_)
+                    | Message::Update(_)
+                    | Message::Peer(_)
+                    | Message::Manifest(_)
+                    | Message::Get(Lookup::Name(_))
             );
             let bytes = message.encode(1).unwrap();
             if !open_ended {

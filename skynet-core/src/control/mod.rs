@@ -8,5 +8,7 @@ pub mod client;
 pub mod message;
 
 pub use channel::{Channel, ChannelError};
-pub use client::{ControlClient, ControlConfig, ControlEvent, ControlTimer, DownCause, RequestId};
+pub use client::{
+    ControlClient, ControlConfig, ControlEvent, ControlTarget, ControlTimer, DownCause, RequestId,
+};
 pub use message::{DeniedCode, Message, MessageError};

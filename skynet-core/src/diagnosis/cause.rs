@@ -113,6 +113,10 @@ causes! {
     UdpBlockedThere = "udp-blocked-there", Down,
         "The peer is online by TCP, and has no UDP to the relay.",
         "Allow outgoing UDP to the relay's port, and its answers, in the peer's firewall or security group.";
+    /// UDP dead at one end, and the relay reached by TLS.
+    UdpByTls = "udp-by-tls", Degraded,
+        "UDP to the relay is blocked at one end, which reaches it by TLS on port 443: everything goes by the relay, and slower.",
+        "Allow outgoing UDP to the relay's port, and its answers, in that end's firewall or security group.";
     /// Port held by another process.
     PortTaken = "port-taken", Down,
         "Another program has the agent's UDP port.",
@@ -204,7 +208,7 @@ causes! {
     /// netcheck: TCP only by proxy.
     ProxyOnly = "proxy-only", Down,
         "The relay is not reached, and this machine has an HTTP proxy.",
-        "Allow TCP and UDP to the relay past the proxy.";
+        "Have the proxy allow CONNECT to the relay's port 443, or allow TCP and UDP to the relay past it.";
 }
 
 impl Cause {

@@ -23,7 +23,9 @@ pub use evidence::{
     Change, Cloud, Control, Echo, End, Evidence, Filtering, HostView, MAX_CHANGES, MAX_PAIRS, Mapping,
     PairView, PeerKind, Udp, Way,
 };
-pub use network::{Finding, NetworkEvidence, Observation, RelayProbe, TcpProbe, examine, host_view};
+pub use network::{
+    Finding, NetworkEvidence, Observation, RelayProbe, StreamProbe, TcpProbe, examine, host_view,
+};
 pub use rules::{CLOCK_TOLERANCE_S, FULL_DATAGRAM, diagnose};
 
 /// What [`diagnose`] found.

@@ -5,6 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use super::cause::Cause;
 use super::evidence::{Cloud, Filtering, HostView, Mapping, Udp};
 use super::rules::{CLOCK_TOLERANCE_S, FULL_DATAGRAM};
+use crate::carrier::Way;
 use crate::time::Duration;
 
 /// Google Cloud NAT hands out ports in aligned blocks of this size.
@@ -52,11 +53,22 @@ pub struct RelayProbe {
     pub udp: Option<Duration>,
 }
 
+/// What became of a stream to a relay's TLS port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StreamProbe {
+    /// By which way.
+    pub way: Way,
+    /// After how long it was open, or why it was not.
+    pub outcome: Result<Duration, String>,
+}
+
 /// Everything that was measured.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkEvidence {
     /// Each address of each relay.
     pub relays: Vec<RelayProbe>,
+    /// Streams to the first relay's TLS port; tried only if no UDP came back.
+    pub streams: Vec<StreamProbe>,
     /// Sockets × servers, in the order sent.
     pub observations: Vec<Observation>,
     /// This machine's own addresses.
@@ -182,6 +194,7 @@ pub fn examine(e: &NetworkEvidence) -> Vec<Finding> {
     let refused = tcp(|t| *t == TcpProbe::Refused);
     match view.udp {
         Udp::Refused => causes.push(Cause::LocalFirewall),
+        Udp::Blocked if stream(e).is_some() => causes.push(Cause::UdpByTls),
         Udp::Blocked if open => causes.push(Cause::UdpBlockedHere),
         Udp::Blocked if !refused && e.has_proxy => causes.push(Cause::ProxyOnly),
         Udp::Blocked if !refused => causes.push(Cause::RelayUnreachable),
@@ -217,12 +230,22 @@ pub fn examine(e: &NetworkEvidence) -> Vec<Finding> {
     causes.into_iter().map(|cause| finding(cause, e)).collect()
 }
 
+/// The stream that opened first.
+fn stream(e: &NetworkEvidence) -> Option<Way> {
+    let open = |s: &StreamProbe| Some((*s.outcome.as_ref().ok()?, s.way));
+    e.streams.iter().filter_map(open).min().map(|(_, way)| way)
+}
+
 fn finding(cause: Cause, e: &NetworkEvidence) -> Finding {
     let relay =
         e.relays.first().map_or_else(|| "the relay".to_owned(), |r| format!("the relay {}", r.address));
     let verdict = match cause {
         Cause::RelayRefused => format!("{relay} does not listen: its host answers and refuses TCP."),
         Cause::RelayUnreachable => format!("Nothing answers at {relay}, neither by TCP nor by UDP."),
+        Cause::UdpByTls => {
+            let how = if stream(e) == Some(Way::Proxy) { "through the HTTP proxy" } else { "on port 443" };
+            format!("UDP between this machine and {relay} is blocked; the relay is reached by TLS {how}.")
+        }
         Cause::UdpBlockedHere => format!("UDP between this machine and {relay} is blocked, TCP works."),
         Cause::ClockWrong => {
             let ahead = e.clock_ahead_s.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! From answers of STUN servers to the words of RFC 4787, and to causes.
 
 use super::*;
+use crate::carrier::Way as StreamWay;
 use crate::time::Duration;
 use core::net::SocketAddr;
 
@@ -91,6 +92,10 @@ fn budget() -> NetworkEvidence {
     evidence
 }
 
+fn stream(way: StreamWay) -> StreamProbe {
+    StreamProbe { way, outcome: Ok(Duration::from_millis(40)) }
+}
+
 #[test]
 fn networks_are_called_by_their_names() {
     let with = |mut e: NetworkEvidence, f: fn(&mut NetworkEvidence)| {
@@ -110,6 +115,14 @@ fn networks_are_called_by_their_names() {
         (with(dark(), |e| e.relays[0].tcp = TcpProbe::Refused), Cause::RelayRefused),
         (with(dark(), |e| e.relays[0].tcp = TcpProbe::Silent), Cause::RelayUnreachable),
         (with(dark(), |e| (e.relays[0].tcp, e.has_proxy) = (TcpProbe::Silent, true)), Cause::ProxyOnly),
+        (with(dark(), |e| e.streams = vec![stream(StreamWay::Tls)]), Cause::UdpByTls),
+        (
+            with(dark(), |e| {
+                (e.relays[0].tcp, e.has_proxy) = (TcpProbe::Silent, true);
+                e.streams = vec![stream(StreamWay::Proxy)];
+            }),
+            Cause::UdpByTls,
+        ),
         (with(good(), |e| e.mtu = Some(1_280)), Cause::MtuHole),
         (with(good(), |e| e.port_taken = Some("ncat (process 7)".into())), Cause::PortTaken),
         (with(good(), |e| e.timeout_s = Some((20, Some(30)))), Cause::ShortTimeout),

@@ -39,6 +39,7 @@ const RULES: &[Rule] = &[
     (Cause::PeerOffline, |e| e.online == Some(false) && !e.is_heard()),
     (Cause::RelayUnreachable, |e| control_is(e, Control::Down)),
     (Cause::UdpBlockedHere, |e| !e.is_heard() && !e.here.relay_up && e.here.host.udp == Udp::Blocked),
+    (Cause::UdpByTls, |e| by_tls(e).is_some()),
     (Cause::Trying, |e| !e.settled && !e.is_heard()),
     (Cause::UdpBlockedHere, |e| !e.is_heard() && !e.here.relay_up),
     (Cause::UdpBlockedThere, |e| !e.is_heard() && !e.established && !e.peer_relay),
@@ -87,6 +88,15 @@ fn off(end: &End) -> Option<i32> {
 fn wrong_clock(e: &Evidence) -> Option<(&str, i32)> {
     let here = off(&e.here).map(|s| (e.me.as_str(), s));
     here.or_else(|| Some((e.peer.as_str(), off(e.there.as_ref()?)?)))
+}
+
+/// Who has no UDP to its relay, and a session there all the same: only by UDP would it know how it is seen.
+fn by_tls(e: &Evidence) -> Option<&str> {
+    let by_tls = |end: &End| end.relay_up && end.observed.is_none() && end.host.udp == Udp::Blocked;
+    if by_tls(&e.here) {
+        return Some(&e.me);
+    }
+    e.there.as_ref().filter(|t| by_tls(t)).map(|_| e.peer.as_str())
 }
 
 /// Whose uplink does not take full-size datagrams, and what passes.
@@ -189,6 +199,15 @@ fn sentences(cause: Cause, e: &Evidence) -> (String, String) {
                 "Allow outgoing UDP to {relay}, and its answers, in the firewall or security group of {me}."
             ),
         ),
+        Cause::UdpByTls => {
+            let whose = by_tls(e).unwrap_or(me);
+            (
+                format!("UDP between {whose} and {relay} is blocked, so {whose} reaches it by TLS"),
+                format!(
+                    "Allow outgoing UDP to {relay}, and its answers, in the firewall or security group of {whose}."
+                ),
+            )
+        }
         Cause::UdpBlockedThere => (
             format!("UDP between {peer} and its relay is blocked, TCP works"),
             format!(

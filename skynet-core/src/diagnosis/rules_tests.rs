@@ -285,6 +285,21 @@ fn table() -> Vec<(&'static str, Evidence, Cause, [&'static str; 2])> {
             ["again and again", "--timeout"],
         ),
         (
+            "UDP blocked here, the relay reached by TLS",
+            with(|e| (e.here.host.udp, e.here.observed) = (Udp::Blocked, None)),
+            Cause::UdpByTls,
+            ["a1 reaches it by TLS", "security group of a1"],
+        ),
+        (
+            "UDP blocked there, the relay reached by TLS",
+            with(|e| {
+                let there = e.there.as_mut().unwrap();
+                (there.host.udp, there.observed) = (Udp::Blocked, None);
+            }),
+            Cause::UdpByTls,
+            ["b1 reaches it by TLS", "security group of b1"],
+        ),
+        (
             "an old peer",
             with(|e| (e.there, e.peer_answers) = (None, Some(false))),
             Cause::MappingUnknown,

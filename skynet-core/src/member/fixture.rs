@@ -74,8 +74,12 @@ impl Network {
     }
 
     pub(crate) fn enrolment(&mut self) -> Enrolment {
+        self.enrolment_named("web-1")
+    }
+
+    pub(crate) fn enrolment_named(&mut self, name: &str) -> Enrolment {
         let node = NodeIdentity::random(Some([1; 16]), &mut self.rng);
-        Enrolment::new(self.token(), node, "web-1".parse().unwrap(), NOW, &mut self.rng).unwrap()
+        Enrolment::new(self.token(), node, name.parse().unwrap(), NOW, &mut self.rng).unwrap()
     }
 
     /// The receipt an honest registrar would give for `bundle`.
@@ -96,7 +100,11 @@ impl Network {
     }
 
     pub(crate) fn credentials(&mut self) -> Credentials {
-        let enrolment = self.enrolment();
+        self.credentials_named("web-1")
+    }
+
+    pub(crate) fn credentials_named(&mut self, name: &str) -> Credentials {
+        let enrolment = self.enrolment_named(name);
         let receipt = self.receipt(enrolment.bundle()).sign(&self.registrar).unwrap();
         let manifest = self.manifest.sign(&self.root).unwrap();
         enrolment.complete(self.genesis.bytes(), manifest.bytes(), receipt.bytes(), NOW).unwrap()

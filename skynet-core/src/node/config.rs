@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub floors: Floors,
     /// What [`NodeEvent::PersistPeers`](crate::node::NodeEvent::PersistPeers) said last; empty on the first start.
     pub last_peers: Vec<NodeNo>,
+    /// What [`NodeEvent::PersistRoster`](crate::node::NodeEvent::PersistRoster) said last; empty on the first start.
+    pub roster: Vec<u8>,
     /// What handshakes and transport data are made of: always `Engine::Noise` outside simulations.
     pub engine: Engine,
     /// Ciphers offered for lanes, a bit each (PROTOCOL §2.1): those this machine is fast at.

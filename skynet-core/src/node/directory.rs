@@ -21,6 +21,8 @@ pub struct Entry {
     pub member: Arc<Member>,
     /// Whether the relay has its control channel open: a hint for people.
     pub online: bool,
+    /// Whether this node has talked to it.
+    pub used: bool,
 }
 
 /// The cache.
@@ -82,12 +84,12 @@ impl Directory {
         if result == Inserted::New && self.by_identity.len() >= MAX_MEMBERS {
             return Inserted::Full;
         }
-        self.remove(&identity);
+        let used = self.remove(&identity).is_some_and(|held| held.used);
         self.by_key.insert(member.x25519(), identity);
         self.by_address.insert(IpAddr::V4(member.v4()), identity);
         self.by_address.insert(IpAddr::V6(member.v6()), identity);
         self.by_name.insert(member.name().to_string(), identity);
-        self.by_identity.insert(identity, Entry { member: Arc::new(member), online });
+        self.by_identity.insert(identity, Entry { member: Arc::new(member), online, used });
         result
     }
 
@@ -95,6 +97,13 @@ impl Directory {
     pub fn confirm(&mut self, identity: &Identity, bundle: &[u8], online: bool) -> bool {
         let held = self.by_identity.get_mut(identity).filter(|e| e.member.bundle() == bundle);
         held.map(|e| e.online = online).is_some()
+    }
+
+    /// This node talks to it.
+    pub fn note_used(&mut self, identity: &Identity) {
+        if let Some(entry) = self.by_identity.get_mut(identity) {
+            entry.used = true;
+        }
     }
 
     fn taken_by_another(&self, member: &Member) -> bool {

@@ -4,7 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::forwarding::ForwardingTable;
-use crate::id::{NodeNo, PortNo};
+use crate::id::{NodeNo, PortNo, RelayNo};
+use crate::key::PublicKey;
 use crate::session::Tai64n;
 use crate::worker::InboundCommand;
 
@@ -55,6 +56,19 @@ pub enum NodeEvent {
         /// Bytes of each.
         segment: usize,
     },
+    /// UDP to the relay is dead: open a stream of frames (`carrier::FrameStream`) to its TLS port, and a UDP socket of this
+    /// host that what is sent to it goes into that stream. Answer with `Node::carrier_opened` or `Node::carrier_closed`;
+    /// with the latter also when it ends. There is one at most.
+    OpenCarrier {
+        /// The relay's number,
+        relay: RelayNo,
+        /// its address for UDP,
+        address: SocketAddr,
+        /// and the key it proves itself by.
+        key: PublicKey,
+    },
+    /// Close it, or stop opening it.
+    CloseCarrier,
     /// Open the control stream (TCP) to this address, closing the one that is open.
     ConnectControl(SocketAddr),
     /// Write these bytes to the control stream.
@@ -68,6 +82,9 @@ pub enum NodeEvent {
     /// Keep the numbers of these peers in place of the ones kept before: a later start begins with them. Only a hint;
     /// at most [`MAX_REMEMBERED`](crate::node::MAX_REMEMBERED).
     PersistPeers(Vec<NodeNo>),
+    /// Keep these members' documents in place of the ones kept before, for a later start without any relay. At most
+    /// [`MAX_ROSTER`](crate::node::kept::MAX_ROSTER) bytes, at most once a minute.
+    PersistRoster(Vec<u8>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),
     /// Joining failed. If `fatal`, trying again will not help.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::drop::DropReason;
 use crate::forwarding::{DataPath, LaneEntry, PathActivity};
-use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
+use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo, RelayNo};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, Transmit};
 use crate::path::{
@@ -325,6 +325,8 @@ impl Node {
                     PathEvent::SizeChanged => self.dirty = true,
                     // Port 0's agent hears of it as well, and says it.
                     PathEvent::PeerRestarted | PathEvent::Announced => {}
+                    // Relays are port 0's.
+                    PathEvent::PeerRelays | PathEvent::RelaySilent(_) => {}
                     PathEvent::RefreshCandidates => self.ports.observe_again(port, now.mono),
                     // A further port guesses nothing: its lane does without.
                     PathEvent::OpenSockets { .. } | PathEvent::KeepSocket(_) => {}
@@ -351,7 +353,9 @@ impl Node {
                 let port = self.peers.get(slot).map_or(PortNo(0), |p| p.port_towards(to));
                 self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
             }
-            Some(Path::Relayed { node_no, .. }) => self.send_by_relay_as(Class::Control, node_no, probe),
+            Some(Path::Relayed { relay, node_no }) => {
+                self.send_by_relay(RelayNo(relay), Class::Control, node_no, probe);
+            }
             None => {}
         }
     }

@@ -18,6 +18,7 @@ pub(super) fn member_node(network: &mut crate::member::fixture::Network) -> Node
         stock: None,
         floors: Floors::default(),
         last_peers: Vec::new(),
+        roster: Vec::new(),
         engine: Engine::Noise,
         suites: SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM,
         max_lanes: 4,

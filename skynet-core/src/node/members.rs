@@ -26,6 +26,9 @@ impl Node {
                 MembershipEvent::Send(bytes) => self.events.push_back(NodeEvent::SendControl(bytes)),
                 MembershipEvent::Close => self.events.push_back(NodeEvent::CloseControl),
                 MembershipEvent::Persist(blob) => self.events.push_back(NodeEvent::Persist(blob)),
+                MembershipEvent::PersistRoster(roster) => {
+                    self.events.push_back(NodeEvent::PersistRoster(roster));
+                }
                 MembershipEvent::JoinFailed { reason, fatal } => {
                     self.events.push_back(NodeEvent::JoinFailed { reason, fatal });
                 }

@@ -14,19 +14,32 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
-use crate::control::{ControlClient, ControlConfig, ControlEvent, DownCause, RequestId};
+use crate::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DownCause, RequestId};
+use crate::id::RelayNo;
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::enrol::RECORD_LIFETIME;
-use crate::member::{Credentials, Endpoint, Enrolment, JoinToken, Member, Name, NodeIdentity, RelayRtt};
+use crate::member::manifest::MAX_RELAY_ADDRESSES;
+use crate::member::{
+    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt,
+};
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS};
 use crate::node::event::{Addresses, ControlStreamEvent};
+use crate::node::kept;
 use crate::node::refused::{Refusal, RefusedTable};
 use crate::node::roster::Roster;
 use crate::rng::Rng;
-use crate::time::{Instant, Now, UnixTime, earliest};
+use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
 /// A relay's clock that differs by more from ours is worth a line: documents are judged by ours alone.
 const CLOCK_APART_MS: u64 = 300_000;
+/// The roster is kept so long after something new is in it,
+const KEEP_AFTER: Duration = Duration::from_secs(2);
+/// and so often at most: a megabyte may be written.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+/// A relay that is back is given so long before the control channel returns to it,
+const RETURN_AFTER: Duration = Duration::from_secs(5);
+/// and so much longer, each node for itself.
+const RETURN_SPREAD: Duration = Duration::from_secs(20);
 
 /// What becomes of it.
 #[derive(Debug)]
@@ -35,6 +48,7 @@ pub(super) enum MembershipEvent {
     Send(Vec<u8>),
     Close,
     Persist(Vec<u8>),
+    PersistRoster(Vec<u8>),
     /// Joined, at first or again: the relay's ticket and clock are fresh.
     Joined(Box<Welcome>),
     JoinFailed {
@@ -71,6 +85,9 @@ pub(super) struct MembershipAgent {
     lookups: BTreeMap<RequestId, Lookup>,
     roster: Roster,
     refused: RefusedTable,
+    /// When the control channel goes back to the first relay, which was lost and is there again.
+    return_at: Option<Instant>,
+    rng: Rng,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
     /// Our clock against the relay's at the last WELCOME, milliseconds.
@@ -83,6 +100,12 @@ pub(super) struct MembershipAgent {
     update: Option<RequestId>,
     unpublished: bool,
     events: VecDeque<MembershipEvent>,
+    /// Of the run before.
+    kept: kept::Roster,
+    /// The directory has something new since the roster was kept last, and when it is kept again.
+    roster_changed: bool,
+    keep_at: Option<Instant>,
+    kept_at: Option<Instant>,
     pub(super) directory: Directory,
 }
 
@@ -97,18 +120,13 @@ impl MembershipAgent {
     ) -> Result<Self, String> {
         let node = NodeIdentity::random(Some(fingerprint), rng);
         let enrolment = Enrolment::new(token, node, name, now.unix, rng).map_err(|e| e.to_string())?;
-        let relay = enrolment.token().relays().first().ok_or("the token names no relay")?;
-        let config = ControlConfig {
-            local: enrolment.node().static_secret.clone(),
-            relay: relay.key,
-            addresses: enrolment
-                .token()
-                .relays()
-                .iter()
-                .filter(|r| r.key == relay.key)
-                .map(|r| r.address)
-                .collect(),
-        };
+        let named = enrolment.token().relays().iter();
+        let targets: Vec<ControlTarget> =
+            named.map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address }).collect();
+        if targets.is_empty() {
+            return Err("the token names no relay".into());
+        }
+        let config = ControlConfig { local: enrolment.node().static_secret.clone(), targets };
         let bundle = enrolment.bundle().encode();
         Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now.mono))
     }
@@ -122,13 +140,11 @@ impl MembershipAgent {
             credentials.renew_binding(now.unix).map_err(|e| e.to_string())?;
         }
         let me = credentials.member(now.unix).map_err(|e| format!("this node's own documents: {e}"))?;
-        let relays = &credentials.trust().manifest().relays;
-        let relay = relays.first().ok_or("the manifest names no relay")?;
-        let config = ControlConfig {
-            local: credentials.node().static_secret.clone(),
-            relay: relay.key,
-            addresses: relay.addresses.clone(),
-        };
+        let targets = targets_of(credentials.trust().manifest());
+        if targets.is_empty() {
+            return Err("the manifest names no relay".into());
+        }
+        let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
         let bundle = credentials.bundle().encode();
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
         Ok(Self::start(phase, config, bundle, rng, now.mono))
@@ -143,6 +159,8 @@ impl MembershipAgent {
             lookups: BTreeMap::new(),
             roster: Roster::new(MAX_MEMBERS, rng.fork()),
             refused: RefusedTable::default(),
+            return_at: None,
+            rng: rng.fork(),
             published: Default::default(),
             clock_ahead_ms: None,
             clock_refused: false,
@@ -150,6 +168,10 @@ impl MembershipAgent {
             update: None,
             unpublished: false,
             events: VecDeque::new(),
+            kept: kept::Roster::default(),
+            roster_changed: false,
+            keep_at: None,
+            kept_at: None,
             directory: Directory::default(),
         };
         agent.drain_control(Now { mono: now, ..Now::default() });
@@ -203,7 +225,33 @@ impl MembershipAgent {
         }
     }
 
-    /// Whether the relay's control channel is open and we are joined on it.
+    /// Whether manifest, or token, lists this address, but not for the first relay.
+    pub(super) fn is_further_relay(&self, address: SocketAddr) -> bool {
+        match &self.phase {
+            Phase::Member { credentials, .. } => {
+                let further = credentials.trust().manifest().relays.iter().skip(1);
+                further.flat_map(|r| &r.addresses).any(|a| *a == address)
+            }
+            Phase::Enrolling(e) => {
+                let named = e.token().relays();
+                let first = named.first().map(|r| r.relay_no);
+                named.iter().any(|r| r.address == address && Some(r.relay_no) != first)
+            }
+            Phase::Failed => false,
+        }
+    }
+
+    /// The relay on whose control channel we are joined.
+    pub(super) fn control_relay(&self) -> Option<u16> {
+        self.control.target().filter(|_| self.control.is_joined()).map(|t| t.relay_no)
+    }
+
+    /// The key that the relay of the control channel proves itself by.
+    pub(super) fn relay_key(&self) -> Option<PublicKey> {
+        self.control.target().map(|t| t.relay)
+    }
+
+    /// Whether a relay's control channel is open and we are joined on it.
     pub(super) fn is_connected(&self) -> bool {
         self.control.is_joined()
     }
@@ -217,8 +265,40 @@ impl MembershipAgent {
         self.drain_control(now);
     }
 
+    /// This relay's UDP session ended: if it is the one with the control channel, that may be dead too, and TCP takes long
+    /// to notice.
+    pub(super) fn relay_lost(&mut self, relay: RelayNo, now: Now) {
+        if self.control.target().is_some_and(|t| t.relay_no == relay.0) {
+            self.control.doubt(now.mono);
+            self.drain_control(now);
+        }
+        if self.control.first().is_some_and(|t| t.relay_no == relay.0) {
+            self.return_at = None;
+        }
+    }
+
+    /// This relay's UDP session is up. The first is where the directory is kept and members meet: back there, but not all
+    /// in the same second.
+    pub(super) fn relay_found(&mut self, relay: RelayNo, now: Now) {
+        let elsewhere = self.control.target().is_some_and(|t| t.relay_no != relay.0);
+        if elsewhere && self.control.first().is_some_and(|t| t.relay_no == relay.0) {
+            let spread = u64::try_from(RETURN_SPREAD.as_millis()).unwrap_or(u64::MAX);
+            let wait = RETURN_AFTER + Duration::from_millis(self.rng.below(spread));
+            self.return_at.get_or_insert(now.mono + wait);
+        }
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.control.handle_timeout(now.mono);
+        if self.keep_at.take_if(|at| *at <= now.mono).is_some() {
+            self.kept_at = Some(now.mono);
+            self.events.push_back(MembershipEvent::PersistRoster(kept::encode(&self.directory)));
+        }
+        if self.return_at.take_if(|at| *at <= now.mono).is_some()
+            && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
+        {
+            self.control.return_to_first(now.mono);
+        }
         self.drain_control(now);
         if self.roster.poll_timeout().is_some_and(|at| now.mono >= at) {
             let due = self.roster.handle_timeout(now.mono);
@@ -232,7 +312,8 @@ impl MembershipAgent {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        earliest(self.control.poll_timeout().map(|(at, _)| at), self.roster.poll_timeout())
+        let control = self.control.poll_timeout().map(|(at, _)| at);
+        [self.roster.poll_timeout(), self.return_at, self.keep_at].into_iter().fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -244,7 +325,7 @@ impl MembershipAgent {
             Some(id) => {
                 self.lookups.insert(id, lookup);
             }
-            None => self.events.push_back(MembershipEvent::NotFound(lookup)),
+            None => self.not_found(lookup, now),
         }
         self.drain_control(now);
     }
@@ -252,9 +333,7 @@ impl MembershipAgent {
     /// Says where we can be reached, if that is news.
     pub(super) fn publish(&mut self, endpoints: Vec<Endpoint>, relays: Vec<RelayRtt>, now: Now) {
         if !self.control.is_joined()
-            || (self.published.0 == endpoints
-                && self.published.1.is_empty() == relays.is_empty()
-                && !self.unpublished)
+            || (self.published.0 == endpoints && self.published.1 == relays && !self.unpublished)
         {
             return;
         }
@@ -289,8 +368,27 @@ impl MembershipAgent {
             } else if let Some(bytes) = self.control.poll_bytes() {
                 self.events.push_back(MembershipEvent::Send(bytes));
             } else {
-                return;
+                break;
             }
+        }
+        if core::mem::take(&mut self.roster_changed) {
+            let not_before = self.kept_at.map_or(now.mono, |at| at + KEEP_EVERY);
+            self.keep_at.get_or_insert((now.mono + KEEP_AFTER).max(not_before));
+        }
+    }
+
+    /// No relay answered this, or none that has the directory: what was kept may.
+    fn not_found(&mut self, lookup: Lookup, now: Now) {
+        let is_first = self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
+        let authoritative = self.control.is_joined() && is_first;
+        let bundle = self.kept.find(&lookup).filter(|_| !authoritative).map(<[u8]>::to_vec);
+        let holds = |b: &Vec<u8>| {
+            let parsed = Bundle::parse(b).ok();
+            parsed.zip(self.credentials()).is_some_and(|(b, c)| c.trust().verify_member(&b, now.unix).is_ok())
+        };
+        let known = bundle.filter(holds).is_some_and(|b| self.learn(&b, false, Some(&lookup), now));
+        if !known {
+            self.events.push_back(MembershipEvent::NotFound(lookup));
         }
     }
 
@@ -301,10 +399,10 @@ impl MembershipAgent {
                 self.events.push_back(MembershipEvent::Connect(address));
             }
             ControlEvent::WantClose => self.events.push_back(MembershipEvent::Close),
-            ControlEvent::Ready | ControlEvent::Acknowledged(..) => {}
+            ControlEvent::Ready | ControlEvent::Acknowledged(..) | ControlEvent::Manifest(..) => {}
             ControlEvent::Joined(welcome) => self.on_welcome(welcome, now),
             ControlEvent::Conflict(what) => self.on_conflict(what, now),
-            ControlEvent::Denied(None, code, text) => self.on_denied(code, text),
+            ControlEvent::Denied(None, code, text) => self.on_denied(code, text, now),
             ControlEvent::Peer(id, found) => {
                 let lookup = self.lookups.remove(&id);
                 if !self.learn(&found.bundle, found.online, lookup.as_ref(), now)
@@ -320,7 +418,7 @@ impl MembershipAgent {
                 self.roster.failed(id);
                 self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
-                    self.events.push_back(MembershipEvent::NotFound(lookup));
+                    self.not_found(lookup, now);
                 }
             }
             ControlEvent::Members(id, more, members) => self.on_members(id, more, &members, now),
@@ -369,10 +467,11 @@ impl MembershipAgent {
         match member {
             Ok((credentials, me)) => {
                 self.events.push_back(MembershipEvent::Persist(credentials.encode().to_vec()));
+                self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
-                let first = self.roster.begin(now.mono);
+                let first = self.roster.begin(!self.directory.is_empty(), now.mono);
                 self.list(first, now);
             }
             Err(reason) => self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: true }),
@@ -398,7 +497,7 @@ impl MembershipAgent {
     }
 
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
-    fn on_denied(&mut self, code: u16, text: String) {
+    fn on_denied(&mut self, code: u16, text: String, now: Now) {
         let passing = DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
         self.clock_refused = DeniedCode::from_u16(code) == Some(DeniedCode::Clock);
         let fatal = matches!(self.phase, Phase::Enrolling(_)) && !passing;
@@ -407,6 +506,9 @@ impl MembershipAgent {
         }
         self.events
             .push_back(MembershipEvent::JoinFailed { reason: format!("the relay refuses: {text}"), fatal });
+        if passing && !self.control.is_joined() {
+            self.control.try_next(now.mono);
+        }
     }
 
     fn on_down(&mut self, cause: DownCause, now: Instant) {
@@ -420,6 +522,13 @@ impl MembershipAgent {
                 "the relay{at} cannot be reached: {cause}; the cure: see that it runs and that TCP to it is allowed"
             );
             self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: false });
+        }
+    }
+
+    /// What a run before has kept of the members.
+    pub(super) fn set_roster(&mut self, roster: &[u8]) {
+        if let Some(credentials) = self.credentials() {
+            self.kept = kept::Roster::decode(roster, &credentials.trust().root_pin());
         }
     }
 
@@ -449,6 +558,19 @@ impl MembershipAgent {
             self.drain_control(now);
         }
     }
+}
+
+/// Relays in the order of the manifest, whose first is the one with the directory: each by its first address, then each
+/// by its second, so that one that is dead does not take the time of all its addresses.
+fn targets_of(manifest: &Manifest) -> Vec<ControlTarget> {
+    let relays = manifest.relays.iter();
+    let target = |r: &crate::member::RelayEntry, address: &SocketAddr| ControlTarget {
+        relay_no: r.relay_no,
+        relay: r.key,
+        address: *address,
+    };
+    let nth = |n: usize| relays.clone().filter_map(move |r| Some(target(r, r.addresses.get(n)?)));
+    (0..MAX_RELAY_ADDRESSES).flat_map(nth).collect()
 }
 
 fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {

@@ -9,10 +9,12 @@
 //! [`Node::inquire`]. *Polls*: after any of the others drain [`Node::poll_transmit`], then [`Node::poll_event`], in that
 //! order, then read [`Node::poll_timeout`]. `now` never goes back.
 
+mod carrier;
 mod config;
 pub mod directory;
 mod event;
 mod guess_sockets;
+pub mod kept;
 mod lane_paths;
 mod lanes;
 #[cfg(test)]
@@ -30,6 +32,8 @@ mod peers;
 mod ports;
 mod publish;
 mod refused;
+mod relay_set;
+mod relays;
 mod remembered;
 mod roster;
 mod sessions;
@@ -53,6 +57,7 @@ pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
+use crate::carrier::Way;
 use crate::drop::{DropCounters, DropReason};
 use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
@@ -63,6 +68,7 @@ use crate::node::membership::MembershipAgent;
 use crate::node::nat_observer::NatObserver;
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
+use crate::node::relay_set::RelaySet;
 use crate::node::remembered::Remembered;
 use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{Added, MAX_STAGED_PER_PEER, Unresolved};
@@ -142,12 +148,17 @@ impl Node {
         };
         if let Some(membership) = &mut membership {
             membership.set_most(config.known_members);
+            membership.set_roster(&config.roster);
         }
         let configured = config.stock.as_ref().map(|s| s.secret.clone());
         let secret = membership.as_ref().and_then(|m| m.static_secret().cloned()).or(configured).ok_or(
             "nothing to do: neither a join token, nor credentials, nor an [interface] with a private key",
         )?;
         let local = LocalKey::new(secret, config.engine);
+        let relays = match &membership {
+            Some(_) => RelaySet::expecting(now.mono),
+            None => RelaySet::default(),
+        };
         let probe_start =
             u32::try_from(now.unix.0).unwrap_or(u32::MAX).max(config.floors.probe_start.saturating_add(1));
         let mut node = Self {
@@ -162,7 +173,7 @@ impl Node {
             punches: PunchRate::new(now.mono),
             probe_start,
             membership,
-            ports: Ports::new(),
+            ports: Ports::new(relays),
             guess_sockets: GuessSockets::default(),
             guessing: config.guessing,
             nat: NatSeen::default(),
@@ -290,7 +301,7 @@ impl Node {
             membership.handle_timeout(now);
         }
         self.drain_observer(now);
-        self.lanes_changed |= self.ports.handle_timeout(now.mono);
+        self.lanes_changed |= self.ports.handle_timeout(&mut self.rng, now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
             let Some(peer) = self.peers.get_mut(slot) else { continue };
@@ -386,6 +397,22 @@ impl Node {
         self.settle(now);
     }
 
+    /// [`NodeEvent::OpenCarrier`] was done: datagrams to `address`, of this host, go into the stream, which takes this
+    /// way.
+    pub fn carrier_opened(&mut self, address: SocketAddr, way: Way, now: Now) {
+        self.ports.relays.carrier_opened(address, way, &mut self.rng, now.mono);
+        self.dirty = true;
+        self.settle(now);
+    }
+
+    /// [`NodeEvent::OpenCarrier`] could not be done, or the stream has ended. It is asked for again if it is still
+    /// wanted.
+    pub fn carrier_closed(&mut self, now: Now) {
+        self.ports.relays.carrier_closed(&mut self.rng, now.mono);
+        self.dirty = true;
+        self.settle(now);
+    }
+
     /// Forgets every session at once: after a suspend, or when this machine may be a copy. Nothing is sent with an old
     /// key afterwards. Randomness starts anew from `seed`.
     pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
@@ -461,15 +488,15 @@ impl Node {
     ) -> Result<(), DropReason> {
         match Wire::of(datagram) {
             Wire::RelayUpkeep => {
-                let (_, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
-                client.handle_datagram(datagram, now.mono);
+                let found = self.ports.client_of(port, from).and_then(|(_, client)| client);
+                found.ok_or(DropReason::BadRelayHeader)?.handle_datagram(datagram, now.mono);
                 Ok(())
             }
             Wire::RelayData => {
                 let (relay, client) = self.ports.client_of(port, from).ok_or(DropReason::BadRelayHeader)?;
                 let header = DataHeader::parse(datagram).map_err(|_| DropReason::BadRelayHeader)?;
                 // Only our session's number tells that the relay itself is alive; its address can be forged.
-                if client.gen_no() == Some(header.gen_no) {
+                if let Some(client) = client.filter(|c| c.gen_no() == Some(header.gen_no)) {
                     client.note_data_received(now.mono);
                 }
                 let path = PathSource::Relayed { relay: relay.0, sender: header.node_no };

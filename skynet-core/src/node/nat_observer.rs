@@ -156,7 +156,7 @@ impl Node {
     }
 
     fn note_nat(&mut self, seen: &[Option<SocketAddr>]) {
-        let here = self.ports.main_client().and_then(|(_, client)| client.observed()).map(canonical);
+        let here = self.ports.observed().map(canonical);
         if let Some(nat) = here.and_then(|here| compare(here, seen)) {
             tracing::debug!(?nat, "what STUN says of the NAT");
             self.set_nat(nat);

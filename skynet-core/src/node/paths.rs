@@ -1,22 +1,21 @@
-//! Paths and the relay session: probes in and out, and which way data goes.
+//! Paths: probes in and out, and which way data goes.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use std::sync::Arc;
 
-use crate::control::message::Welcome;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
-use crate::id::{PeerSlot, PortNo};
-use crate::member::{Endpoint, Member, RelayRtt};
+use crate::id::{PeerSlot, PortNo, RelayNo};
+use crate::member::{Endpoint, Member};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
 use crate::path::{
     Candidate, CandidateKind, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
-    ProbeTo, RelayPath, Traffic,
+    ProbeTo, Traffic,
 };
 use crate::session::{PathSource, PeerPsk, Session, SessionConfig, Tai64n};
 use crate::time::Now;
-use crate::wire::probe::Head;
+use crate::wire::probe::{Head, RelayRtt};
 use crate::wire::relay::Class;
 
 impl Node {
@@ -42,10 +41,15 @@ impl Node {
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
         path.set_nat(self.nat);
         path.set_local_candidates(&self.local_candidates(PortNo(0)), now);
-        path.set_peer_endpoints(&candidates_of(member), &[], now);
-        path.set_relay(self.relay_path(member), now);
+        path.set_own_relays(&self.ports.relays.told());
+        path.expect_relay(self.ports.relays.expected_until());
+        path.set_peer_endpoints(&candidates_of(member), &relays_of(member), now);
         let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
         let slot = self.peers.insert(kind, Session::new(config))?;
+        if let Some(membership) = &mut self.membership {
+            membership.directory.note_used(&member.identity());
+        }
+        self.choose_relay(slot, now);
         self.lanes_changed = true;
         let least = self.min_lanes;
         let _wanted = self.with_lanes(slot, now, |lanes, cx| {
@@ -63,18 +67,17 @@ impl Node {
 
     /// Newer documents of a member: its endpoints, its relay, perhaps other addresses.
     pub(super) fn refresh_member(&mut self, slot: PeerSlot, newer: &Arc<Member>, now: Now) {
-        let relay = self.relay_path(newer);
         let Some(Kind::Member { member, path }) = self.peers.get_mut(slot).map(|p| &mut p.kind) else {
             return;
         };
         let moved = (member.v4(), member.v6()) != (newer.v4(), newer.v6());
         *member = Arc::clone(newer);
-        path.set_peer_endpoints(&candidates_of(newer), &[], now);
-        path.set_relay(relay, now);
+        path.set_peer_endpoints(&candidates_of(newer), &relays_of(newer), now);
         if moved {
             self.peers.index_prefixes();
             self.dirty = true;
         }
+        self.choose_relay(slot, now);
         self.drain_path(slot, now);
     }
 
@@ -158,8 +161,8 @@ impl Node {
                     let (port, bytes) = (probe.socket.unwrap_or_default(), probe.bytes);
                     self.transmits.push_back(Transmit { port, to: addr, from: local, ttl, bytes });
                 }
-                ProbeTo::Relayed { node_no, .. } => {
-                    self.send_by_relay_as(Class::Control, node_no, &probe.bytes)
+                ProbeTo::Relayed { relay, node_no } => {
+                    self.send_by_relay(RelayNo(relay), Class::Control, node_no, &probe.bytes);
                 }
             }
         }
@@ -174,6 +177,8 @@ impl Node {
                     self.initiate(slot, now);
                 }
                 PathEvent::Announced => {}
+                PathEvent::PeerRelays => self.choose_relay(slot, now),
+                PathEvent::RelaySilent(relay) => self.avoid_relay(slot, relay, now),
                 PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
                 PathEvent::OpenSockets { count } => self.open_guess_sockets(slot, count),
                 PathEvent::KeepSocket(socket) => self.close_guess_sockets(slot, socket),
@@ -212,7 +217,8 @@ impl Node {
 
     /// A handshake, if packets wait for one and there is a way for it.
     pub(super) fn want_session(&mut self, slot: PeerSlot, now: Now) {
-        let ready = self.data_path(slot).is_some();
+        let doors = self.peers.get(slot).and_then(|p| p.agent(PortNo(0))).map(|p| p.doors(now.mono));
+        let ready = self.data_path(slot).is_some() || doors.is_some_and(|d| !d.is_empty());
         let wanted = |p: &Peer| !p.staged.is_empty() && p.sealing.is_none();
         if ready && self.peers.get(slot).is_some_and(wanted) {
             self.initiate(slot, now);
@@ -231,6 +237,11 @@ impl Node {
         };
         let attention = peer.attention();
         let may_guess = self.guess_sockets.is_free_for(slot);
+        if let (Some(last_tx), Some(Path::Relayed { relay, .. })) =
+            (traffic.last_tx, peer.agent(PortNo(0)).and_then(PathAgent::selected))
+        {
+            self.ports.relays.note_use(RelayNo(relay), last_tx + PathAgent::EDGE, now.mono);
+        }
         if let Some(path) = peer.path_mut() {
             path.set_may_guess(may_guess);
             path.set_attention(attention);
@@ -252,8 +263,8 @@ impl Node {
             Kind::Stock { path, .. } => path.endpoint().map(|to| direct(to, None)),
             Kind::Member { path, .. } => match path.selected()? {
                 Path::Direct { remote } => Some(direct(remote, path.local_towards(remote))),
-                Path::Relayed { node_no, .. } => {
-                    let (to, header) = self.ports.relay_header(node_no, Class::Normal)?;
+                Path::Relayed { relay, node_no } => {
+                    let (to, header) = self.ports.relay_header(RelayNo(relay), node_no, Class::Normal)?;
                     let activity = Arc::clone(&peer.relayed);
                     let relay_header = Some(header);
                     // Trains are checked on the way to the peer, which this is not.
@@ -264,85 +275,10 @@ impl Node {
         }
     }
 
-    pub(super) fn send_by_relay(&mut self, node_no: u32, message: &[u8]) {
-        self.send_by_relay_as(Class::Control, node_no, message);
-    }
-
-    pub(super) fn send_by_relay_as(&mut self, class: Class, node_no: u32, message: &[u8]) {
-        let Some((to, header)) = self.ports.relay_header(node_no, class) else { return };
+    pub(super) fn send_by_relay(&mut self, relay: RelayNo, class: Class, node_no: u32, message: &[u8]) {
+        let Some((to, header)) = self.ports.relay_header(relay, node_no, class) else { return };
         let bytes = header.iter().chain(message).copied().collect();
         self.transmits.push_back(Transmit { port: PortNo(0), to, from: None, ttl: None, bytes });
-    }
-
-    // ── The relay session ──────────────────────────────────────────────────────────────────────────────────────
-
-    /// WELCOME brought a ticket: bind, or go on with the new one.
-    pub(super) fn on_ticket(&mut self, welcome: &Welcome, now: Now) {
-        if !self.membership.as_mut().is_some_and(|m| m.takes_ticket(&welcome.ticket, now.mono)) {
-            return;
-        }
-        let overlay = self.overlay();
-        let outside = |a: &SocketAddr| !overlay.iter().any(|p| p.contains(a.ip().to_canonical()));
-        let manifest_address = self
-            .membership
-            .as_ref()
-            .and_then(|m| m.credentials())
-            .and_then(|c| c.trust().manifest().relay(welcome.relay_no))
-            .map(|relay| relay.addresses.iter().copied().filter(outside).collect::<Vec<_>>())
-            .and_then(|addresses| reachable(&addresses, self.control_address));
-        // What goes to a relay inside the overlay would come back to be sent to that relay.
-        let Some(address) = manifest_address.or(self.control_address.filter(outside)) else {
-            self.events.push_back(NodeEvent::Alarm(format!(
-                "relay {} has no address but in the overlay's own range, so nothing is relayed by it; the cure: give it another --public-address",
-                welcome.relay_no
-            )));
-            return;
-        };
-        self.dirty |= self.ports.set_ticket(welcome, address, &mut self.rng, now.mono);
-        self.drain_relay(now);
-    }
-
-    /// Sends what the ports have for the relay, and takes what they learned of it.
-    pub(super) fn drain_relay(&mut self, now: Now) {
-        while let Some(transmit) = self.ports.poll_transmit() {
-            self.transmits.push_back(transmit);
-        }
-        while let Some(port) = self.ports.poll_changed() {
-            if port == PortNo(0) {
-                self.dirty = true;
-                self.on_relay_changed(now);
-                self.observe_nat(now);
-            } else {
-                self.on_port_changed(port, now);
-            }
-        }
-    }
-
-    /// Up, down, or our address as the relay sees it changed: every path agent of port 0 has to know.
-    fn on_relay_changed(&mut self, now: Now) {
-        let local = self.local_candidates(PortNo(0));
-        for slot in self.peers.slots() {
-            let Some(member) = self.peers.get(slot).and_then(Peer::member).cloned() else { continue };
-            let relay = self.relay_path(&member);
-            if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-                path.set_local_candidates(&local, now);
-                path.set_relay(relay, now);
-            }
-            self.drain_path(slot, now);
-        }
-        self.publish_record(now);
-    }
-
-    /// The relay both ends use, if ours is up.
-    fn relay_path(&self, member: &Member) -> Option<RelayPath> {
-        let (relay, client) = self.ports.main_client().filter(|(_, client)| client.is_up())?;
-        let theirs = member.relays().iter().find(|r| r.relay_no == relay.no.0);
-        Some(RelayPath {
-            relay_no: relay.no.0,
-            node_no: member.node_no(),
-            rtt: client.rtt().unwrap_or_default(),
-            peer_rtt: theirs.map(|r| core::time::Duration::from_millis(r.rtt_ms.into())),
-        })
     }
 
     /// Tells every peer, and the directory, where port 0 can be reached.
@@ -364,12 +300,9 @@ impl Node {
             .iter()
             .map(|c| Endpoint { kind: c.kind as u8, address: c.addr })
             .collect();
-        let told = self.ports.main_client().and_then(|(relay, client)| {
-            let rtt_ms = u16::try_from(client.rtt()?.as_millis()).unwrap_or(u16::MAX);
-            Some(RelayRtt { relay_no: relay.no.0, rtt_ms })
-        });
+        let told = self.ports.relays.told();
         if let Some(membership) = &mut self.membership {
-            membership.publish(endpoints, told.into_iter().collect(), now);
+            membership.publish(endpoints, told.iter().map(to_record).collect(), now);
         }
     }
 
@@ -379,16 +312,18 @@ impl Node {
     }
 }
 
-/// The relay's first address, of the kind by which its control channel was reached if that is known: a host without IPv4, or
-/// without IPv6, reaches no other.
-fn reachable(addresses: &[SocketAddr], control: Option<SocketAddr>) -> Option<SocketAddr> {
-    let same_kind = |a: &&SocketAddr| control.is_none_or(|c| c.is_ipv4() == a.is_ipv4());
-    addresses.iter().find(same_kind).or(addresses.first()).copied()
-}
-
 pub(super) fn candidates_of(member: &Member) -> Vec<Candidate> {
     let known = |e: &Endpoint| Some(Candidate::new(CandidateKind::from_wire(e.kind)?, e.address));
     member.endpoints().iter().filter_map(known).collect()
+}
+
+/// The relays a member says it is at.
+fn relays_of(member: &Member) -> Vec<RelayRtt> {
+    member.relays().iter().map(|r| RelayRtt { relay_no: r.relay_no, rtt_ms: r.rtt_ms }).collect()
+}
+
+fn to_record(told: &RelayRtt) -> crate::member::RelayRtt {
+    crate::member::RelayRtt { relay_no: told.relay_no, rtt_ms: told.rtt_ms }
 }
 
 /// A path in words.

@@ -17,6 +17,7 @@ use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
 use crate::node::views::Views;
 use crate::path::{PathAgent, StockPath};
+use crate::relay::PairRelay;
 use crate::session::{SealingKey, Session};
 
 /// Peers at most; as many as the directory caches.
@@ -33,6 +34,8 @@ pub(super) struct Peer {
     pub(super) staged: Staged,
     /// Where its last authentic handshake message came from: where to answer while no path is selected.
     pub(super) heard_from: Option<Source>,
+    /// Which relay its data takes where it takes one.
+    pub(super) relay: PairRelay,
     pub(super) relayed: Arc<PathActivity>,
     pub(super) direct: Arc<PathActivity>,
     /// Its paths of ports 1, 2, …
@@ -128,6 +131,7 @@ impl Peers {
             sealing: None,
             staged: Staged::default(),
             heard_from: None,
+            relay: PairRelay::default(),
             relayed: Arc::default(),
             direct: Arc::default(),
             lane_paths: LanePaths::default(),

@@ -1,8 +1,8 @@
 //! This node's UDP ports: which are open, where each can be reached, and each one's session at the relay.
 //!
-//! Port 0 is always open. The others are opened when a lane wants one, and closed when none has for [`CLOSE_AFTER`].
-//! Each has a relay session of its own while it is open: it is what tells how a NAT translates that port, and it keeps
-//! the translation alive. Only port 0's carries data.
+//! Port 0 is always open, and its sessions are those of [`RelaySet`]. The others are opened when a lane wants one, and
+//! closed when none has for [`CLOSE_AFTER`]. Each has a session of its own at the home relay while it is open: it is what
+//! tells how a NAT translates that port, and it keeps the translation alive. Only port 0's carry data.
 //!
 //! ```text
 //! closed ── want ─▶ OpenPort ─▶ opening ── port_opened ─▶ open ── unused for 60 s ─▶ ClosePort ─▶ closed
@@ -14,9 +14,11 @@ use std::collections::VecDeque;
 
 use crate::control::message::Welcome;
 use crate::id::{MAX_PORTS, PortNo, RelayNo};
+use crate::key::PublicKey;
+use crate::node::relay_set::{Relay, RelaySet, RelaySetEvent};
 use crate::node::{NodeEvent, Transmit};
 use crate::path::{Candidate, CandidateKind, MAX_CANDIDATES};
-use crate::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent};
+use crate::relay::{RelayClient, RelayEvent};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, earliest};
 use crate::wire::relay::{Class, DATA_HEADER_LEN};
@@ -27,14 +29,8 @@ const CLOSE_AFTER: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// So long a fresh port waits for the relay to say where it is seen before it is used without knowing.
 const OBSERVE: Duration = Duration::from_millis(400);
-
-/// The relay all ports use.
-#[derive(Clone)]
-pub(super) struct Relay {
-    pub(super) no: RelayNo,
-    pub(super) address: SocketAddr,
-    ticket: RelayClientConfig,
-}
+/// Events of port 0's sessions that wait for the owner.
+const MAX_RELAY_EVENTS: usize = 32;
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 enum State {
@@ -53,6 +49,7 @@ struct Port {
     state: State,
     /// The host's addresses with this port's number.
     local: Vec<SocketAddr>,
+    /// Of a further port, at the home relay.
     client: Option<RelayClient>,
     /// Just opened: until then the relay may say how it sees it.
     observe_until: Option<Instant>,
@@ -64,49 +61,60 @@ struct Port {
 #[derive(Default)]
 pub(super) struct Ports {
     ports: [Port; MAX_PORTS],
-    relay: Option<Relay>,
+    pub(super) relays: RelaySet,
+    /// Where the sessions of further ports are.
+    further_at: Option<(RelayNo, SocketAddr)>,
+    /// What became of port 0's sessions and is of concern to more than this.
+    relay_events: VecDeque<RelaySetEvent>,
     /// Where port 0 can be reached besides, as the shell has found out or was told.
     told: Vec<Candidate>,
     events: VecDeque<NodeEvent>,
 }
 
 impl Ports {
-    /// Port 0 is open.
-    pub(super) fn new() -> Self {
-        let mut ports = Self::default();
+    /// Port 0 is open. A session at a relay is expected, if this is to be a member.
+    pub(super) fn new(relays: RelaySet) -> Self {
+        let mut ports = Self { relays, ..Self::default() };
         ports.ports[0].state = State::Open;
         ports
     }
 
     // ── Getters ────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// The home relay.
     pub(super) fn relay(&self) -> Option<&Relay> {
-        self.relay.as_ref()
+        self.relays.home()
     }
 
-    /// The session of port 0, if the relay is known.
+    /// Port 0's session at the home relay: by UDP, or by a stream while only that is open.
     pub(super) fn main_client(&self) -> Option<(&Relay, &RelayClient)> {
-        self.relay.as_ref().zip(self.ports[0].client.as_ref())
+        let relay = self.relays.home()?;
+        Some((relay, self.relays.session(relay.no)?.1))
     }
 
-    /// The header of a frame by port 0's session, and where it goes; `None` while that is down.
+    /// The header of a frame by port 0's session at this relay, and where it goes; `None` while that is down.
     pub(super) fn relay_header(
         &self,
+        relay: RelayNo,
         node_no: u32,
         class: Class,
     ) -> Option<(SocketAddr, [u8; DATA_HEADER_LEN])> {
-        let (relay, client) = self.main_client()?;
-        Some((relay.address, client.data_header(node_no, class, 0)?))
+        let (address, client) = self.relays.session(relay)?;
+        Some((address, client.data_header(node_no, class, 0)?))
     }
 
-    /// The session of `port`, if `from` is the relay's address.
+    /// The session of `port`, if `from` is its relay's address, or the stream's that leads there; a stream that is being
+    /// left has none any more.
     pub(super) fn client_of(
         &mut self,
         port: PortNo,
         from: SocketAddr,
-    ) -> Option<(RelayNo, &mut RelayClient)> {
-        let relay = self.relay.as_ref().filter(|r| r.address == from)?;
-        Some((relay.no, self.ports.get_mut(usize::from(port.0))?.client.as_mut()?))
+    ) -> Option<(RelayNo, Option<&mut RelayClient>)> {
+        if port == PortNo(0) {
+            return self.relays.client_at(from);
+        }
+        let (relay, _) = self.further_at.filter(|(_, address)| *address == from)?;
+        Some((relay, Some(self.ports.get_mut(usize::from(port.0))?.client.as_mut()?)))
     }
 
     /// Open, and it is known, or was waited for long enough, how the relay sees it.
@@ -121,7 +129,16 @@ impl Ports {
 
     /// How the relay sees port 0, while it does.
     pub(super) fn observed(&self) -> Option<SocketAddr> {
-        self.ports[0].client.as_ref().and_then(RelayClient::observed)
+        self.observed_by(PortNo(0))
+    }
+
+    /// How home sees port 0 by UDP, or another relay while home does not; how home sees a further port.
+    fn observed_by(&self, port: PortNo) -> Option<SocketAddr> {
+        if port != PortNo(0) {
+            return self.ports.get(usize::from(port.0))?.client.as_ref()?.observed();
+        }
+        let home = self.relays.home().and_then(|r| r.client.as_ref()?.observed());
+        home.or_else(|| self.relays.active().find_map(|(_, client)| client.observed()))
     }
 
     /// Where a port can be reached: what the shell was told of port 0, the address the relay sees, and interface
@@ -136,7 +153,7 @@ impl Ports {
         };
         let Some(port) = self.ports.get(usize::from(no.0)) else { return Vec::new() };
         let mut candidates = if no == PortNo(0) { self.told.clone() } else { Vec::new() };
-        if let Some(observed) = port.client.as_ref().and_then(RelayClient::observed)
+        if let Some(observed) = self.observed_by(no)
             && !port.local.contains(&observed)
         {
             candidates.push(Candidate::new(CandidateKind::ServerReflexive, observed));
@@ -159,6 +176,7 @@ impl Ports {
         if self.ports[0].local == addresses {
             return false;
         }
+        self.relays.move_on(now);
         for (i, port) in self.ports.iter_mut().enumerate() {
             let number = port.local.first().map(SocketAddr::port);
             port.local = match number {
@@ -189,7 +207,7 @@ impl Ports {
         }
         port.state = State::Open;
         port.local = addresses.iter().take(MAX_CANDIDATES).copied().collect();
-        port.client = self.relay.as_ref().map(|r| r.client(no, rng, now));
+        port.client = self.relays.further_client(no, rng, now);
         port.observe_until = port.client.is_some().then(|| now + OBSERVE);
     }
 
@@ -202,44 +220,42 @@ impl Ports {
         }
     }
 
-    /// The relay's ticket: every open port binds, or goes on with the new one. True if the relay is another.
+    /// The relays' ticket: every open port binds, or goes on with the new one.
     pub(super) fn set_ticket(
         &mut self,
         welcome: &Welcome,
-        address: SocketAddr,
+        relays: &[(RelayNo, SocketAddr, PublicKey)],
         rng: &mut Rng,
         now: Instant,
-    ) -> bool {
-        let no = RelayNo(welcome.relay_no);
-        let clock = RelayClock::new(welcome.relay_unix_ms, now);
-        let ticket = RelayClientConfig {
-            relay_no: no.0,
-            lane: 0,
-            ticket: welcome.ticket,
-            bind_key: welcome.bind_key.clone(),
-            clock,
-        };
-        let same = self.relay.as_ref().is_some_and(|r| (r.no, r.address) == (no, address));
-        let relay = &*self.relay.insert(Relay { no, address, ticket });
-        for (i, port) in (0..).zip(&mut self.ports) {
-            match &mut port.client {
-                Some(client) if same => {
-                    client.set_ticket(welcome.ticket, welcome.bind_key.clone(), clock);
-                    // Who was away may have forgotten the session, and who does not send would learn it late.
-                    client.rebind(now);
-                }
-                client => {
-                    let is_open = port.state == State::Open;
-                    *client = is_open.then(|| relay.client(PortNo(i), rng, now));
-                }
-            }
+    ) {
+        self.relays.set_ticket(welcome, relays, rng, now);
+        let clock = crate::relay::RelayClock::new(welcome.relay_unix_ms, now);
+        for client in self.ports.iter_mut().filter_map(|p| p.client.as_mut()) {
+            client.set_ticket(welcome.ticket, welcome.bind_key.clone(), clock);
+            // Who was away may have forgotten the session, and who does not send would learn it late.
+            client.rebind(now);
         }
-        !same
+        self.follow_home(rng, now);
+    }
+
+    /// Further ports are bound where home is now.
+    fn follow_home(&mut self, rng: &mut Rng, now: Instant) {
+        let home = self.relays.home().map(|r| (r.no, r.address));
+        if home == self.further_at {
+            return;
+        }
+        self.further_at = home;
+        for (i, port) in (0..).zip(&mut self.ports).skip(1) {
+            let open = port.state == State::Open;
+            port.client = if open { self.relays.further_client(PortNo(i), rng, now) } else { None };
+        }
     }
 
     /// Time has passed. True if a port has become ready by that, or has been unused for too long.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+    pub(super) fn handle_timeout(&mut self, rng: &mut Rng, now: Instant) -> bool {
         let mut changed = false;
+        self.relays.handle_timeout(rng, now);
+        self.follow_home(rng, now);
         for port in &mut self.ports {
             if let Some(client) = &mut port.client {
                 client.handle_timeout(now);
@@ -248,6 +264,15 @@ impl Ports {
             changed |= port.unused.is_some_and(|since| now >= since + CLOSE_AFTER);
         }
         changed
+    }
+
+    /// Opens a stream if UDP is dead, leaves it if it is not, and has UDP tried in no hurry meanwhile.
+    pub(super) fn tend_carrier(&mut self, control: Option<RelayNo>, now: Instant) {
+        self.relays.tend_carrier(control, now);
+        let unhurried = self.relays.is_unhurried();
+        for client in self.ports.iter_mut().filter_map(|port| port.client.as_mut()) {
+            client.set_unhurried(unhurried, now);
+        }
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,6 +306,9 @@ impl Ports {
 
     /// The network may have changed under this port: ask the relay how it sees it.
     pub(super) fn observe_again(&mut self, port: PortNo, now: Instant) {
+        if port == PortNo(0) {
+            return self.relays.rebind(now);
+        }
         if let Some(client) = self.ports.get_mut(usize::from(port.0)).and_then(|p| p.client.as_mut()) {
             client.rebind(now);
         }
@@ -288,17 +316,32 @@ impl Ports {
 
     // ── What now? ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The next datagram for the relay.
+    /// The next datagram for a relay.
     pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
-        let to = self.relay.as_ref()?.address;
-        (0..).zip(&mut self.ports).find_map(|(i, port)| {
-            let bytes = port.client.as_mut()?.poll_transmit()?;
-            Some(Transmit { port: PortNo(i), to, from: None, ttl: None, bytes })
-        })
+        let transmit = |port, to, bytes| Transmit { port, to, from: None, ttl: None, bytes };
+        if let Some((to, bytes)) = self.relays.poll_transmit() {
+            return Some(transmit(PortNo(0), to, bytes));
+        }
+        let (_, to) = self.further_at?;
+        (0..)
+            .zip(&mut self.ports)
+            .find_map(|(i, port)| Some(transmit(PortNo(i), to, port.client.as_mut()?.poll_transmit()?)))
     }
 
-    /// The next port of which the relay tells something new.
-    pub(super) fn poll_changed(&mut self) -> Option<PortNo> {
+    /// The next port of which a relay tells something new.
+    pub(super) fn poll_changed(&mut self, rng: &mut Rng, now: Instant) -> Option<PortNo> {
+        let mut changed = false;
+        while let Some(event) = self.relays.poll_event(rng, now) {
+            changed |= !matches!(event, RelaySetEvent::NoSuchPeer(..));
+            // What is said while others wait is a hint that comes again.
+            if self.relay_events.len() < MAX_RELAY_EVENTS {
+                self.relay_events.push_back(event);
+            }
+        }
+        if changed {
+            self.follow_home(rng, now);
+            return Some(PortNo(0));
+        }
         let told = |client: &mut RelayClient| {
             let mut changed = false;
             while let Some(event) = client.poll_event() {
@@ -317,24 +360,23 @@ impl Ports {
         Some(PortNo(u8::try_from(at).expect("at most MAX_PORTS ports")))
     }
 
-    /// A port to open or close.
+    /// What became of a session of port 0.
+    pub(super) fn poll_relay_event(&mut self) -> Option<RelaySetEvent> {
+        self.relay_events.pop_front()
+    }
+
+    /// A port, or a stream, to open or close.
     pub(super) fn poll_event(&mut self) -> Option<NodeEvent> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.relays.poll_carrier())
     }
 
     /// When to look here again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.ports.iter().fold(None, |least, port| {
+        self.ports.iter().fold(self.relays.poll_timeout(), |least, port| {
             let client = port.client.as_ref().and_then(RelayClient::poll_timeout).map(|(at, _)| at);
             let close = port.unused.map(|since| since + CLOSE_AFTER);
             [client, port.observe_until, close].into_iter().fold(least, earliest)
         })
-    }
-}
-
-impl Relay {
-    fn client(&self, port: PortNo, rng: &mut Rng, now: Instant) -> RelayClient {
-        RelayClient::new(RelayClientConfig { lane: port.0, ..self.ticket.clone() }, rng.fork(), now)
     }
 }
 
@@ -344,7 +386,7 @@ mod tests {
 
     #[test]
     fn what_was_told_is_never_crowded_out_by_interfaces_and_is_port_0s_alone() {
-        let mut ports = Ports::new();
+        let mut ports = Ports::new(RelaySet::default());
         let many: Vec<SocketAddr> = (1..=40).map(|i| SocketAddr::from(([192, 0, 2, i], 41_820))).collect();
         assert!(ports.set_addresses(&many, Instant::ZERO));
         let told = [

@@ -57,7 +57,7 @@ impl Node {
             overlay: self.overlay(),
             mac1: Some(self.mac1.clone()),
             stun: self.stun_servers(),
-            relays: self.ports.relay().map(|r| (r.address, r.no)).into_iter().collect(),
+            relays: self.ports.relays.addresses(),
         }
     }
 

@@ -113,6 +113,7 @@ impl Refusal {
             DownCause::ConnectTimeout
             | DownCause::Closed
             | DownCause::HandshakeTimeout
+            | DownCause::Refused
             | DownCause::Unresponsive => None,
         }
     }

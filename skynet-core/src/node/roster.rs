@@ -59,14 +59,22 @@ impl Roster {
         self.next
     }
 
-    /// Joined, at first or again. In a large network that was begun before, the pass goes on when it is due.
-    pub(super) fn begin(&mut self, now: Instant) -> Option<Asked> {
+    /// Joined, at first or again. Whoever joins again may do so with all others at once, and has time: a large network's
+    /// pass goes on when it is due, a small one's within [`INTERVAL`].
+    pub(super) fn begin(&mut self, again: bool, now: Instant) -> Option<Asked> {
         self.request = None;
-        let goes_on = self.large && self.next.is_some();
-        if !goes_on {
-            self.schedule(now);
+        match self.next {
+            Some(_) if self.large => None,
+            Some(at) if again => {
+                let soon = now + Duration::from_millis(self.rng.below(INTERVAL.as_millis() as u64));
+                self.next = Some(at.min(soon).max(now));
+                None
+            }
+            _ => {
+                self.schedule(now);
+                self.ask()
+            }
         }
-        (!goes_on).then(|| self.ask()).flatten()
     }
 
     /// The page that is due.
@@ -171,7 +179,7 @@ mod tests {
     #[test]
     fn few_members_are_listed_every_twenty_seconds() {
         let mut roster = roster(4_096);
-        let asked = roster.begin(at(0));
+        let asked = roster.begin(false, at(0));
         assert_eq!(pass(&mut roster, asked, 100, at(0)), 100);
         for s in [20, 40, 60] {
             assert_eq!(roster.handle_timeout(at(s - 1)), None);
@@ -183,7 +191,7 @@ mod tests {
     #[test]
     fn of_many_a_page_comes_every_ten_to_twenty_minutes_until_all_are_known() {
         let mut roster = roster(4_096);
-        let asked = roster.begin(at(0));
+        let asked = roster.begin(false, at(0));
         assert_eq!(pass(&mut roster, asked, 1_000, at(0)), 128);
         let (mut known, mut last) = (128, at(0));
         while known < 1_000 {
@@ -204,10 +212,10 @@ mod tests {
     #[test]
     fn a_restarted_relay_of_many_is_not_asked_before_it_is_time() {
         let mut roster = roster(4_096);
-        let asked = roster.begin(at(0));
+        let asked = roster.begin(false, at(0));
         pass(&mut roster, asked, 1_000, at(0));
         roster.down();
-        assert_eq!(roster.begin(at(30)), None);
+        assert_eq!(roster.begin(true, at(30)), None);
         let due = roster.poll_timeout().unwrap();
         assert_eq!(roster.handle_timeout(due), Some(Asked { after: 128, limit: 64 }));
     }
@@ -215,22 +223,22 @@ mod tests {
     #[test]
     fn whoever_wants_to_know_few_asks_for_few() {
         let mut roster = roster(8);
-        let asked = roster.begin(at(0));
+        let asked = roster.begin(false, at(0));
         assert_eq!(asked, Some(Asked { after: 0, limit: 8 }));
         assert_eq!(pass(&mut roster, asked, 1_000, at(0)), 8);
         assert!(roster.poll_timeout().unwrap() >= at(600));
-        assert_eq!(self::roster(0).begin(at(0)), None);
+        assert_eq!(self::roster(0).begin(false, at(0)), None);
     }
 
     #[test]
     fn a_list_whose_numbers_do_not_rise_ends_the_pass() {
         for numbers in [&[5, 5][..], &[5, 4], &[0], &[]] {
             let mut roster = roster(4_096);
-            roster.begin(at(0));
+            roster.begin(false, at(0));
             assert_eq!(roster.handle_page(numbers, true, 0, at(0)), Page::Circular, "{numbers:?}");
         }
         let mut roster = roster(4_096);
-        roster.begin(at(0));
+        roster.begin(false, at(0));
         assert!(matches!(roster.handle_page(&[7, 9], true, 2, at(0)), Page::Next(Asked { after: 9, .. })));
         assert_eq!(roster.handle_page(&[7, 9], true, 2, at(0)), Page::Circular);
     }

@@ -7,7 +7,7 @@ use crate::constants::INNER_MTU;
 use crate::control::message::Lookup;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
-use crate::id::{LaneNo, PeerSlot, PortNo};
+use crate::id::{LaneNo, PeerSlot, PortNo, RelayNo};
 use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
@@ -18,6 +18,7 @@ use crate::session::{
 };
 use crate::time::{Duration, Instant, Now};
 use crate::wire::record::{FEATURE_CHUNKS, FEATURE_VIEW, Hello, Record};
+use crate::wire::relay::Class;
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 
@@ -453,7 +454,19 @@ impl Node {
         let source = self.peers.get(slot).and_then(|p| p.heard_from);
         match source.filter(|_| matches!(Message::parse(message), Ok(Message::Response(_)))) {
             Some(source) => self.send_to_source(self.port_of_source(slot, source.path), source, message),
+            None if self.data_path(slot).is_none() && source.is_none() => self.knock(slot, message),
             None => self.send_sealed(slot, message),
+        }
+    }
+
+    /// No relay is there to call by, and no path is known: the initiation itself goes to where the peer may be. Who it
+    /// reaches learns by it who is asking, and answers the checks that follow.
+    fn knock(&mut self, slot: PeerSlot, message: &[u8]) {
+        let now = self.last_now;
+        let doors = self.peers.get(slot).and_then(|p| p.agent(PortNo(0))).map(|p| p.doors(now));
+        for to in doors.unwrap_or_default() {
+            let bytes = message.to_vec();
+            self.transmits.push_back(Transmit { port: PortNo(0), to, from: None, ttl: None, bytes });
         }
     }
 
@@ -469,7 +482,9 @@ impl Node {
                 let (from, bytes) = (source.local, message.to_vec());
                 self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
             }
-            PathSource::Relayed { sender, .. } => self.send_by_relay(sender, message),
+            PathSource::Relayed { relay, sender } => {
+                self.send_by_relay(RelayNo(relay), Class::Control, sender, message);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::carrier::Way;
 use crate::forwarding::{Framing, UNKNOWN_MTU};
 use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
@@ -9,7 +10,9 @@ use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
 use crate::node::refused::Refused;
+use crate::node::relay_set::Relay;
 use crate::path::{Candidate, HistoryEntry, Path};
+use crate::relay::RelayClient;
 use crate::session::{Suite, Traffic};
 use crate::time::{Duration, Instant};
 
@@ -24,8 +27,10 @@ pub struct Status {
     pub network: Option<(String, String)>,
     /// Whether the control channel is open and joined.
     pub control_connected: bool,
-    /// The relay, if a session was tried.
-    pub relay: Option<RelayStatus>,
+    /// The relay with our control channel, once joined there.
+    pub control_relay: Option<u16>,
+    /// Relays with a session, or one that is tried; home first.
+    pub relays: Vec<RelayStatus>,
     /// Where peers are told that port 0 can be reached, best first.
     pub candidates: Vec<Candidate>,
     /// All known members and configured peers, by name.
@@ -45,8 +50,14 @@ pub struct RelayStatus {
     pub up: bool,
     /// Round trip.
     pub rtt: Option<Duration>,
-    /// Our address as it sees it.
+    /// Our address as it sees it, by UDP.
     pub observed: Option<SocketAddr>,
+    /// By which way frames go if not by UDP, because no UDP comes back.
+    pub stream: Option<Way>,
+    /// The one whose word counts, and the first for peers that tell none.
+    pub home: bool,
+    /// Whether it has said that it is going away.
+    pub draining: bool,
 }
 
 /// One lane to a peer.
@@ -152,17 +163,30 @@ impl Node {
                 (c.trust().genesis().name.clone(), id)
             }),
             control_connected: membership.is_some_and(|m| m.is_connected()),
-            relay: self.ports.main_client().map(|(relay, client)| RelayStatus {
-                relay_no: relay.no.0,
-                address: relay.address,
-                up: client.is_up(),
-                rtt: client.rtt(),
-                observed: client.observed(),
-            }),
+            control_relay: membership.and_then(|m| m.control_relay()),
+            relays: self.relay_status(),
             candidates: self.local_candidates(PortNo(0)),
             peers,
             refused: membership.map_or_else(Vec::new, |m| m.refused()),
         }
+    }
+
+    fn relay_status(&self) -> Vec<RelayStatus> {
+        let home = self.ports.relay().map(|r| r.no);
+        let stream = self.ports.relays.stream();
+        let status = |(relay, client): (&Relay, &RelayClient)| RelayStatus {
+            relay_no: relay.no.0,
+            address: relay.address,
+            up: client.is_up(),
+            rtt: client.rtt(),
+            observed: relay.client.as_ref().and_then(RelayClient::observed),
+            stream: stream.filter(|(no, _)| *no == relay.no).map(|(_, way)| way),
+            home: home == Some(relay.no),
+            draining: client.is_draining(),
+        };
+        let mut all: Vec<RelayStatus> = self.ports.relays.sessions().map(status).collect();
+        all.sort_by_key(|r| (!r.home, r.relay_no));
+        all
     }
 
     fn peer_status(&self, peer: &Peer) -> PeerStatus {

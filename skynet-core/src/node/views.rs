@@ -173,15 +173,14 @@ impl Node {
 
     /// This end without any pair.
     fn bare_end(&self) -> End {
-        let client = self.ports.main_client().map(|(_, client)| client);
         let mut host = self.host.view;
         if host.mapping == Mapping::Unknown {
             host.mapping = self.nat.mapping;
         }
         End {
             host,
-            relay_up: client.is_some_and(|c| c.is_up()),
-            observed: client.and_then(|c| c.observed()),
+            relay_up: self.ports.relays.sessions().any(|(_, client)| client.is_up()),
+            observed: self.ports.observed(),
             clock_ahead_s: self.clock_ahead_s(),
             ..End::default()
         }
@@ -195,6 +194,11 @@ impl Node {
     /// Where relays may be reached, as far as this node knows.
     pub fn relay_addresses(&self) -> Vec<SocketAddr> {
         self.membership.as_ref().map(|m| m.relay_addresses()).unwrap_or_default()
+    }
+
+    /// Whether this is the address of a relay that is not the first.
+    pub fn is_further_relay(&self, address: SocketAddr) -> bool {
+        self.membership.as_ref().is_some_and(|m| m.is_further_relay(address))
     }
 
     fn is_connected(&self) -> bool {

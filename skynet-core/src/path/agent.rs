@@ -38,6 +38,8 @@ use rounds::{Caller, Round};
 
 /// Most datagrams waiting for [`PathAgent::poll_transmit`]; later ones are dropped and counted.
 const TRANSMIT_CAP: usize = 128;
+/// Addresses a handshake is tried at without a path.
+const MAX_DOORS: usize = 4;
 /// Most events waiting for [`PathAgent::poll_event`]; the oldest is dropped.
 const EVENT_CAP: usize = 16;
 
@@ -62,6 +64,12 @@ pub struct PathAgent {
     relay: Option<RelayPath>,
     relay_link: Link,
     peer_relays: Vec<RelayRtt>,
+    /// What CALLs tell of this node's relays.
+    own_relays: Vec<RelayRtt>,
+    /// A session at a relay may still come up until then.
+    relay_expected: Option<Instant>,
+    /// Relays in a row by which the peer did not answer.
+    silent_relays: u8,
     pairs: Vec<Pair>,
     next_pair_id: u16,
     traffic: Traffic,
@@ -117,6 +125,9 @@ impl PathAgent {
             relay: None,
             relay_link: Link::default(),
             peer_relays: Vec::new(),
+            own_relays: Vec::new(),
+            relay_expected: None,
+            silent_relays: 0,
             pairs: Vec::new(),
             next_pair_id: 1,
             traffic: Traffic::default(),
@@ -234,6 +245,20 @@ impl PathAgent {
         self.pairs.iter().map(|p| (&p.candidate, p.valid))
     }
 
+    /// Where a handshake may be tried while there is neither a relay nor a path: the likeliest addresses, once no relay is
+    /// expected any more. Empty otherwise.
+    pub fn doors(&self, now: Instant) -> Vec<SocketAddr> {
+        if self.relay.is_some() || self.selected.is_some() || self.relay_expected.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        self.pairs.iter().take(MAX_DOORS).map(|p| p.candidate.addr).collect()
+    }
+
+    /// The relays the peer is at, as it told last.
+    pub fn peer_relays(&self) -> &[RelayRtt] {
+        &self.peer_relays
+    }
+
     /// The keys, for the table of tags.
     pub fn keys(&self) -> &PairKeys {
         &self.keys
@@ -299,6 +324,18 @@ impl PathAgent {
             self.failed_rounds = 0;
             self.start_round(rounds::Role::Initiator);
         }
+    }
+
+    /// What the peer is to know of this node's relays.
+    pub fn set_own_relays(&mut self, relays: &[RelayRtt]) {
+        self.own_relays = relays.to_vec();
+        self.own_relays.truncate(crate::wire::probe::MAX_RELAYS);
+    }
+
+    /// There is no session at a relay, but one may come up until then: before that nobody can be called, and what only a
+    /// CALL may go before is held back.
+    pub fn expect_relay(&mut self, until: Option<Instant>) {
+        self.relay_expected = until;
     }
 
     /// The relay session for this pair came up, changed or went down.

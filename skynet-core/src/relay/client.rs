@@ -6,19 +6,26 @@
 //!   └──────── 3 fast KEEPs 400 ms apart unanswered ◀── a KEEP unanswered for 1 s ◀──────────┘
 //! ```
 //!
+//! While data goes by the relay its death must not go unnoticed for a keepalive: KEEP is sent every second, and seven
+//! in a row unanswered within a second end the session (`Pace`).
+//!
 //! A cookie is kept for two minutes, so binding again costs one round trip. Only COOKIE and BOUND change state, and
 //! only with a valid MAC and the timestamp of a question still open. NACK is a hint: while up it starts at most one
 //! attempt per five seconds and the session stays up meanwhile. Nothing but authentic frames and echoes ends or
-//! opens anything.
+//! opens anything. A relay that drains says so in the echo of KEEP, or answers HELLO by NACK 4: the session stays.
 
 use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 use crate::key::Secret;
+use crate::path::Rtt;
+use crate::relay::floor::Floor;
+use crate::relay::pace::{IDLE, IN_USE, KEEP_IN_USE};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::relay::{
-    self, Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, Keep, Nack, NackCode, TICKET_LEN,
+    self, Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, KEEP_DRAINING, Keep, Nack, NackCode,
+    TICKET_LEN,
 };
 
 /// Waits after the first, second, … HELLO or BIND of one attempt: a lost packet costs a quarter of a second, a dead
@@ -27,11 +34,10 @@ const RETRANSMIT_MS: [u64; 4] = [250, 500, 1000, 2000];
 /// Longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The wait between two attempts while the session goes by another way.
+const UNHURRIED: Duration = Duration::from_secs(60);
 /// The relay accepts a cookie for at least this long (its secret changes every 120 s and the previous one counts).
 const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
-const KEEP_ANSWER: Duration = Duration::from_secs(1);
-const FAST_KEEP: Duration = Duration::from_millis(400);
-const FAST_KEEPS: u8 = 3;
 /// Whatever the relay says: NATs forget in 30 s, and more often than every 5 s is waste.
 const KEEPALIVE_RANGE_S: (u16, u16) = (5, 25);
 /// How often a NACK may start an attempt.
@@ -91,6 +97,10 @@ pub enum RelayEvent {
     Down,
     /// The relay sees this node at another address.
     ObservedChanged(SocketAddr),
+    /// The relay is going away, or is not any more: what can go by another one should. The session stays.
+    Draining(bool),
+    /// The relay says that this node has no session there. A hint.
+    NoSuchPeer(u32),
 }
 
 /// Why the client wants to be called.
@@ -146,8 +156,14 @@ pub struct RelayClient {
     asked: VecDeque<(u64, Instant)>,
     kept: VecDeque<(u64, Instant)>,
     accepted_ts: u64,
-    rtt: Option<Duration>,
+    rtt: Rtt,
+    floor: Floor,
+    /// Data goes by the session until then.
+    used_until: Instant,
+    draining: bool,
     backoff: Duration,
+    /// Frames travel by another way meanwhile.
+    unhurried: bool,
     last_hint: Option<Instant>,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<RelayEvent>,
@@ -167,8 +183,12 @@ impl RelayClient {
             asked: VecDeque::new(),
             kept: VecDeque::new(),
             accepted_ts: 0,
-            rtt: None,
+            rtt: Rtt::default(),
+            floor: Floor::default(),
+            used_until: Instant::ZERO,
+            draining: false,
             backoff: FIRST_BACKOFF,
+            unhurried: false,
             last_hint: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -186,9 +206,17 @@ impl RelayClient {
     pub fn is_up(&self) -> bool {
         self.session.is_some()
     }
-    /// The last measured round trip to the relay.
+    /// Smoothed round-trip time to the relay.
     pub fn rtt(&self) -> Option<Duration> {
-        self.rtt
+        self.rtt.smoothed()
+    }
+    /// Least of its round-trip times in some minutes: how far the relay is when nothing queues.
+    pub fn least_rtt(&self) -> Option<Duration> {
+        self.floor.least()
+    }
+    /// Whether the relay has said that it is going away.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
     /// This node's address as the relay sees it, while up.
     pub fn observed(&self) -> Option<SocketAddr> {
@@ -212,7 +240,7 @@ impl RelayClient {
                 self.on_cookie(f.cookie, now);
             }
             Ok(Frame::Bound(f)) if self.is_answer(bytes, f.ts_ms) => self.on_bound(&f, now),
-            Ok(Frame::Keep(f)) if self.gen_no() == Some(f.gen_no) => self.on_keep(f.t, now),
+            Ok(Frame::Keep(f)) if self.gen_no() == Some(f.gen_no) => self.on_keep(&f, now),
             Ok(Frame::Nack(f)) => self.on_nack(&f, now),
             _ => {}
         }
@@ -244,10 +272,45 @@ impl RelayClient {
         self.asked.clear();
     }
 
+    /// Whether data goes by this session.
+    pub fn is_in_use(&self, now: Instant) -> bool {
+        now < self.used_until
+    }
+
+    /// Data goes by this session, and will until `until`.
+    pub fn note_use(&mut self, until: Instant, now: Instant) {
+        self.used_until = self.used_until.max(until);
+        if let Some(session) = &mut self.session {
+            session.next_keep = session.next_keep.min(now + KEEP_IN_USE);
+        }
+    }
+
+    /// This host is elsewhere: how far the relay was says nothing.
+    pub fn forget_rtt(&mut self) {
+        (self.rtt, self.floor) = Default::default();
+    }
+
     /// The local address may have changed: bind again now. The session stays until the answer.
     pub fn rebind(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);
         self.begin(now);
+    }
+
+    /// Whether frames travel by another way: then an attempt a minute is enough.
+    pub fn set_unhurried(&mut self, unhurried: bool, now: Instant) {
+        let was = core::mem::replace(&mut self.unhurried, unhurried);
+        if was && !unhurried && matches!(self.attempt, Attempt::Wait { .. }) {
+            self.backoff = FIRST_BACKOFF;
+            self.begin(now);
+        }
+    }
+
+    /// Asks at once whether the relay is still there.
+    pub fn check(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if let Some(session) = self.session.as_mut().filter(|s| s.unanswered.is_none()) {
+            session.next_keep = now;
+        }
     }
 
     /// The next datagram for the relay.
@@ -324,7 +387,10 @@ impl RelayClient {
         let sent = self.asked.iter().find(|&&(ts, _)| ts == f.ts_ms).map_or(now, |&(_, at)| at);
         let rtt = now.saturating_since(sent);
         self.accepted_ts = f.ts_ms;
-        self.rtt = Some(rtt);
+        self.rtt.sample(rtt);
+        self.floor.sample(rtt, now);
+        // One that drains binds nobody.
+        self.set_draining(false);
         self.attempt = Attempt::None;
         self.backoff = FIRST_BACKOFF;
         let (min, max) = KEEPALIVE_RANGE_S;
@@ -333,7 +399,7 @@ impl RelayClient {
             gen_no: f.gen_no,
             observed: f.observed,
             keepalive,
-            next_keep: now + keepalive,
+            next_keep: now + if self.is_in_use(now) { KEEP_IN_USE } else { keepalive },
             unanswered: None,
         });
         if old.is_some_and(|s| s.gen_no == f.gen_no) {
@@ -345,19 +411,37 @@ impl RelayClient {
         }
     }
 
-    fn on_keep(&mut self, t: u64, now: Instant) {
-        let Some(at) = self.kept.iter().position(|&(sent_t, _)| sent_t == t) else { return };
+    fn on_keep(&mut self, keep: &Keep, now: Instant) {
+        let Some(at) = self.kept.iter().position(|&(sent_t, _)| sent_t == keep.t) else { return };
         let (_, sent) = self.kept[at];
         self.kept.drain(..=at);
-        self.rtt = Some(now.saturating_since(sent));
+        let rtt = now.saturating_since(sent);
+        self.rtt.sample(rtt);
+        self.floor.sample(rtt, now);
         self.heard();
+        self.set_draining(keep.flags & KEEP_DRAINING != 0);
+    }
+
+    fn set_draining(&mut self, draining: bool) {
+        if core::mem::replace(&mut self.draining, draining) != draining {
+            self.events.push_back(RelayEvent::Draining(draining));
+        }
     }
 
     fn on_nack(&mut self, f: &Nack, now: Instant) {
+        let ours = self.gen_no() == Some(f.gen_no);
+        match f.known() {
+            Some(NackCode::NoSuchPeer) if ours && self.events.len() < OUTSTANDING => {
+                return self.events.push_back(RelayEvent::NoSuchPeer(f.node_no));
+            }
+            // The answer to a HELLO or BIND of ours, which names no session: what there is stays.
+            Some(NackCode::Draining) if ours || self.session.is_none() => return self.set_draining(true),
+            _ => {}
+        }
         let rebind = matches!(f.known(), Some(NackCode::Rebind | NackCode::Revoked));
         let idle = matches!(self.attempt, Attempt::None);
         let limited = self.last_hint.is_some_and(|at| now < at + HINT_INTERVAL);
-        if rebind && idle && !limited && self.gen_no() == Some(f.gen_no) {
+        if rebind && idle && !limited && ours {
             self.last_hint = Some(now);
             self.begin(now);
         }
@@ -366,6 +450,8 @@ impl RelayClient {
     fn heard(&mut self) {
         if let Some(session) = &mut self.session {
             session.unanswered = None;
+            // An answer later than the next KEEP is due leaves no deadline in the past.
+            session.next_keep = session.next_keep.max(self.last_now);
         }
     }
 
@@ -396,26 +482,34 @@ impl RelayClient {
             self.attempt = Attempt::None;
         } else {
             self.cookie = None;
-            let jitter = Duration::from_millis(self.rng.below(self.backoff.as_millis() as u64 / 4 + 1));
-            self.attempt = Attempt::Wait { until: now + self.backoff.saturating_sub(jitter) };
+            let pause = if self.unhurried { UNHURRIED } else { self.backoff };
+            let jitter = Duration::from_millis(self.rng.below(pause.as_millis() as u64 / 4 + 1));
+            self.attempt = Attempt::Wait { until: now + pause.saturating_sub(jitter) };
             self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         }
     }
 
     fn session_timeout(&mut self, now: Instant) {
+        let in_use = self.is_in_use(now);
+        let pace = if in_use { IN_USE } else { IDLE };
+        let wait = self.rtt.smoothed().map_or(pace.answer.1, |rtt| rtt * 4);
         let Some(session) = &mut self.session else { return };
         match session.unanswered {
             Some(u) if now >= u.deadline => {
-                if u.fast < FAST_KEEPS {
-                    session.unanswered = Some(Unanswered { fast: u.fast + 1, deadline: now + FAST_KEEP });
+                if u.fast < pace.tries {
+                    let last = u.fast + 1 == pace.tries;
+                    // The last one has the time of the first: its answer may be as far away.
+                    let wait = if last { wait.clamp(pace.fast, pace.answer.1) } else { pace.fast };
+                    session.unanswered = Some(Unanswered { fast: u.fast + 1, deadline: now + wait });
                     self.send_keep(now);
                 } else {
                     self.go_down(now);
                 }
             }
             None if now >= session.next_keep => {
-                session.unanswered = Some(Unanswered { fast: 0, deadline: now + KEEP_ANSWER });
-                session.next_keep = now + session.keepalive;
+                let deadline = now + wait.clamp(pace.answer.0, pace.answer.1);
+                session.unanswered = Some(Unanswered { fast: 0, deadline });
+                session.next_keep = now + if in_use { KEEP_IN_USE } else { session.keepalive };
                 self.send_keep(now);
             }
             _ => {}
@@ -433,6 +527,7 @@ impl RelayClient {
     fn go_down(&mut self, now: Instant) {
         self.session = None;
         self.cookie = None;
+        self.draining = false;
         self.kept.clear();
         self.events.push_back(RelayEvent::Down);
         self.send_hello(0, now);

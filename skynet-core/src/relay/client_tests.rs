@@ -176,7 +176,66 @@ fn keeps_every_twenty_seconds_while_answered() {
         w.pass(1);
     }
     assert!(w.client.is_up());
-    assert_eq!(w.client.rtt(), Some(Duration::from_millis(999)));
+    let rtt = w.client.rtt().unwrap();
+    assert!(rtt > Duration::from_millis(700) && w.client.least_rtt() == Some(Duration::ZERO), "{rtt:?}");
+}
+
+#[test]
+fn a_relay_that_carries_data_is_missed_within_two_seconds() {
+    let mut w = World::up();
+    let used = Duration::from_secs(60);
+    w.client.note_use(w.now + used, w.now);
+    for _ in 0..20 {
+        let before = w.now;
+        assert_eq!(w.tick(), RelayTimer::Keepalive);
+        assert_eq!(w.now.saturating_since(before), Duration::from_secs(1));
+        let keep = w.keep();
+        w.client.handle_datagram(&keep.encode(), w.now);
+    }
+    // It dies right after an answer.
+    let (died, mut keeps) = (w.now, 0);
+    while w.client.is_up() {
+        w.tick();
+        keeps += core::iter::from_fn(|| w.sent()).filter(|b| b.len() == relay::KEEP_LEN).count();
+    }
+    let took = w.now.saturating_since(died);
+    assert!(keeps == 7 && took <= Duration::from_millis(1_950), "{keeps} KEEPs in {took:?}");
+    assert!(w.client.poll_timeout().is_some());
+}
+
+#[test]
+fn a_lost_answer_or_five_do_not_end_a_session_in_use() {
+    let mut w = World::up();
+    w.client.note_use(w.now + Duration::from_secs(60), w.now);
+    for _ in 0..5 {
+        w.tick();
+        w.keep();
+    }
+    w.tick();
+    let keep = w.keep();
+    w.client.handle_datagram(&keep.encode(), w.now);
+    assert!(w.client.is_up());
+    assert_eq!(w.client.poll_timeout().unwrap().1, RelayTimer::Keepalive);
+}
+
+#[test]
+fn a_relay_that_drains_is_told_once_and_stays_up() {
+    let mut w = World::up();
+    let mut events = Vec::new();
+    for draining in [true, true, false] {
+        w.tick();
+        let keep = Keep { flags: u8::from(draining), ..w.keep() };
+        w.client.handle_datagram(&keep.encode(), w.now);
+        assert!(w.client.is_up() && w.client.is_draining() == draining);
+        events.extend(core::iter::from_fn(|| w.client.poll_event()));
+    }
+    assert_eq!(events, [RelayEvent::Draining(true), RelayEvent::Draining(false)]);
+    let mut down = World::new();
+    down.hello();
+    down.client.handle_datagram(&Nack { code: 4, gen_no: 0, node_no: 0, retry_ms: 0 }.encode(), down.now);
+    assert_eq!(down.client.poll_event(), Some(RelayEvent::Draining(true)));
+    w.client.handle_datagram(&Nack { code: 4, gen_no: 0, node_no: 0, retry_ms: 0 }.encode(), w.now);
+    assert!(!w.client.is_draining(), "an answer to a HELLO says nothing of a session that is up");
 }
 
 #[test]

@@ -293,10 +293,13 @@ pub struct Bound {
     pub ts_ms: u64,
 }
 
-/// Both ways: I am here. The relay sends it back as it is.
+/// Flag of KEEP, set by a relay in its echo: it is going away.
+pub const KEEP_DRAINING: u8 = 1;
+
+/// Both ways: I am here. The relay sends it back with its own flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keep {
-    /// Reserved.
+    /// From a node 0, from the relay `KEEP_*`.
     pub flags: u8,
     /// The sender's session.
     pub gen_no: u16,

@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod drain;
 mod log;
 mod network;
 mod run;
@@ -59,6 +60,8 @@ enum Verb {
     Network(network::NetworkVerb),
     /// Ask the running relay how it is: sessions, networks, rates, threads, drops by reason, peers.
     Status(status::StatusVerb),
+    /// Let everybody go to other relays, without loss; then it can be stopped.
+    Drain(drain::Drain),
 }
 
 /// What went wrong, and the exit code that says so.
@@ -98,6 +101,7 @@ impl Cli {
             Verb::Token(verb) => token::execute(&self.common, verb),
             Verb::Network(verb) => network::execute(&self.common, verb),
             Verb::Status(verb) => status::execute(&self.common, verb),
+            Verb::Drain(drain) => drain::execute(&self.common, drain),
         }
     }
 

@@ -7,34 +7,41 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use skynet_core::member::Ipv4Prefix;
+use skynet_core::member::{Ipv4Prefix, Manifest};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::config::{Config, ConfigError};
-use skynet_relay::io::daemon::{self, PortError, RelayParts, Sockets};
+use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
-    CreateOptions, Created, create_network, load_network, network_exists, set_relay_addresses,
+    CreateOptions, Created, Invitation, Network, accept_invitation, create_network, load_network,
+    network_exists, set_relay_addresses,
 };
 use skynet_relay::store::RedbStore;
+use skynet_tls::Certificate;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::token::{TokenArgs, to_json};
 use super::{Common, Failure, log, user};
 
 /// The relay's port, that of STUN (RFC 8489).
-const PORT: u16 = 3478;
+pub(super) const PORT: u16 = 3478;
 /// Read if it is there.
 const CONFIG: &str = "/etc/skynet/relay.toml";
 /// Forwarding threads at most.
 const MAX_THREADS: usize = 64;
+/// The TLS port: that of HTTPS, because that is what networks without UDP let out.
+const TLS_PORT: u16 = 443;
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
     /// Address and port of UDP and TCP; `[::]:3478` serves both families.
     #[arg(long, env = "SKYNET_RELAY_LISTEN", default_value = "0.0.0.0:3478")]
     listen: SocketAddr,
+    #[command(flatten)]
+    tls: Tls,
     /// The user the relay runs as if root starts it, by name or number: it gets all files of a new network but
     /// `operator/`, with the root key. Default: `skynet` if there is such a user, else `nobody`; `root` stays root.
     #[arg(long, env = "SKYNET_RELAY_USER", value_name = "USER")]
@@ -60,17 +67,77 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Run {
-    fn open(&self) -> Result<Sockets, PortError> {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS) as u8);
-        Sockets::bind(self.listen, self.threads.unwrap_or(cores))
-    }
-
     fn config(&self) -> Result<Config, ConfigError> {
         let default = Path::new(CONFIG);
         let file = self.config.as_deref().unwrap_or(default);
         let mut config = Config::load(file, self.config.is_some())?;
         config.metrics = self.metrics.or(config.metrics);
         Ok(config)
+    }
+}
+
+/// The port for nodes without UDP.
+#[derive(Args, Debug)]
+struct Tls {
+    /// Address and port for nodes that reach nothing but HTTPS; `off` for none. Default: port 443 of the address of
+    /// --listen, if it is free. Nodes look for it there; for another port each of them needs `[relay] tls`.
+    #[arg(long, env = "SKYNET_RELAY_TLS_LISTEN", value_name = "ADDRESS:PORT|off")]
+    tls_listen: Option<TlsListen>,
+    /// Certificate chain of the TLS port, PEM; self-signed if not given. Nodes do not care: the relay proves itself
+    /// inside.
+    #[arg(long, env = "SKYNET_RELAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, env = "SKYNET_RELAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TlsListen {
+    Off,
+    On(SocketAddr),
+}
+
+impl FromStr for TlsListen {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::On) }
+    }
+}
+
+impl Tls {
+    /// Opens the TLS port. One that nobody asked for need not be had.
+    fn bind(&self, sockets: &mut Sockets) -> Result<(), Failure> {
+        match self.tls_listen {
+            Some(TlsListen::Off) => {}
+            Some(TlsListen::On(addr)) => {
+                sockets.bind_tls(addr)?;
+            }
+            None => {
+                let addr = SocketAddr::new(sockets.addr.ip(), TLS_PORT);
+                if let Err(error) = sockets.bind_tls(addr) {
+                    warn!("nodes without UDP will not reach this relay: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The operator's certificate, read while this process may.
+    fn certificate(&self) -> Result<Option<Certificate>, Failure> {
+        match self.tls_cert.as_deref().zip(self.tls_key.as_deref()) {
+            Some((chain, key)) => Ok(Some(Certificate::read(chain, key).map_err(anyhow::Error::new)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Run {
+    fn bind(&self) -> Result<Sockets, Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS) as u8);
+        let mut sockets = Sockets::bind(self.listen, self.threads.unwrap_or(cores))?;
+        self.tls.bind(&mut sockets)?;
+        Ok(sockets)
     }
 }
 
@@ -81,6 +148,9 @@ pub(crate) struct Up {
     /// Where nodes reach this relay; up to four. Default: the address this host uses towards the internet.
     #[arg(long = "public-address", value_name = "IP[:PORT]")]
     public_addresses: Vec<PublicAddress>,
+    /// Become a further relay of a network: what `network add-relay` printed, or `file:PATH` with that in it.
+    #[arg(long, env = "SKYNET_RELAY_INVITATION", value_name = "INVITATION", hide_env_values = true)]
+    invitation: Option<String>,
     /// Name of the new network; the host's name if not given.
     #[arg(long)]
     network_name: Option<String>,
@@ -96,7 +166,7 @@ pub(crate) struct Up {
 
 /// An address whose port may be left out.
 #[derive(Clone, Copy, Debug)]
-enum PublicAddress {
+pub(crate) enum PublicAddress {
     Ip(IpAddr),
     Socket(SocketAddr),
 }
@@ -109,7 +179,7 @@ impl FromStr for PublicAddress {
 }
 
 impl PublicAddress {
-    fn with_port(self, port: u16) -> SocketAddr {
+    pub(super) fn with_port(self, port: u16) -> SocketAddr {
         match self {
             Self::Ip(ip) => SocketAddr::new(ip, port),
             Self::Socket(addr) => addr,
@@ -120,10 +190,13 @@ impl PublicAddress {
 pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
     // The file and the port first: if one is wrong or taken, nothing is changed.
     let config = up.run.config()?;
-    let sockets = up.run.open()?;
+    let sockets = up.run.bind()?;
     let clock = Clock::new();
     let given: Vec<SocketAddr> =
         up.public_addresses.iter().map(|a| a.with_port(sockets.addr.port())).collect();
+    if let Some(invitation) = &up.invitation {
+        accept(common, up, invitation)?;
+    }
     let created = if network_exists(&common.dir) {
         refuse_other_network(common, up)?;
         if !given.is_empty() && given != published(common)? {
@@ -138,19 +211,37 @@ pub(super) fn up(common: &Common, up: &Up) -> Result<(), Failure> {
             daemon: user::daemon_user(up.run.user.as_deref())?,
             token: up.token.options()?,
         };
-        if let Some(parent) = common.dir.parent() {
-            std::fs::create_dir_all(parent)
-                .with_context(|| format!("{} cannot be created", parent.display()))?;
-        }
+        make_parent(common)?;
         Some(create_network(&common.dir, &options, &mut os_rng()?, clock.now().unix)?)
     };
-    serve(common, sockets, config, clock, |sockets| announce(common, sockets, created.as_ref()))
+    let announce = |sockets: &Sockets| announce(common, sockets, created.as_ref());
+    serve(common, sockets, (config, up.run.tls.certificate()?), clock, announce)
+}
+
+/// Makes this host the relay it is invited to be.
+fn accept(common: &Common, up: &Up, text: &str) -> Result<(), Failure> {
+    let read = |path: &str| {
+        let bytes = std::fs::read_to_string(path).map(Zeroizing::new);
+        bytes.with_context(|| format!("the invitation in {path} cannot be read"))
+    };
+    let text = match text.strip_prefix("file:") {
+        Some(path) => read(path)?,
+        None => Zeroizing::new(text.to_owned()),
+    };
+    let invitation = Invitation::parse(&text)?;
+    make_parent(common)?;
+    Ok(accept_invitation(&common.dir, &invitation, user::daemon_user(up.run.user.as_deref())?)?)
+}
+
+fn make_parent(common: &Common) -> anyhow::Result<()> {
+    let Some(parent) = common.dir.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be created", parent.display()))
 }
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<(), Failure> {
     common.require_network()?;
     let config = run.config()?;
-    serve(common, run.open()?, config, Clock::new(), |_| Ok(()))
+    serve(common, run.bind()?, (config, run.tls.certificate()?), Clock::new(), |_| Ok(()))
 }
 
 /// What the manifest says of this relay's addresses: changing it takes the root key, saying it again does not.
@@ -184,8 +275,9 @@ fn refuse_other_network(common: &Common, up: &Up) -> Result<(), Failure> {
 fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Result<(), Failure> {
     let network = load_network(&common.dir)?;
     let manifest = network.trust.manifest();
+    let own = manifest.relay(network.relay_no);
     let addresses: Vec<String> =
-        manifest.relays.iter().flat_map(|r| &r.addresses).map(ToString::to_string).collect();
+        own.into_iter().flat_map(|r| &r.addresses).map(ToString::to_string).collect();
     if common.json {
         let mut value = created.map_or_else(|| json!({}), |created| to_json(&created.token));
         value["schema"] = "skynet.relay.up/1".into();
@@ -193,13 +285,17 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
         value["name"] = network.trust.genesis().name.clone().into();
         value["network_id"] = network.trust.network_id().to_string().into();
         value["range"] = manifest.v4.to_string().into();
+        value["relay_no"] = network.relay_no.into();
         value["listen"] = sockets.addr.to_string().into();
+        value["tls_listen"] = sockets.tls_addr().map(|addr| addr.to_string()).into();
         value["public_addresses"] = addresses.into();
         say!("{value}");
         return Ok(());
     }
     let name = &network.trust.genesis().name;
-    say!("Network {name} ({}), relay at {}.", manifest.v4, addresses.join(", "));
+    let which =
+        if manifest.relays.len() > 1 { format!("relay {}", network.relay_no) } else { "relay".into() };
+    say!("Network {name} ({}), {which} at {}.", manifest.v4, addresses.join(", "));
     match created {
         Some(created) => {
             say!("\nOn every machine:\n\n  skynet-agent up --token {}\n", created.token.text.as_str());
@@ -207,6 +303,9 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
                 "The root key is on this host, in {}: whoever reads it owns the network.",
                 common.dir.join("operator/root.key").display()
             );
+        }
+        None if network.registrar_key.is_none() => {
+            say!("New machines are let in by the network's first relay; this one serves those that are.");
         }
         None => say!("For another join token: skynet-relay token create --dir {}", common.dir.display()),
     }
@@ -217,7 +316,7 @@ fn announce(common: &Common, sockets: &Sockets, created: Option<&Created>) -> Re
 fn serve(
     common: &Common,
     sockets: Sockets,
-    config: Config,
+    (config, certificate): (Config, Option<Certificate>),
     clock: Clock,
     ready: impl FnOnce(&Sockets) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -225,6 +324,14 @@ fn serve(
     let network = load_network(&common.dir)?;
     let store = RedbStore::open(&network.directory)?;
     let registrar = network.registrar();
+    let tls = match sockets.tls_addr() {
+        Some(addr) => {
+            let certificate = certificate.map_or_else(|| self_signed(&network), Ok)?;
+            info!(listen = %addr, "TLS for nodes without UDP");
+            Some(certificate.acceptor().map_err(anyhow::Error::new)?)
+        }
+        None => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -234,16 +341,26 @@ fn serve(
         relay_no: network.relay_no,
         key: network.relay_key,
         cluster_key: network.cluster_key,
-        directory: LocalDirectory::new(registrar, store),
+        directory: LocalDirectory::new(registrar, store).kept_in(common.dir.clone()),
+        manifest: Manifest::clone(network.trust.manifest()),
         status_socket: Some(common.status_socket()),
         config,
+        tls,
     };
+    let (drain_now, drain) = watch::channel(false);
     let rng = os_rng()?;
     runtime.block_on(async {
         tokio::spawn(log::tell_left_out());
         let (stop_now, stop) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut drains = signal(SignalKind::user_defined1())?;
+        tokio::spawn(async move {
+            drains.recv().await;
+            info!("draining");
+            let _ = drain_now.send(true);
+            std::future::pending::<()>().await;
+        });
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -256,8 +373,15 @@ fn serve(
         });
         ready(&sockets)?;
         info!(listen = %sockets.addr, network = %network.trust.network_id(), "relay runs");
-        Ok(daemon::run(parts, sockets, rng, clock, stop).await?)
+        Ok(daemon::run(parts, sockets, rng, clock, daemon::Orders { stop, drain }).await?)
     })
+}
+
+/// For the addresses that nodes know.
+fn self_signed(network: &Network) -> Result<Certificate, Failure> {
+    let relay = network.trust.manifest().relay(network.relay_no);
+    let names = relay.into_iter().flat_map(|relay| &relay.addresses).map(|addr| addr.ip().to_string());
+    Ok(Certificate::self_signed(names.collect()).map_err(anyhow::Error::new)?)
 }
 
 fn host_name() -> String {

@@ -20,7 +20,8 @@ pub(crate) struct StatusVerb {
     peers: bool,
 }
 
-pub(super) fn execute(common: &Common, verb: &StatusVerb) -> Result<(), Failure> {
+/// What the running relay says, as it says it.
+pub(super) fn ask(common: &Common) -> Result<String, Failure> {
     let path = common.status_socket();
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning(format!(
@@ -34,6 +35,11 @@ pub(super) fn execute(common: &Common, verb: &StatusVerb) -> Result<(), Failure>
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut text = String::new();
     stream.read_to_string(&mut text).context("the relay does not answer")?;
+    Ok(text)
+}
+
+pub(super) fn execute(common: &Common, verb: &StatusVerb) -> Result<(), Failure> {
+    let text = ask(common)?;
     if common.json {
         say!("{text}");
         return Ok(());

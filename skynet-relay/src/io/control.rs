@@ -14,15 +14,17 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
-use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
+use crate::io::daemon::Orders;
+use crate::io::follow::Follow;
 use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
 
 /// What a reader hands over at once, bytes.
@@ -68,6 +70,21 @@ pub struct ControlStats {
     pub drops: Drops,
 }
 
+/// A connection that was accepted elsewhere: on the TLS port.
+pub struct Incoming {
+    /// From where.
+    pub peer: SocketAddr,
+    /// What comes by it.
+    pub read: ReadSide,
+    /// What goes by it.
+    pub write: WriteSide,
+}
+
+/// The reading side of a connection.
+pub type ReadSide = Box<dyn AsyncRead + Send + Unpin>;
+/// The writing side.
+pub type WriteSide = Box<dyn AsyncWrite + Send + Unpin>;
+
 enum Event {
     Bytes(ConnId, Vec<u8>),
     Written(ConnId, usize),
@@ -88,22 +105,25 @@ struct Shell {
     store: mpsc::UnboundedSender<(u64, StoreOp)>,
 }
 
-/// Serves `listener` until `stop` says so.
+/// Serves `listener`, and what comes by `incoming`, until `stop` says so.
 ///
 /// # Errors
 /// The directory's thread cannot be started or has ended.
 pub async fn run(
-    listener: TcpListener,
-    server: ControlServer,
-    directory: impl Directory,
-    clock: Clock,
+    (listener, mut incoming): (TcpListener, mpsc::Receiver<Incoming>),
+    (server, clock): (ControlServer, Clock),
+    (directory, follow): (impl Directory, Option<(Follow, Rng)>),
     stats: Arc<Mutex<ControlStats>>,
-    mut stop: watch::Receiver<bool>,
+    orders: Orders,
 ) -> io::Result<()> {
     let (events, mut from_streams) = mpsc::channel(EVENTS);
     let (store, mut from_store) = start_directory(directory, clock)?;
+    let following =
+        follow.map(|(follow, rng)| tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle());
     let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
+    let Orders { mut stop, mut drain } = orders;
     let mut publish = tokio::time::interval(Duration::from_secs(1));
+    let mut draining = false;
     loop {
         let deadline = shell.server.poll_timeout().map(|at| clock.deadline(at));
         tokio::select! {
@@ -117,10 +137,17 @@ pub async fn run(
             }
             accepted = accept(&listener) => {
                 if let Some((stream, peer)) = accepted {
-                    shell.on_accept(stream, peer);
+                    let _ = stream.set_nodelay(true);
+                    let (read, write) = stream.into_split();
+                    shell.on_accept(peer, Box::new(read), Box::new(write));
                 }
             }
+            Some(Incoming { peer, read, write }) = incoming.recv() => shell.on_accept(peer, read, write),
             () = sleep_until(deadline) => shell.server.handle_timeout(clock.now()),
+            Ok(_) = drain.wait_for(|drain| *drain), if !draining => {
+                draining = true;
+                shell.server.drain(clock.now());
+            }
             _ = publish.tick() => if let Ok(mut stats) = stats.lock() {
                 stats.connections = shell.server.connections();
                 stats.joined = shell.server.joined();
@@ -132,18 +159,19 @@ pub async fn run(
     for stream in shell.streams.values() {
         stream.reader.abort();
     }
+    if let Some(following) = following {
+        following.abort();
+    }
     Ok(())
 }
 
 impl Shell {
-    fn on_accept(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn on_accept(&mut self, peer: SocketAddr, read: ReadSide, write: WriteSide) {
         let conn = ConnId(self.next);
         self.next += 1;
         if !self.server.handle_stream_opened(conn, peer, self.clock.now()) {
             return;
         }
-        let _ = stream.set_nodelay(true);
-        let (read, write) = stream.into_split();
         let (writer, queue) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_stream(conn, read, self.events.clone())).abort_handle();
         tokio::spawn(write_stream(conn, write, queue, self.events.clone()));
@@ -223,7 +251,7 @@ async fn read_some(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     .await
 }
 
-async fn read_stream(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender<Event>) {
+async fn read_stream(conn: ConnId, mut read: ReadSide, events: mpsc::Sender<Event>) {
     loop {
         match read_some(&mut read).await {
             Ok(bytes) if !bytes.is_empty() => {
@@ -241,12 +269,17 @@ async fn read_stream(conn: ConnId, mut read: OwnedReadHalf, events: mpsc::Sender
 
 async fn write_stream(
     conn: ConnId,
-    mut write: OwnedWriteHalf,
+    mut write: WriteSide,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     events: mpsc::Sender<Event>,
 ) {
     while let Some(bytes) = queue.recv().await {
-        match tokio::time::timeout(WRITE_DEADLINE, write.write_all(&bytes)).await {
+        let written = async {
+            write.write_all(&bytes).await?;
+            // TLS may hold some of it.
+            write.flush().await
+        };
+        match tokio::time::timeout(WRITE_DEADLINE, written).await {
             Ok(Ok(())) => {
                 if events.send(Event::Written(conn, bytes.len())).await.is_err() {
                     return;

@@ -7,20 +7,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skynet_core::key::{Secret, StaticSecret};
+use skynet_core::member::Manifest;
 use skynet_core::rng::Rng;
+use skynet_tls::TlsAcceptor;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::io::control::{self, ControlStats, Directory};
 use crate::io::descriptors;
+use crate::io::follow::Follow;
 use crate::io::forward::ForwardThreads;
 use crate::io::measure::MeasureThread;
 use crate::io::metrics;
 use crate::io::port;
 use crate::io::status::{self, Monitor};
+use crate::io::tls::{TlsParts, TlsPort};
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
 
@@ -32,6 +36,7 @@ pub struct Sockets {
     /// The port above, by which nodes measure their NATs; not there if it is taken.
     measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
+    tls: Option<std::net::TcpListener>,
     /// The address bound; with port 0 asked for, the one the system chose.
     pub addr: SocketAddr,
 }
@@ -46,6 +51,8 @@ pub struct PortError {
     holders: String,
     cure: &'static str,
 }
+
+const TLS_CURE: &str = "choose another port with --tls-listen, or `--tls-listen off`";
 
 impl PortError {
     fn new(protocol: &'static str, addr: SocketAddr, error: io::Error) -> Self {
@@ -86,7 +93,24 @@ impl Sockets {
             );
         }
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
-        Ok(Self { udp, measure: bind_above(addr), tcp, addr })
+        Ok(Self { udp, measure: bind_above(addr), tcp, tls: None, addr })
+    }
+
+    /// Opens the TLS port as well.
+    ///
+    /// # Errors
+    /// [`PortError`], which names the process in the way.
+    pub fn bind_tls(&mut self, listen: SocketAddr) -> Result<SocketAddr, PortError> {
+        let failed = |error| PortError { cure: TLS_CURE, ..PortError::new("tcp", listen, error) };
+        let listener = bind_tcp(listen).map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        self.tls = Some(listener);
+        Ok(addr)
+    }
+
+    /// Where the TLS port is, if there is one.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 }
 
@@ -124,16 +148,32 @@ pub struct RelayParts<D> {
     pub cluster_key: Secret,
     /// Registrar and store.
     pub directory: D,
+    /// The network's manifest: who the other relays are.
+    pub manifest: Manifest,
     /// Where `status` asks; no socket if `None`.
     pub status_socket: Option<PathBuf>,
     /// What the operator has set.
     pub config: Config,
+    /// The certificate of the TLS port; without one it stays closed.
+    pub tls: Option<TlsAcceptor>,
 }
+
+/// What the operator wants, each true once and for good.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// End.
+    pub stop: watch::Receiver<bool>,
+    /// Let go of everybody, but serve who is still there.
+    pub drain: watch::Receiver<bool>,
+}
+
+/// Control channels from the TLS port that may wait for the control server.
+const INCOMING: usize = 64;
 
 /// Number of the only cluster key until rotation exists.
 const KID: u8 = 1;
 
-/// Runs a relay until `stop` says so.
+/// Runs a relay until it is ordered to stop.
 ///
 /// # Errors
 /// A thread or task of the relay has failed; the relay is never left half alive.
@@ -142,7 +182,7 @@ pub async fn run<D: Directory>(
     sockets: Sockets,
     mut rng: Rng,
     clock: Clock,
-    stop: watch::Receiver<bool>,
+    orders: Orders,
 ) -> io::Result<()> {
     let keys = ClusterKeys::new((KID, parts.cluster_key), []);
     let config = ForwardConfig {
@@ -153,11 +193,28 @@ pub async fn run<D: Directory>(
     };
     let threads = u8::try_from(sockets.udp.len()).unwrap_or(u8::MAX);
     let forwarders = Forwarder::parts(threads, &config, &keys, &mut rng, clock.now().mono);
-    let class_tags = parts.config.class_tags;
-    let mut control =
-        ControlServerConfig { class_tags, ..ControlServerConfig::new(parts.relay_no, parts.key) };
-    descriptors::bound(&mut control, descriptors::raise());
+    let follow = Follow::of(&parts.manifest, &parts.key);
+    let tls_key = parts.key.clone();
+    let mut control = ControlServerConfig {
+        class_tags: parts.config.class_tags,
+        relays: parts.manifest.relays.iter().map(|relay| relay.key).collect(),
+        network_id: parts.manifest.network_id.0,
+        ..ControlServerConfig::new(parts.relay_no, parts.key)
+    };
+    // The TLS port has the other half.
+    let share = if sockets.tls.is_some() { 2 } else { 1 };
+    descriptors::bound(&mut control, descriptors::raise() / share);
     let server = ControlServer::new(control, keys, rng.fork());
+    let follow = follow.map(|follow| (follow, rng.fork()));
+    let (to_control, incoming) = mpsc::channel(INCOMING);
+    let tls = match sockets.tls.zip(parts.tls) {
+        Some((listener, acceptor)) => {
+            let parts =
+                TlsParts { listener, acceptor, udp: sockets.addr, key: tls_key, control: to_control.clone() };
+            Some(TlsPort::start(parts, rng.fork(), clock)?)
+        }
+        None => None,
+    };
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
@@ -169,16 +226,29 @@ pub async fn run<D: Directory>(
     let threads = ForwardThreads::start(sockets.udp, forwarders, clock)?;
     let control_stats = Arc::new(Mutex::new(ControlStats::default()));
     let listener = TcpListener::from_std(sockets.tcp)?;
-    let control = control::run(listener, server, parts.directory, clock, Arc::clone(&control_stats), stop);
-    let monitor = Arc::new(Monitor::new(sockets.addr, clock, threads.desks(), control_stats));
+    let mut drain = orders.drain.clone();
+    let control = control::run(
+        (listener, incoming),
+        (server, clock),
+        (parts.directory, follow),
+        Arc::clone(&control_stats),
+        orders,
+    );
+    let desks = tls.as_ref().map(TlsPort::desk);
+    let monitor = Arc::new(Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats));
     let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {
         result = control => result,
         () = monitor.serve(status) => unreachable!("serves for ever"),
         () = monitor.watch() => unreachable!("watches for ever"),
         () = metrics::serve(metrics, Arc::clone(&monitor)) => unreachable!("serves for ever"),
-        () = watch_threads(&threads) => Err(io::Error::other("a forwarding thread has ended")),
+        () = drain_forwarding(&mut drain, &threads) => unreachable!("waits for ever"),
+        () = watch_threads(&threads, tls.as_ref()) => Err(io::Error::other("a thread of the relay has ended")),
     };
+    drop(to_control);
+    if let Some(tls) = tls {
+        tls.stop();
+    }
     if let Some(path) = &parts.status_socket {
         let _ = std::fs::remove_file(path);
     }
@@ -190,8 +260,15 @@ pub async fn run<D: Directory>(
     result.and(stopped)
 }
 
-async fn watch_threads(threads: &ForwardThreads) {
-    while !threads.is_finished() {
+async fn drain_forwarding(drain: &mut watch::Receiver<bool>, threads: &ForwardThreads) {
+    if drain.wait_for(|drain| *drain).await.is_ok() {
+        threads.drain();
+    }
+    std::future::pending().await
+}
+
+async fn watch_threads(threads: &ForwardThreads, tls: Option<&TlsPort>) {
+    while !threads.is_finished() && !tls.is_some_and(TlsPort::is_finished) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -21,6 +21,8 @@ pub struct ForwardStats {
     pub unsent: u64,
     /// Datagrams lost because this thread did not come to them: its socket was full.
     pub overflowed: u64,
+    /// Whether nobody is bound any more.
+    pub draining: bool,
     /// Processor time since its start.
     pub busy: Duration,
 }
@@ -36,6 +38,7 @@ impl ForwardStats {
             sum.drops.add(&stats.drops);
             sum.unsent += stats.unsent;
             sum.overflowed += stats.overflowed;
+            sum.draining |= stats.draining;
             sum.busy += stats.busy;
         }
         sum

@@ -1,10 +1,12 @@
 //! The directory behind the control channel: this host's registrar over its store.
 
+use std::path::PathBuf;
+
 use skynet_core::control::DeniedCode;
 use skynet_core::control::message::{ConflictWhat, Lookup};
 use skynet_core::member::Bundle;
 use skynet_core::time::UnixTime;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::io::control::Directory;
 use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, find, list};
@@ -18,12 +20,36 @@ const LIST_BYTES: usize = 15_000;
 pub struct LocalDirectory<S> {
     registrar: Registrar,
     store: S,
+    /// Where the manifest is kept, if a newer one may come from another relay.
+    home: Option<PathBuf>,
 }
 
 impl<S: Store> LocalDirectory<S> {
     /// A directory over `store`.
     pub fn new(registrar: Registrar, store: S) -> Self {
-        Self { registrar, store }
+        Self { registrar, store, home: None }
+    }
+
+    /// The same, which keeps a newer manifest in this directory of the network's.
+    pub fn kept_in(self, home: PathBuf) -> Self {
+        Self { home: Some(home), ..self }
+    }
+
+    /// Takes a newer manifest of the network; another one changes nothing.
+    fn adopt(&mut self, manifest: &[u8]) {
+        let before = self.registrar.trust().manifest().epoch;
+        if let Err(error) = self.registrar.trust_mut().update_manifest(manifest) {
+            return warn!(%error, "the first relay's manifest is not taken over");
+        }
+        let epoch = self.registrar.trust().manifest().epoch;
+        if epoch == before {
+            return;
+        }
+        info!(epoch, "the network has a newer manifest");
+        let kept = self.home.as_ref().map(|home| crate::network::keep_manifest(home, manifest));
+        if let Some(Err(error)) = kept {
+            warn!(%error, "it is not kept; it is asked for again after a restart");
+        }
     }
 
     fn network_id(&self) -> [u8; 8] {
@@ -89,6 +115,12 @@ fn failed(error: StoreError) -> StoreReply {
 }
 
 impl<S: Store + 'static> LocalDirectory<S> {
+    fn adopt_of(&mut self, op: &StoreOp) {
+        if let StoreOp::Adopt { manifest } = op {
+            self.adopt(manifest);
+        }
+    }
+
     fn execute_on(&self, store: &dyn Store, op: StoreOp, now: UnixTime) -> StoreReply {
         match op {
             StoreOp::Join { bundle, key } => match self.registrar.join(&bundle, &key, store, now) {
@@ -103,16 +135,29 @@ impl<S: Store + 'static> LocalDirectory<S> {
             }
             StoreOp::Get { lookup, .. } => Self::get(store, &lookup).unwrap_or_else(failed),
             StoreOp::List { after, limit, .. } => Self::list(store, after, limit).unwrap_or_else(failed),
+            StoreOp::Manifest => StoreReply::Manifest(self.registrar.trust().manifest().bytes().to_vec()),
+            StoreOp::Learn { bundles } => {
+                for bundle in bundles {
+                    if let Err(refusal) = self.registrar.learn(&bundle, store, now) {
+                        debug!(%refusal, "a member that the first relay lists is not taken over");
+                    }
+                }
+                StoreReply::Done(0)
+            }
+            // Not the store's: `adopt_of` has done it.
+            StoreOp::Adopt { .. } => StoreReply::Done(0),
         }
     }
 }
 
 impl<S: Store + 'static> Directory for LocalDirectory<S> {
     fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
+        self.adopt_of(&op);
         self.execute_on(&self.store, op, now)
     }
 
     fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
+        ops.iter().for_each(|op| self.adopt_of(op));
         let (count, alone) = (ops.len(), ops.len() == 1);
         let group = if alone { Ok(None) } else { self.store.group() };
         let group = match group {

@@ -36,6 +36,7 @@ const INBOX: usize = 4_096;
 #[derive(Debug)]
 pub struct ForwardThreads {
     stop: Arc<AtomicBool>,
+    drain: Arc<AtomicBool>,
     desks: Desks,
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
 }
@@ -47,14 +48,24 @@ impl ForwardThreads {
     /// The system cannot start a thread.
     pub fn start(sockets: Vec<UdpSocket>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let drain = Arc::new(AtomicBool::new(false));
         let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
         let (mut desks, mut threads) = (Vec::new(), Vec::new());
         for (index, ((socket, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
             let desk = Arc::new(Desk::default());
-            let thread =
-                Thread { socket, forwarder, inbox, outbox, clock, unsent: 0, overflowed: 0, lost: 0 };
+            let thread = Thread {
+                socket,
+                forwarder,
+                inbox,
+                outbox,
+                clock,
+                unsent: 0,
+                overflowed: 0,
+                lost: 0,
+                drain: Arc::clone(&drain),
+            };
             let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
             let handle = thread::Builder::new()
                 .name(format!("forward-{index}"))
@@ -62,7 +73,12 @@ impl ForwardThreads {
             desks.push(desk);
             threads.push(handle);
         }
-        Ok(Self { stop, desks: Desks(desks), threads })
+        Ok(Self { stop, drain, desks: Desks(desks), threads })
+    }
+
+    /// Binds nobody from now on, and tells those who are bound to go.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Relaxed);
     }
 
     /// The last published figures of each thread.
@@ -102,6 +118,7 @@ struct Thread {
     inbox: Receiver<Update>,
     outbox: Outbox,
     clock: Clock,
+    drain: Arc<AtomicBool>,
     unsent: u64,
     /// What the kernel last said, and what that makes in all.
     overflowed: u32,
@@ -115,6 +132,7 @@ impl Thread {
         while !stop.load(Ordering::Relaxed) {
             let received = self.socket.receive(&mut batch)?;
             let now = self.clock.now();
+            self.forwarder.set_draining(self.drain.load(Ordering::Relaxed));
             // Before the datagrams: what a client sends after its BOUND finds its session known to all.
             while let Ok(update) = self.inbox.try_recv() {
                 self.forwarder.handle_update(&update, now.mono);
@@ -168,6 +186,7 @@ impl Thread {
 
     fn publish(&self, desk: &Desk) {
         desk.publish(|stats| {
+            stats.draining = self.drain.load(Ordering::Relaxed);
             stats.sessions = self.forwarder.sessions();
             stats.bridged = self.forwarder.bridged_sessions();
             stats.counters = self.forwarder.counters();

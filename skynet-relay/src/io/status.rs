@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::io::control::ControlStats;
 use crate::io::desk::{Desks, ForwardStats};
+use crate::io::tls::{TlsDesk, TlsStats};
 use crate::server::{Drops, SessionView};
 
 /// Between two samples, of which rates are made.
@@ -30,6 +31,7 @@ pub(super) struct Monitor {
     listen: SocketAddr,
     clock: Clock,
     desks: Desks,
+    tls: Option<TlsDesk>,
     control: Arc<Mutex<ControlStats>>,
     samples: Mutex<[Sample; 2]>,
 }
@@ -52,11 +54,11 @@ impl Monitor {
     pub(super) fn new(
         listen: SocketAddr,
         clock: Clock,
-        desks: Desks,
+        (desks, tls): (Desks, Option<TlsDesk>),
         control: Arc<Mutex<ControlStats>>,
     ) -> Self {
         let start = Sample { at: clock.now().mono, threads: desks.stats() };
-        Self { listen, clock, desks, control, samples: Mutex::new([start.clone(), start]) }
+        Self { listen, clock, desks, tls, control, samples: Mutex::new([start.clone(), start]) }
     }
 
     /// Takes samples for ever.
@@ -78,10 +80,16 @@ impl Monitor {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Those of both sides.
+    /// All zero without a TLS port.
+    pub(super) fn tls(&self) -> TlsStats {
+        self.tls.as_ref().map(TlsDesk::stats).unwrap_or_default()
+    }
+
+    /// Those of all sides.
     pub(super) fn drops(&self, forward: &ForwardStats) -> Drops {
         let mut drops = forward.drops.clone();
         drops.add(&self.control().drops);
+        drops.add(&self.tls().drops);
         drops
     }
 
@@ -143,17 +151,22 @@ impl Monitor {
             .nonzero()
             .map(|(reason, n)| (reason.as_str().to_owned(), n.into()))
             .collect();
-        let (control, per_second) = (self.control(), self.per_second());
+        let (control, tls, per_second) = (self.control(), self.tls(), self.per_second());
         let sum = |of: fn(&PerSecond) -> f64| per_second.iter().map(of).sum::<f64>().round();
         json!({
             "schema": "skynet.relay.status/1",
             "listen": self.listen.to_string(),
             "process": std::process::id(),
             "uptime_s": self.uptime().as_secs(),
+            "draining": forward.draining,
             "sessions": forward.sessions,
             "sessions_by_tls": forward.bridged,
             "control_connections": control.connections,
             "members_online": control.joined,
+            "tls_connections": tls.connections,
+            "tls_carriers": tls.carriers,
+            "tls_frames_received": tls.frames.0,
+            "tls_frames_sent": tls.frames.1,
             "datagrams_received": forward.counters.received,
             "datagrams_forwarded": forward.counters.forwarded,
             "bytes_forwarded": forward.counters.forwarded_bytes,

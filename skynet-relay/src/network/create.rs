@@ -21,7 +21,7 @@ use super::{
 use super::{NewToken, TokenOptions, create_token};
 
 /// How long a manifest is fresh, in seconds: a year, because the root may be offline; stale is a warning.
-const MANIFEST_LIFETIME: u64 = 365 * 86_400;
+pub(super) const MANIFEST_LIFETIME: u64 = 365 * 86_400;
 
 /// Second bytes of 10/8 that well-known software takes by default: cloud VPCs (0, 1, 10, 128), container and
 /// cluster networks (42, 43, 88, 96, 100, 152, 217, 233, 244).
@@ -140,7 +140,7 @@ fn check_name(name: &str) -> Result<(), NetworkError> {
     Ok(())
 }
 
-fn check_addresses(addresses: &[SocketAddr]) -> Result<(), NetworkError> {
+pub(super) fn check_addresses(addresses: &[SocketAddr]) -> Result<(), NetworkError> {
     if addresses.is_empty() || addresses.len() > MAX_RELAY_ADDRESSES {
         return Err(NetworkError::Options(
             "a relay needs one to four addresses at which nodes reach it".into(),

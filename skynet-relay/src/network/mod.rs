@@ -4,7 +4,8 @@
 //! <dir>/            0700, the daemon's user          every file 0600
 //!   genesis         root's first word; its hash is the network
 //!   manifest        epoch, registrars, relays, IPv4 range; written last: with it the network exists
-//!   registrar.key   signs admission receipts          relay.key     Noise static key of the control channel
+//!   registrar.key   signs admission receipts; not on further relays
+//!   relay.key       Noise static key of the control channel
 //!   cluster.key     tickets and bind keys             directory.redb   the directory (crate::store)
 //!   operator/       0700, the user who ran `up`
 //!     root.key      signs manifests and tokens; no code path of the daemon opens this directory
@@ -15,10 +16,14 @@
 
 mod create;
 mod files;
+mod invitation;
+mod relays;
 mod tokens;
 
 pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
 pub use files::{FileError, Owner};
+pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
+pub use relays::{accept_invitation, add_relay, keep_manifest, remove_relay};
 pub use tokens::{NewToken, TokenOptions, create_token};
 
 use std::path::{Path, PathBuf};
@@ -65,8 +70,8 @@ fn root_key_path(dir: &Path) -> PathBuf {
 pub struct Network {
     /// Genesis and manifest, verified.
     pub trust: NetworkTrust,
-    /// Signs receipts.
-    pub registrar_key: SigningKey,
+    /// Signs receipts; a further relay has none.
+    pub registrar_key: Option<SigningKey>,
     /// The relay's Noise static key.
     pub relay_key: StaticSecret,
     /// Of tickets and bind keys.
@@ -80,7 +85,10 @@ pub struct Network {
 impl Network {
     /// The registrar of this host.
     pub fn registrar(&self) -> Registrar {
-        Registrar::new(self.registrar_key.clone(), self.trust.clone())
+        match &self.registrar_key {
+            Some(key) => Registrar::new(key.clone(), self.trust.clone()),
+            None => Registrar::follower(self.trust.clone()),
+        }
     }
 }
 
@@ -93,23 +101,27 @@ pub fn network_exists(dir: &Path) -> bool {
 pub fn load_network(dir: &Path) -> Result<Network, NetworkError> {
     check_directory(dir)?;
     let trust = load_trust(dir)?;
-    let registrar_key = signing_key(&dir.join(REGISTRAR_KEY), "registrar", false)?;
     let relay_key = StaticSecret::from_bytes(*read_key(&dir.join(RELAY_KEY), "relay", false)?.expose());
     let cluster_key = read_key(&dir.join(CLUSTER_KEY), "cluster", false)?;
     let manifest = trust.manifest();
-    if !manifest.registrars.contains(&registrar_key.identity()) {
-        return Err(FileError::new(
-            &dir.join(REGISTRAR_KEY),
-            "is not a registrar of this network's manifest",
-            RESTORE,
-        )
-        .into());
-    }
     let own = relay_key.public();
     let Some(relay_no) = manifest.relays.iter().find(|relay| relay.key == own).map(|relay| relay.relay_no)
     else {
         let problem = "is not the key of a relay of this network's manifest";
         return Err(FileError::new(&dir.join(RELAY_KEY), problem, RESTORE).into());
+    };
+    // The first relay must have it: one whose file is lost is not a further relay.
+    let registrar_path = dir.join(REGISTRAR_KEY);
+    let is_first = manifest.relays.first().is_some_and(|relay| relay.relay_no == relay_no);
+    let registrar_key = if is_first || files::exists(&registrar_path) {
+        let key = signing_key(&registrar_path, "registrar", false)?;
+        if !manifest.registrars.contains(&key.identity()) {
+            let problem = "is not a registrar of this network's manifest";
+            return Err(FileError::new(&registrar_path, problem, RESTORE).into());
+        }
+        Some(key)
+    } else {
+        None
     };
     Ok(Network { trust, registrar_key, relay_key, cluster_key, relay_no, directory: dir.join(DIRECTORY) })
 }

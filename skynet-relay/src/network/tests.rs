@@ -344,3 +344,65 @@ fn the_daemon_works_without_the_operators_directory() {
     let error = create_token(&dir, &TokenOptions::default(), &mut rng(), NOW).unwrap_err().to_string();
     assert!(error.contains("root.key: belongs to user 65534"), "{error}");
 }
+
+#[test]
+fn another_relay_is_listed_and_set_up_by_its_invitation() {
+    let (_outer, dir, _) = created();
+    let address = "198.51.100.7:3478".parse().unwrap();
+    let invitation = add_relay(&dir, &[address], &mut rng(), NOW).unwrap();
+    assert_eq!(invitation.relay_no, 2);
+    let first = load_network(&dir).unwrap();
+    assert_eq!((first.relay_no, first.trust.manifest().epoch), (1, 2));
+    assert_eq!(first.trust.manifest().relay(2).unwrap().addresses, [address]);
+
+    let (_other, there) = place();
+    let read = Invitation::parse(&format!(" {}\n", invitation.encode().as_str())).unwrap();
+    for _ in 0..2 {
+        accept_invitation(&there, &read, None).unwrap();
+    }
+    let second = load_network(&there).unwrap();
+    assert_eq!(second.relay_no, 2);
+    assert!(second.registrar_key.is_none() && !second.registrar().admits());
+    assert_eq!(second.cluster_key.expose(), first.cluster_key.expose());
+    assert!(!there.join(OPERATOR).exists(), "no root key travels");
+
+    // Another relay's invitation, and another network's, change nothing there.
+    let other = &mut Rng::from_seed([5; 32]);
+    let third = add_relay(&dir, &["198.51.100.8:3478".parse().unwrap()], other, NOW).unwrap();
+    assert!(matches!(accept_invitation(&there, &third, None), Err(NetworkError::Exists(_))));
+    assert_eq!(load_network(&there).unwrap().relay_no, 2);
+    // A token names all of them.
+    let token = create_token(&dir, &TokenOptions::default(), &mut rng(), NOW).unwrap();
+    assert_eq!(JoinToken::parse(&token.text).unwrap().relays().len(), 3);
+}
+
+#[test]
+fn a_relay_is_taken_out_of_the_list_but_never_the_one_with_the_directory() {
+    let (_outer, dir, _) = created();
+    let address = ["198.51.100.7:3478".parse().unwrap()];
+    add_relay(&dir, &address, &mut rng(), NOW).unwrap();
+    assert!(add_relay(&dir, &address, &mut rng(), NOW).is_err(), "the same address twice");
+    assert!(remove_relay(&dir, 1, NOW).is_err());
+    assert!(remove_relay(&dir, 9, NOW).is_err());
+    remove_relay(&dir, 2, NOW).unwrap();
+    let network = load_network(&dir).unwrap();
+    assert_eq!((network.trust.manifest().relays.len(), network.trust.manifest().epoch), (1, 3));
+}
+
+#[test]
+fn a_damaged_invitation_is_refused_whatever_is_wrong_with_it() {
+    let (_outer, dir, _) = created();
+    let invitation = add_relay(&dir, &["198.51.100.7:3478".parse().unwrap()], &mut rng(), NOW).unwrap();
+    let text = invitation.encode();
+    for end in 0..text.len() {
+        assert!(Invitation::parse(&text[..end]).is_err(), "{end}");
+    }
+    let bytes = data_encoding::BASE64URL_NOPAD.decode(&text.as_bytes()[5..]).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let text = format!("ski1.{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
+        assert!(Invitation::parse(&text).is_err(), "bit {bit}");
+    }
+    assert_eq!(Invitation::parse("skj1.AAAA").unwrap_err(), InvitationError::Prefix);
+}

@@ -1,6 +1,6 @@
 //! JOIN: new nodes, nodes that come again, and nodes that changed their key, name or address.
 
-use skynet_core::key::{Identity, PublicKey};
+use skynet_core::key::{Identity, PublicKey, SigningKey};
 use skynet_core::member::chain::Candidate;
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{Bundle, Receipt, Signed, Tags, TokenId};
@@ -42,6 +42,7 @@ impl Registrar {
     /// transaction, so a plan that commits was right.
     pub fn prepare_join(
         &self,
+        signer: &SigningKey,
         bundle: &[u8],
         proven: &PublicKey,
         view: &dyn View,
@@ -63,7 +64,7 @@ impl Registrar {
         transaction.unchanged(node_key(&identity), known.stored.as_ref());
         self.claim(&mut transaction, &bundle, known.bundle.as_ref(), view)?;
         let (use_number, new) = self.count_use(&mut transaction, &candidate, &bundle, &known, view, now)?;
-        let receipt = self.receipt(&candidate, &bundle, &known, use_number, now)?;
+        let receipt = self.receipt(signer, &candidate, &bundle, &known, use_number, now)?;
         let receipt_bytes = receipt.bytes().to_vec();
         bundle.receipt = Some(receipt);
 
@@ -168,6 +169,7 @@ impl Registrar {
     /// The receipt there is, if it fits and is in the first half of its life; else a fresh one.
     fn receipt(
         &self,
+        signer: &SigningKey,
         candidate: &Candidate,
         bundle: &Bundle,
         known: &Known,
@@ -193,14 +195,14 @@ impl Registrar {
             use_number,
             issued: now,
             not_after: now.plus_secs(RECEIPT_LIFETIME),
-            registrar: self.key.identity(),
+            registrar: signer.identity(),
         };
-        Ok(receipt.sign(&self.key)?.into_signed())
+        Ok(receipt.sign(signer)?.into_signed())
     }
 }
 
 /// Refuses a key binding that is not the newest, and keeps the stored record if it is the newer one.
-fn keep_the_newest(bundle: &mut Bundle, old: &Bundle) -> Result<(), Refusal> {
+pub(super) fn keep_the_newest(bundle: &mut Bundle, old: &Bundle) -> Result<(), Refusal> {
     let (new, held) = (bundle.binding.unverified(), old.binding.unverified());
     let forked = new.sequence == held.sequence && new != held;
     if new.sequence < held.sequence || forked {

@@ -16,10 +16,12 @@
 //! check both (`skynet_core::member`).
 
 mod authorise;
+mod follow;
 mod join;
 mod lookup;
 
 pub use authorise::{Caller, Method, authorise};
+use join::keep_the_newest;
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 pub use lookup::{GetBy, MAX_LIST, Page, find, list};
 
@@ -125,17 +127,25 @@ pub struct UpdatePlan {
     pub version: u64,
 }
 
-/// The registrar of one network.
+/// The registrar of one network; without a key, the directory of a relay that admits nobody by itself.
 #[derive(Clone, Debug)]
 pub struct Registrar {
-    key: SigningKey,
+    key: Option<SigningKey>,
     trust: NetworkTrust,
 }
 
 impl Registrar {
     /// A registrar with this signing key, which the network's manifest lists.
     pub fn new(key: SigningKey, trust: NetworkTrust) -> Self {
-        Self { key, trust }
+        Self { key: Some(key), trust }
+    }
+    /// The directory of a relay without a registrar.
+    pub fn follower(trust: NetworkTrust) -> Self {
+        Self { key: None, trust }
+    }
+    /// Whether receipts are signed here.
+    pub fn admits(&self) -> bool {
+        self.key.is_some()
     }
 
     /// The network as this registrar sees it.
@@ -173,7 +183,11 @@ impl Registrar {
         now: UnixTime,
     ) -> Result<JoinPlan, Refusal> {
         retry(store, || {
-            self.prepare_join(bundle, proven, store, now).map(|plan| (plan.transaction.clone(), plan))
+            let plan = match &self.key {
+                Some(key) => self.prepare_join(key, bundle, proven, store, now),
+                None => self.prepare_known(bundle, Some(proven), store, now),
+            };
+            plan.map(|plan| (plan.transaction.clone(), plan))
         })
     }
 
@@ -186,6 +200,9 @@ impl Registrar {
 
     /// LEAVE: forgets the node that proved this key, with its claims.
     pub fn leave(&self, proven: &PublicKey, store: &dyn Store) -> Result<(), Refusal> {
+        if !self.admits() {
+            return Err(follow::needs_registrar("leaving"));
+        }
         retry(store, || self.prepare_leave(proven, store).map(|transaction| (transaction, ())))
     }
 

@@ -422,3 +422,63 @@ fn of_a_hundred_joins_at_once_with_a_one_time_token_one_succeeds() {
     );
     println!("{rounds} rounds in memory, {on_disk} on disk, 100 nodes each: one success each");
 }
+
+/// A directory without a registrar, of the same network.
+fn follower(world: &World) -> Registrar {
+    Registrar::follower(world.registrar.trust().clone())
+}
+
+#[test]
+fn a_relay_without_a_registrar_lets_in_whom_the_registrar_admitted_and_nobody_else() {
+    let mut world = World::new();
+    let token = world.token(|_| ());
+    let node = world.joined(&token, "web");
+    let (follower, store) = (follower(&world), MemoryStore::new());
+    let bundle = node.bundle().encode();
+    let proven = session_key_of(&node);
+    let plan = follower.join(&bundle, &proven, &store, NOW).unwrap();
+    assert_eq!((plan.bundle, plan.new), (bundle.clone(), false));
+    assert!(!plan.receipt.is_empty());
+    let caller = follower.caller(&proven, &store, NOW).unwrap();
+    assert!(matches!(caller, Caller::Member { .. }));
+    assert_eq!(find(&store, &GetBy::V4(node.member(NOW).unwrap().v4())).unwrap(), Some(bundle.clone()));
+
+    let other = world.enrolment(&token, "new");
+    let key = other.node().static_secret.public();
+    let refused = follower.join(&other.bundle().encode(), &key, &store, NOW);
+    assert_eq!(code(refused), DenyCode::TryLater, "no receipt");
+    assert_eq!(code(follower.join(&bundle, &key, &store, NOW)), DenyCode::NotProven);
+    assert_eq!(code(follower.leave(&proven, &store)), DenyCode::TryLater);
+    let late = NOW.plus_secs(RECEIPT_LIFETIME + DAY);
+    assert_eq!(code(follower.join(&bundle, &proven, &store, late)), DenyCode::Expired);
+}
+
+#[test]
+fn a_follower_keeps_the_newest_and_gives_an_address_to_whom_it_was_given_last() {
+    let mut world = World::new();
+    let token = world.token(|_| ());
+    let old = world.joined(&token, "web");
+    let (follower, store) = (follower(&world), MemoryStore::new());
+    follower.learn(&old.bundle().encode(), &store, NOW).unwrap();
+
+    // It learns a newer record, and the old one does not come back.
+    let mut newer = old.clone();
+    newer.sign_record(vec![], vec![], NOW).unwrap();
+    follower.learn(&newer.bundle().encode(), &store, NOW).unwrap();
+    follower.learn(&old.bundle().encode(), &store, NOW).unwrap();
+    let key = session_key_of(&old);
+    assert_eq!(find(&store, &GetBy::Key(key)).unwrap(), Some(newer.bundle().encode()));
+
+    // The node leaves, and its name goes to another; the follower has not heard that it left.
+    world.registrar.leave(&key, &world.store).unwrap();
+    let later = NOW.plus_secs(60);
+    let enrolment = world.enrolment(&token, "web");
+    let plan = world.join(enrolment.bundle(), later).unwrap();
+    let heir =
+        enrolment.complete(world.genesis.bytes(), world.manifest.bytes(), &plan.receipt, later).unwrap();
+    follower.learn(&heir.bundle().encode(), &store, later).unwrap();
+    let found = find(&store, &GetBy::Name("web".parse().unwrap())).unwrap();
+    assert_eq!(found, Some(heir.bundle().encode()));
+    assert_eq!(find(&store, &GetBy::Key(key)).unwrap(), None, "nothing is left of who had it before");
+    assert_eq!(code(follower.join(&old.bundle().encode(), &key, &store, later)), DenyCode::NotProven);
+}

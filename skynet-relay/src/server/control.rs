@@ -15,7 +15,7 @@ use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::{Identity, PublicKey, StaticSecret};
 use skynet_core::member::Tags;
 use skynet_core::rng::{Rng, RngCore as _};
-use skynet_core::time::{Instant, Now};
+use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_core::wire::relay::{Ticket, bind_key};
 
 use super::cluster::ClusterKeys;
@@ -44,6 +44,10 @@ pub struct ControlServerConfig {
     pub max_unjoined: usize,
     /// Most of those from one IPv4 address or IPv6 /64.
     pub max_unjoined_per_prefix: u16,
+    /// The network's other relays, which may ask for members and manifest without joining.
+    pub relays: Vec<PublicKey>,
+    /// Their network.
+    pub network_id: [u8; 8],
     /// Seconds a ticket is good for.
     pub ticket_lifetime_s: u64,
     /// Tag → rate class in the tickets of those who have it, the first that fits; the others' is 0.
@@ -59,6 +63,8 @@ impl ControlServerConfig {
             max_connections: 20_000,
             max_unjoined: 512,
             max_unjoined_per_prefix: 128,
+            relays: Vec::new(),
+            network_id: [0; 8],
             ticket_lifetime_s: 14 * 86_400,
             class_tags: Vec::new(),
         }
@@ -117,6 +123,18 @@ pub enum StoreOp {
         /// At most this many.
         limit: u16,
     },
+    /// The manifest in force, for another relay.
+    Manifest,
+    /// Another relay's directory says so. Nobody is answered.
+    Learn {
+        /// Documents of members.
+        bundles: Vec<Vec<u8>>,
+    },
+    /// Another relay has this manifest. Nobody is answered.
+    Adopt {
+        /// The document.
+        manifest: Vec<u8>,
+    },
     /// The member leaves for good.
     Leave {
         /// The member's network.
@@ -173,6 +191,8 @@ pub enum StoreReply {
     NotFound,
     /// LIST: some, and whether there are more.
     Listed(bool, Vec<Listed>),
+    /// The manifest.
+    Manifest(Vec<u8>),
 }
 
 /// What the shell does with a stream.
@@ -183,6 +203,9 @@ pub enum StreamOutput {
     /// Close it; `handle_stream_closed` need not be called.
     Close(ConnId),
 }
+
+/// In what time a relay that drains lets its members go.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 struct Asked {
     conn: ConnId,
@@ -210,6 +233,8 @@ pub struct ControlServer {
     requests: VecDeque<StoreRequest>,
     output: VecDeque<StreamOutput>,
     drops: Drops,
+    /// When the next joined connection is asked to go, while this relay drains.
+    drain_next: Option<(Instant, Duration)>,
     last_now: Instant,
 }
 
@@ -230,8 +255,17 @@ impl ControlServer {
             requests: VecDeque::new(),
             output: VecDeque::new(),
             drops: Drops::default(),
+            drain_next: None,
             last_now: Instant::ZERO,
         }
+    }
+
+    /// This relay is going away: nobody joins any more, and those who have are let go one after the other, all within
+    /// [`DRAIN_WITHIN`], so that they do not arrive elsewhere in one second.
+    pub fn drain(&mut self, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
+        let gap = DRAIN_WITHIN / u32::try_from(self.online.len().max(1)).unwrap_or(u32::MAX);
+        self.drain_next.get_or_insert((now.mono, gap));
     }
 
     /// Open connections.
@@ -320,6 +354,7 @@ impl ControlServer {
             StoreReply::NotFound => Message::NoPeer,
             StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
             StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
+            StoreReply::Manifest(bytes) => Message::Manifest(bytes),
         };
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);
@@ -338,6 +373,11 @@ impl ControlServer {
     /// Closes what is late.
     pub fn handle_timeout(&mut self, now: Now) {
         self.last_now = self.last_now.max(now.mono);
+        while let Some((at, gap)) = self.drain_next.filter(|(at, _)| *at <= now.mono) {
+            let Some(conn) = self.online.values().next().copied() else { break };
+            self.close(conn, DropReason::Draining);
+            self.drain_next = Some((at + gap, gap));
+        }
         while let Some(&(at, conn)) = self.deadlines.first() {
             if at > now.mono {
                 break;
@@ -367,7 +407,8 @@ impl ControlServer {
         if !self.output.is_empty() || !self.requests.is_empty() {
             return Some(self.last_now);
         }
-        self.deadlines.first().map(|&(at, _)| at)
+        let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
+        earliest(self.deadlines.first().map(|&(at, _)| at), drain)
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
@@ -393,11 +434,14 @@ impl ControlServer {
         if let Message::Join(bundle) = message {
             return self.on_join(conn, request, bundle, now);
         }
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        if connection.member.is_none() && self.config.relays.contains(&key) {
+            return self.on_relay_message(conn, request, message);
+        }
         let Some(member) = connection.member else {
             return connection.refuse(request, DeniedCode::NotJoined, "join first");
         };
         let MemberKey { network_id, identity } = member;
-        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
         let op = match message {
             Message::Update(record) => StoreOp::Update { network_id, identity, key, record },
             Message::Get(lookup) => StoreOp::Get { network_id, lookup },
@@ -408,6 +452,26 @@ impl ControlServer {
             _ => {
                 let text = "this message is not a request";
                 return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+            }
+        };
+        self.ask(conn, request, op);
+        Ok(())
+    }
+
+    /// Another relay of the network looks members up as a member may, and asks for the manifest.
+    fn on_relay_message(&mut self, conn: ConnId, request: u32, message: Message) -> Result<(), DropReason> {
+        let network_id = self.config.network_id;
+        let op = match message {
+            Message::GetManifest => StoreOp::Manifest,
+            Message::Get(lookup) => StoreOp::Get { network_id, lookup },
+            Message::List { after, limit } => {
+                StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
+            }
+            _ => {
+                let text = "a relay may only ask for members and the manifest";
+                let denied = Message::denied(DeniedCode::NotJoined, text);
+                let connection = self.connections.get_mut(&conn).ok_or(DropReason::BrokenChannel)?;
+                return connection.send(request, &denied);
             }
         };
         self.ask(conn, request, op);
@@ -427,6 +491,10 @@ impl ControlServer {
             return Err(DropReason::JoinDeadline);
         }
         connection.joins += 1;
+        if self.drain_next.is_some() {
+            let text = "this relay is going away, another lets you in";
+            return connection.send(request, &Message::denied(DeniedCode::TryAgain, text));
+        }
         if connection.member.is_none() {
             // The store's time is not the node's.
             connection.deadline = now + 2 * JOIN_DEADLINE;

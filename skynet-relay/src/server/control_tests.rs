@@ -1,5 +1,5 @@
 use super::*;
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
 use skynet_core::key::Secret;
 use skynet_core::time::{Duration, UnixTime};
 
@@ -39,8 +39,11 @@ impl World {
         let conn = self.open(from).expect("accepted");
         let config = ControlConfig {
             local: StaticSecret::random(&mut self.rng),
-            relay: self.relay_key.public(),
-            addresses: vec!["192.0.2.99:3478".parse().unwrap()],
+            targets: vec![ControlTarget {
+                relay_no: 1,
+                relay: self.relay_key.public(),
+                address: "192.0.2.99:3478".parse().unwrap(),
+            }],
         };
         let mut client = ControlClient::new(config, self.rng.fork(), self.now.mono);
         client.handle_connected(self.now.mono);
@@ -386,4 +389,29 @@ fn unknown_requests_are_denied_and_unknown_pushes_ignored() {
         got.push(request);
     }
     assert_eq!(got, [8, 0]);
+}
+
+#[test]
+fn a_relay_that_drains_lets_its_members_go_one_after_the_other_and_lets_nobody_in() {
+    let mut w = World::new();
+    let nodes = [1, 2, 3, 4, 5].map(|identity| w.join("192.0.2.1:500", identity));
+    w.server.drain(w.now);
+    let mut gone = Vec::new();
+    for _ in 0..12 {
+        w.pass(Duration::from_millis(500));
+        while let Some(output) = w.server.poll_stream_write() {
+            if let StreamOutput::Close(conn) = output {
+                gone.push((w.now.mono, conn));
+            }
+        }
+    }
+    assert_eq!((gone.len(), w.server.joined()), (nodes.len(), 0));
+    let took = gone[4].0.saturating_since(gone[0].0);
+    assert!(took >= Duration::from_secs(3) && took <= DRAIN_WITHIN, "{took:?}");
+    let mut late = w.connect("192.0.2.2:500");
+    late.client.join(vec![9; 30], w.now.mono);
+    w.exchange(&mut late);
+    let denied = |e: &ControlEvent| matches!(e, ControlEvent::Denied(None, 8, _));
+    assert!(late.events.iter().any(denied), "{:?}", late.events);
+    assert!(w.server.poll_store_request().is_none());
 }

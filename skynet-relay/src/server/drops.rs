@@ -39,6 +39,8 @@ reasons! {
     Skew = "skew";
     /// A timestamp not above the last one of this node and lane.
     Replay = "replay";
+    /// HELLO or BIND while this relay is going away.
+    Draining = "draining";
     /// HELLO above the rate of its source prefix.
     HelloRate = "hello_rate";
     /// STUN above the rate of its source prefix.
@@ -83,6 +85,24 @@ reasons! {
     SlowReader = "slow_reader";
     /// The channel broke: wrong MAC, wrong key, altered bytes.
     BrokenChannel = "broken_channel";
+    /// More connections on the TLS port than it, or their source prefix, may have.
+    TlsConnections = "tls_connections";
+    /// TLS handshakes above the rate of their source prefix.
+    TlsRate = "tls_rate";
+    /// No TLS, no request or no handshake inside, within its deadline.
+    TlsHandshake = "tls_handshake";
+    /// A stream of frames without a session.
+    TlsUnbound = "tls_unbound";
+    /// A stream of frames that was silent for too long.
+    TlsIdle = "tls_idle";
+    /// A stream of frames whose other side does not read.
+    TlsSlowReader = "tls_slow_reader";
+    /// A frame waited for its stream for too long.
+    TlsFrameOld = "tls_frame_old";
+    /// A frame found too many before it.
+    TlsFrameFull = "tls_frame_full";
+    /// A frame of a kind that has no business in its direction.
+    TlsFrameForeign = "tls_frame_foreign";
 }
 
 /// How often each reason occurred.
@@ -96,8 +116,11 @@ impl Default for Drops {
 }
 
 impl Drops {
-    pub(super) fn count(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.count_many(reason, 1);
+    }
+    pub(crate) fn count_many(&mut self, reason: DropReason, n: u64) {
+        self.0[reason as usize] += n;
     }
     /// How often `reason` occurred.
     pub fn get(&self, reason: DropReason) -> u64 {

@@ -113,7 +113,7 @@ impl ForwardCounters {
 }
 
 /// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_update`,
-/// `handle_pressure`, `handle_timeout`; *poll* `poll_update`, `poll_timeout`.
+/// `handle_pressure`, `handle_timeout`; *command* `set_draining`; *poll* `poll_update`, `poll_timeout`.
 pub struct Forwarder {
     config: ForwardConfig,
     keys: ClusterKeys,
@@ -127,6 +127,7 @@ pub struct Forwarder {
     nack: PrefixLimiter,
     drops: Drops,
     counters: ForwardCounters,
+    draining: bool,
 }
 
 impl Forwarder {
@@ -181,10 +182,16 @@ impl Forwarder {
             nack,
             drops: Drops::default(),
             counters: ForwardCounters::default(),
+            draining: false,
             config,
             keys,
             rng,
         }
+    }
+
+    /// This relay is going away: nobody is bound any more, and every KEEP is told so. What is bound is served.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
     }
 
     /// Sessions of this part.
@@ -298,6 +305,9 @@ impl Forwarder {
         now: Now,
     ) -> Result<Action, DropReason> {
         match Frame::parse(datagram).map_err(|_| DropReason::Malformed)? {
+            Frame::Hello(_) | Frame::Bind(_) if self.draining => {
+                self.refuse(from, datagram, NackCode::Draining, (0, 0), DropReason::Draining, now.mono)
+            }
             Frame::Hello(f) => {
                 let (key, _, bind_key) = self.authenticate(datagram, &f.ticket, f.lane, f.ts_ms, now)?;
                 self.send_cookie(from, &key, &bind_key, f.ts_ms, datagram, now.mono)
@@ -322,6 +332,7 @@ impl Forwarder {
             Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
                 Ok(slot) if !self.table.session_mut(slot).has_moved() => {
                     self.table.touch(slot, now.mono);
+                    datagram[1] = if self.draining { relay::KEEP_DRAINING } else { 0 };
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
                 // Where it was, nothing keeps it.

@@ -6,6 +6,8 @@ use skynet_core::wire::relay::{
     BIND_LEN, Bind, Class, DATA_HEADER_LEN, HELLO_LEN, Hello, KEEP_LEN, Keep, NACK_LEN,
 };
 
+#[path = "forward_drain_tests.rs"]
+mod drain;
 #[path = "forward_local_tests.rs"]
 mod local;
 #[path = "forward_parts_tests.rs"]
@@ -333,6 +335,49 @@ fn a_silent_session_expires_and_a_keep_prolongs_it() {
     w.pass(120_000);
     w.relay.handle_timeout(w.now.mono);
     assert_eq!(w.relay.sessions(), 0);
+}
+
+#[test]
+fn frames_on_their_way_while_a_session_moves_arrive_and_nothing_is_sent_to_its_former_address() {
+    let mut w = World::new();
+    let (a, b) = (Node::new(NET_A, 1, "127.200.0.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
+    let (gen_a, gen_b) = (a.bind(&mut w).gen_no, b.bind(&mut w).gen_no);
+    w.pass(10);
+    let moved = Node { from: "198.51.100.1:7", ..a.clone() };
+    let new_gen = moved.bind(&mut w).gen_no;
+    w.pass(1_990);
+    assert_eq!(w.send(a.from, &data(gen_a, 2, 0, b"late")).unwrap().0, addr(b.from));
+    // Under its own number only, and it keeps nothing alive there.
+    assert_eq!(nack(&w.send(a.from, &data(new_gen, 2, 0, b"late")).unwrap().1), 1);
+    let keep = Keep { flags: 0, gen_no: gen_a, t: 5 }.encode();
+    assert_eq!(nack(&w.send(a.from, &keep).unwrap().1), 1);
+    assert_eq!(w.send(b.from, &data(gen_b, 1, 0, b"data")).unwrap().0, addr(moved.from));
+    w.relay.handle_timeout(w.now.mono + Duration::from_secs(10));
+    assert_eq!(w.relay.sessions(), 2);
+    assert_eq!(w.send(moved.from, &data(new_gen, 2, 0, b"data")).unwrap().0, addr(b.from));
+}
+
+#[test]
+fn a_former_address_that_another_session_binds_is_that_sessions() {
+    let mut w = World::new();
+    let (a, b) = (Node::new(NET_A, 1, "127.200.0.1:1000"), Node::new(NET_A, 2, "192.0.2.2:1000"));
+    let (gen_a, _) = (a.bind(&mut w).gen_no, b.bind(&mut w).gen_no);
+    w.pass(10);
+    let moved = Node { from: "198.51.100.1:7", ..a.clone() };
+    let moved_gen = moved.bind(&mut w).gen_no;
+    let c = Node::new(NET_A, 3, a.from);
+    let gen_c = c.bind(&mut w).gen_no;
+    if gen_a != gen_c {
+        assert_eq!(nack(&w.send(a.from, &data(gen_a, 2, 0, b"late")).unwrap().1), 1);
+    }
+    assert_eq!(w.send(c.from, &data(gen_c, 2, 0, b"data")).unwrap().0, addr(b.from));
+    // Back again: what was its former address a moment ago is c's no more, and a's number is new.
+    w.pass(10);
+    let back = a.bind(&mut w).gen_no;
+    assert_ne!(back, moved_gen);
+    assert_eq!(w.send(a.from, &data(back, 2, 0, b"data")).unwrap().0, addr(b.from));
+    w.relay.handle_timeout(w.now.mono + Duration::from_secs(10));
+    assert_eq!(w.send(a.from, &data(back, 2, 0, b"data")).unwrap().0, addr(b.from));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod limit;
 pub mod measure;
 mod police;
 pub mod rates;
+pub mod seats;
 mod session;
 mod share;
 mod stun;
@@ -27,6 +28,7 @@ pub use control::{
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
 pub use rates::{Rate, RateClass};
+pub use seats::{Seat, Seats};
 pub use session::SessionView;
 pub use stun::Measured;
 pub use update::Update;

@@ -57,6 +57,8 @@ pub struct Persisted {
     pub floors: Floors,
     /// Peers it talked to last.
     pub peers: Vec<NodeNo>,
+    /// Documents of other members.
+    pub roster: Vec<u8>,
 }
 
 /// How an agent starts.
@@ -297,6 +299,7 @@ impl AgentHost {
             stock: None,
             floors: self.persisted.floors,
             last_peers: self.persisted.peers.clone(),
+            roster: self.persisted.roster.clone(),
             engine: self.config.engine,
             suites: self.config.suites,
             max_lanes: self.config.max_lanes,
@@ -376,10 +379,14 @@ impl AgentHost {
                     self.commands.push_back((id, StreamCommand::Send(bytes)));
                 }
             }
+            // No TLS in this world.
+            NodeEvent::OpenCarrier { .. } => running.node.carrier_closed(now),
+            NodeEvent::CloseCarrier => {}
             NodeEvent::CloseControl => self.close_control(),
             NodeEvent::Persist(credentials) => self.persisted.credentials = Some(credentials),
             NodeEvent::PersistFloors(floors) => self.persisted.floors = floors,
             NodeEvent::PersistPeers(peers) => self.persisted.peers = peers,
+            NodeEvent::PersistRoster(roster) => self.persisted.roster = roster,
             NodeEvent::Joined(addresses) => {
                 self.application.set_address(addresses.ipv4);
                 self.addresses = Some(addresses);

@@ -1,4 +1,4 @@
-//! The documents of one network, made from the world's seed: root, registrar, manifest, one join token, one relay.
+//! The documents of one network, made from the world's seed: root, registrar, manifest, one join token, its relays.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,27 +24,33 @@ pub struct MemberNetwork {
     manifest: Verified<Manifest>,
     old_manifest: Verified<Manifest>,
     registrar: SigningKey,
-    relay_key: StaticSecret,
+    relay_keys: Vec<StaticSecret>,
     cluster_key: Secret,
     token: String,
 }
 
 impl MemberNetwork {
-    /// A network with one relay at three addresses, the last one IPv6; members in `10.7.0.0/16`.
+    /// A network with these relays, numbered from 1, each at one to four addresses; members in `10.7.0.0/16`. The first
+    /// relay has the registrar.
     ///
     /// # Panics
     /// Never: the documents are made of values that hold.
-    pub fn new(seed: [u8; 32], [relay, second, v6]: [IpAddr; 3]) -> Self {
+    pub fn new(seed: [u8; 32], relays: &[Vec<IpAddr>]) -> Self {
         let mut rng = Rng::from_seed(seed);
         let [root, registrar, token_key] = [(); 3].map(|()| SigningKey::random(&mut rng));
-        let relay_key = StaticSecret::random(&mut rng);
+        let relay_keys: Vec<StaticSecret> = relays.iter().map(|_| StaticSecret::random(&mut rng)).collect();
         let sound = "made of values that hold";
         let genesis =
             Genesis { root: root.identity(), nonce: rng.array(), created: UNIX_START, name: "sim".into() };
         let genesis = genesis.sign(&root).expect(sound);
         let network_id = genesis.root_pin().network_id();
         let pool: Ipv4Prefix = "10.7.0.0/16".parse().expect(sound);
-        let addresses = [relay, second, v6].map(|ip| SocketAddr::new(ip, CONTROL_PORT)).to_vec();
+        let entry = |((relay_no, key), ips): ((u16, &StaticSecret), &Vec<IpAddr>)| RelayEntry {
+            relay_no,
+            key: key.public(),
+            addresses: ips.iter().map(|ip| SocketAddr::new(*ip, CONTROL_PORT)).collect(),
+        };
+        let entries: Vec<RelayEntry> = (1..).zip(&relay_keys).zip(relays).map(entry).collect();
         let manifest = Manifest {
             network_id,
             epoch: 2,
@@ -53,7 +59,7 @@ impl MemberNetwork {
             v4: pool,
             registrars: vec![registrar.identity()],
             issuers: Vec::new(),
-            relays: vec![RelayEntry { relay_no: 1, key: relay_key.public(), addresses }],
+            relays: entries.clone(),
         };
         let old_manifest = Manifest { epoch: 1, ..manifest.clone() }.sign(&root).expect(sound);
         let manifest = manifest.sign(&root).expect(sound);
@@ -70,24 +76,17 @@ impl MemberNetwork {
             pool,
             names: None,
         };
-        let at = |ip| TokenRelay {
-            relay_no: 1,
-            key: relay_key.public(),
-            address: SocketAddr::new(ip, CONTROL_PORT),
+        let at = |r: &RelayEntry, address: Option<&SocketAddr>| {
+            Some(TokenRelay { relay_no: r.relay_no, key: r.key, address: *address? })
         };
-        let relays = vec![at(relay), at(v6)];
+        let firsts = entries.iter().filter_map(|r| at(r, r.addresses.first()));
+        let v6 = entries.iter().filter_map(|r| at(r, r.addresses.iter().find(|a| a.is_ipv6())));
+        let relays = firsts.chain(v6).collect();
         let delegation = delegation.sign(&root).expect(sound).into_signed();
         let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
         let token = token.encode().to_string();
-        Self {
-            genesis,
-            manifest,
-            old_manifest,
-            registrar,
-            relay_key,
-            cluster_key: Secret::random(&mut rng),
-            token,
-        }
+        let cluster_key = Secret::random(&mut rng);
+        Self { genesis, manifest, old_manifest, registrar, relay_keys, cluster_key, token }
     }
 
     /// The join token as text.
@@ -105,13 +104,18 @@ impl MemberNetwork {
         self.registrar.clone()
     }
 
-    pub(super) fn registrar(&self) -> Registrar {
+    /// The registrar at the first relay, or the directory of another.
+    pub(super) fn registrar(&self, relay_no: u16) -> Registrar {
         let trust = NetworkTrust::new(self.genesis.root_pin(), self.genesis.bytes(), self.manifest.bytes());
-        Registrar::new(self.registrar.clone(), trust.expect("signed by the root a moment ago"))
+        let trust = trust.expect("signed by the root a moment ago");
+        match relay_no {
+            1 => Registrar::new(self.registrar.clone(), trust),
+            _ => Registrar::follower(trust),
+        }
     }
 
-    pub(super) fn relay_key(&self) -> StaticSecret {
-        self.relay_key.clone()
+    pub(super) fn relay_key(&self, relay_no: u16) -> StaticSecret {
+        self.relay_keys[usize::from(relay_no) - 1].clone()
     }
 
     pub(super) fn cluster_key(&self) -> Secret {

@@ -1,6 +1,6 @@
 //! The production relay as a host: `Server`, registrar and directory, with a store in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
-    Measure, Server, StreamOutput,
+    Measure, Server, StoreOp, StreamOutput,
 };
 use skynet_relay::store::MemoryStore;
 
@@ -34,6 +34,7 @@ const MAX_OUT: usize = 65_536;
 /// The relay. Its store outlives it: a successor in the same place is given the same one.
 pub struct RelayHost {
     network: MemberNetwork,
+    relay_no: u16,
     local: SocketAddr,
     seed: [u8; 32],
     limits: ForwardConfig,
@@ -46,14 +47,23 @@ pub struct RelayHost {
     measure: Option<Measure>,
     out: VecDeque<Transmit>,
     commands: VecDeque<(StreamId, StreamCommand)>,
+    /// Requests to the directory, and those of them that are JOINs, by second of this host's clock.
+    requests: BTreeMap<u64, (u32, u32)>,
 }
 
 impl RelayHost {
-    /// A relay at `local` that has not started.
-    pub fn new(network: MemberNetwork, local: SocketAddr, seed: [u8; 32], store: Arc<MemoryStore>) -> Self {
-        let directory = Box::new(LocalDirectory::new(network.registrar(), store));
+    /// Relay `relay_no` of the network, at `local`, not started yet.
+    pub fn new(
+        network: MemberNetwork,
+        relay_no: u16,
+        local: SocketAddr,
+        seed: [u8; 32],
+        store: Arc<MemoryStore>,
+    ) -> Self {
+        let directory = Box::new(LocalDirectory::new(network.registrar(relay_no), store));
         Self {
             network,
+            relay_no,
             local,
             seed,
             limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
@@ -64,7 +74,14 @@ impl RelayHost {
             measure: None,
             out: VecDeque::new(),
             commands: VecDeque::new(),
+            requests: BTreeMap::new(),
         }
+    }
+
+    /// Most requests to the directory in one second, and most JOINs.
+    pub fn busiest_second(&self) -> (u32, u32) {
+        let most = |f: fn(&(u32, u32)) -> u32| self.requests.values().map(f).max().unwrap_or(0);
+        (most(|n| n.0), most(|n| n.1))
     }
 
     /// The same with other limits of the UDP side.
@@ -111,6 +128,15 @@ impl RelayHost {
         self.server.as_ref()
     }
 
+    /// The operator wants this relay empty.
+    pub fn drain(&mut self, now: Now) {
+        if let Some(server) = &mut self.server {
+            server.forwarder.set_draining(true);
+            server.control.drain(now);
+        }
+        self.settle(now);
+    }
+
     /// What comes to the port above.
     fn measure(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {
         let Some(Ok(answer)) = self.measure.as_mut().map(|m| m.handle_datagram(from, &mut bytes, now.mono))
@@ -128,6 +154,9 @@ impl RelayHost {
         let Some(mut server) = self.server.take() else { return };
         loop {
             if let Some(request) = server.control.poll_store_request() {
+                let second = self.requests.entry(now.mono.as_nanos() / 1_000_000_000).or_default();
+                second.0 += 1;
+                second.1 += u32::from(matches!(request.op, StoreOp::Join { .. }));
                 let reply = self.directory.execute(request.op, now.unix);
                 server.control.handle_store_reply(request.id, reply, now);
             } else if let Some(output) = server.control.poll_stream_write() {
@@ -153,10 +182,15 @@ impl Host for RelayHost {
         let now = self.clock(now);
         let mut rng = Rng::from_seed(self.seed);
         let keys = ClusterKeys::new((1, self.network.cluster_key()), []);
-        let config = ControlServerConfig::new(1, self.network.relay_key());
+        let config = ControlServerConfig::new(self.relay_no, self.network.relay_key(self.relay_no));
         self.measure = Some(Measure::new(&mut rng, now.mono));
         self.server = Some(Server {
-            forwarder: Forwarder::new(self.limits.clone(), keys.clone(), rng.fork(), now.mono),
+            forwarder: Forwarder::new(
+                ForwardConfig { relay_no: self.relay_no, ..self.limits.clone() },
+                keys.clone(),
+                rng.fork(),
+                now.mono,
+            ),
             control: ControlServer::new(config, keys, rng),
         });
     }

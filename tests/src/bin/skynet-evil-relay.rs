@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
+use skynet_core::member::Manifest;
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::config::Config;
 use skynet_relay::io::control::Directory as _;
@@ -44,19 +45,23 @@ fn main() -> anyhow::Result<()> {
         members.iter().for_each(|m| orders.remember(m.identity, &m.bundle));
     }
     let honest = LocalDirectory::new(network.registrar(), RedbStore::open(&network.directory)?);
-    let loot = Loot { registrar: Some(network.registrar_key.clone()), ..Loot::default() };
+    let loot = Loot { registrar: network.registrar_key.clone(), ..Loot::default() };
     let parts = RelayParts {
         relay_no: network.relay_no,
         key: network.relay_key,
         cluster_key: network.cluster_key,
         directory: EvilDirectory::new(honest, loot, orders, rng.array()),
+        manifest: Manifest::clone(network.trust.manifest()),
         status_socket: None,
         config: Config::default(),
+        tls: None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let (_stop_now, stop) = tokio::sync::watch::channel(false);
+        let (_drain_now, drain) = tokio::sync::watch::channel(false);
+        let orders = daemon::Orders { stop, drain };
         println!("the evil relay runs");
-        daemon::run(parts, sockets, rng, clock, stop).await.context("the evil relay has ended")
+        daemon::run(parts, sockets, rng, clock, orders).await.context("the evil relay has ended")
     })
 }

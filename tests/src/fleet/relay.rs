@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::Binaries;
-use crate::lab::{Lab, Netns, Output, Process, RELAY_ADDRESSES, RELAY_V6};
+use crate::lab::{Lab, Netns, Process, RELAY_ADDRESSES, RELAY_V6};
 use crate::wait;
 
 const PORT: u16 = 3478;
@@ -16,6 +16,8 @@ const PORT: u16 = 3478;
 const READY: &str = "skynet.relay.up/1";
 /// Making keys and a database; a debug build on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// `drain` waits for up to 30 s.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A relay; dropping it stops it.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Relay {
     listen: SocketAddr,
     public: Vec<SocketAddr>,
     range: String,
+    /// Of a further relay: the file with its invitation.
+    invitation: Option<PathBuf>,
     process: Option<Process>,
     token: String,
 }
@@ -83,6 +87,7 @@ impl Relay {
             directory,
             address: SocketAddrV4::new(address, PORT),
             range,
+            invitation: None,
             process: None,
             token: String::new(),
         };
@@ -101,6 +106,49 @@ impl Relay {
         let public = all.map(|ip| SocketAddr::new(ip, PORT)).collect();
         let listen = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT);
         Self::start_listening(lab, binaries, lab.relay(), RELAY_ADDRESSES[0], Some((listen, public)))
+    }
+
+    /// Lists a further relay of this one's network at another address of the same host, restarts this one so that members
+    /// hear of it, and starts the other by its invitation.
+    ///
+    /// # Errors
+    /// As [`Relay::start`], or if a command fails.
+    pub fn add(&mut self, lab: &Lab, address: Ipv4Addr) -> anyhow::Result<Self> {
+        let socket: SocketAddr = SocketAddrV4::new(address, PORT).into();
+        let stdout =
+            self.command(&["network", "add-relay", "--json", "--public-address", &socket.to_string()])?;
+        let text = find_word(&stdout, "ski1.").with_context(|| format!("no invitation in {stdout}"))?;
+        let file = lab.logs().join(format!("invitation-{address}"));
+        std::fs::write(&file, text)?;
+        self.kill()?;
+        self.restart()?;
+        self.token = self.create_token(&[])?;
+        let mut other = Self {
+            program: self.program.clone(),
+            namespace: self.namespace.clone(),
+            directory: lab.logs().join(format!("relay-{address}")),
+            address: SocketAddrV4::new(address, PORT),
+            listen: socket,
+            public: Vec::new(),
+            range: self.range.clone(),
+            invitation: Some(file),
+            process: None,
+            token: self.token.clone(),
+        };
+        other.restart()?;
+        Ok(other)
+    }
+
+    /// Runs `skynet-relay` on its directory and returns what it prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = self.program.display().to_string();
+        let directory = self.directory.display().to_string();
+        let mut argv = vec![program.as_str(), "--dir", &directory];
+        argv.extend(arguments);
+        self.namespace.exec_within(COMMAND_TIMEOUT, &argv, "")?.ok()
     }
 
     /// The join token of its network.
@@ -126,6 +174,9 @@ impl Relay {
         ensure!(self.process.is_none(), "the relay runs already");
         let mut command = Command::new(&self.program);
         command.args(["up", "--json", "--range", &self.range]).arg("--dir").arg(&self.directory);
+        if let Some(file) = &self.invitation {
+            command.arg("--invitation").arg(format!("file:{}", file.display()));
+        }
         command.arg("--listen").arg(self.listen.to_string());
         for address in &self.public {
             command.arg("--public-address").arg(address.to_string());
@@ -162,13 +213,8 @@ impl Relay {
     /// # Errors
     /// If it fails or prints no token.
     pub fn create_token(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let program = self.program.display().to_string();
-        let directory = self.directory.display().to_string();
-        let mut argv = vec![program.as_str(), "token", "create", "--dir", &directory];
-        argv.extend(arguments);
-        let output: Output = self.namespace.exec(&argv)?;
-        let stdout = output.clone().ok()?;
-        find_token(&stdout).with_context(|| format!("no token in {output:?}"))
+        let stdout = self.command(&[&["token", "create"], arguments].concat())?;
+        find_token(&stdout).with_context(|| format!("no token in {stdout}"))
     }
 
     /// What it has printed since it was started.
@@ -188,9 +234,13 @@ impl Relay {
     }
 }
 
-/// The first word that begins as a token, whatever quotes it stands in.
 fn find_token(text: &str) -> Option<String> {
-    let start = text.find("skj1.")?;
+    find_word(text, "skj1.")
+}
+
+/// The first word that begins so, whatever quotes it stands in.
+fn find_word(text: &str, begins: &str) -> Option<String> {
+    let start = text.find(begins)?;
     let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     Some(text[start..].chars().take_while(|&c| is_part(c)).collect())
 }

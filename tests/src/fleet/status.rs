@@ -117,6 +117,11 @@ pub struct RelayStatus {
     pub control: bool,
     /// Whether packets can go through it.
     pub bound: bool,
+    /// Its number.
+    #[serde(default)]
+    pub relay: u16,
+    /// How they get there: `udp`, `tls`, `tls by proxy HOST:PORT`.
+    pub transport: String,
 }
 
 /// One peer.
@@ -184,7 +189,7 @@ mod tests {
         let status: Status = serde_json::from_str(
             r#"{"schema":"status/1","version":"0.1.0","state":"up","message":null,
                 "self":{"name":"a1","ipv4":"10.77.1.2","ipv4_prefix_len":16,"interface":"skynet0","port":41820},
-                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90}],"offloads_off":{},
+                "relays":[{"relay":1,"address":"203.0.113.10:3478","control":true,"bound":true,"rtt_us":90,"transport":"udp"}],"offloads_off":{},
                 "candidates":[{"address":"192.0.2.1:41820","kind":"host","source":"interface"}],
                 "port_mapping":{"state":"not_needed","gateway":null,"protocol":null,"external":null,"retry_s":null},
                 "peers":[{"name":"b1","ipv4":"10.77.9.9","ipv6":null,"public_key":"x","path":"relay","via":"relay 1",

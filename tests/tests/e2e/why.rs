@@ -85,8 +85,8 @@ const FAULTS: &[Fault] = &[
     ),
     fault("a scrubber that eats data", "f1", &["why", "f6"], ("data-dropped", 6), "data is eaten"),
     // One end.
-    fault("UDP blocked here", "e1", &["why", "f1"], ("udp-blocked-here", 1), "security group of e1"),
-    fault("UDP blocked there", "f1", &["why", "e1"], ("udp-blocked-there", 1), "security group of e1"),
+    fault("UDP blocked here", "e1", &["why", "f1"], ("udp-by-tls", 6), "security group of e1"),
+    fault("UDP blocked there", "f1", &["why", "e1"], ("udp-by-tls", 6), "security group of e1"),
     fault("local firewall", "g1", &["why", "f1"], ("local-firewall", 1), "outgoing UDP on this machine"),
     fault("peer is off", "f1", &["why", "f2"], ("peer-offline", 1), "Start f2"),
     fault("peer is unknown", "a1", &["why", "b11"], ("unknown-peer", 1), "Did you mean b1"),
@@ -106,12 +106,12 @@ const FAULTS: &[Fault] = &[
         "f4",
         &["why", "a1"],
         ("relay-refused", 1),
-        "203.0.113.10:9 does not listen",
+        "203.0.113.11:9 does not listen",
     ),
     // Networks.
     fault("symmetric NAT", "a1", &["netcheck"], ("symmetric-nat", 6), "endpoint-independent mapping"),
     fault("a good NAT", "c1", &["netcheck"], ("network-fine", 0), "lets peers in"),
-    fault("UDP blocked", "e1", &["netcheck"], ("udp-blocked-here", 1), "TCP works"),
+    fault("UDP blocked", "e1", &["netcheck"], ("udp-by-tls", 6), "reached by TLS on port 443"),
     fault("local firewall alone", "g1", &["netcheck"], ("local-firewall", 1), "nft"),
     fault("MTU hole alone", "h1", &["netcheck"], ("mtu-hole", 6), "more than 1300 bytes"),
     fault(
@@ -250,7 +250,7 @@ fn extra(host: &str, shim: &str) -> Extra {
         "f3" => (vec![], clock("3600")),
         "h2" => (vec![], clock("-3600")),
         "h3" => (relay("203.0.113.99:3478"), vec![]),
-        "f4" => (relay("203.0.113.10:9"), vec![]),
+        "f4" => (relay("203.0.113.11:9"), vec![]),
         _ => (vec![], vec![]),
     };
     Extra { arguments, environment }

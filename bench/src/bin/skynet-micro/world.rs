@@ -75,6 +75,7 @@ impl Host {
             stock: Some(stock),
             floors: Floors::default(),
             last_peers: Vec::new(),
+            roster: Vec::new(),
             engine: Engine::Noise,
             suites: 0,
             max_lanes: 0,

@@ -177,6 +177,10 @@ pub enum PathEvent {
         /// Why, for the log.
         reason: Reason,
     },
+    /// The peer has told that it is at other relays.
+    PeerRelays,
+    /// Three PINGs in a row by this relay, which carries the data, were not answered.
+    RelaySilent(u16),
     /// The direct path failed: ask STUN again, the local candidates may have changed.
     RefreshCandidates,
     /// [`super::PathAgent::size`] says something else now.

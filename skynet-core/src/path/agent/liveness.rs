@@ -73,6 +73,11 @@ const OTHERS: usize = 2;
 /// and one that misses so many is not valid any more.
 const OTHERS_MISSES: u32 = 3;
 
+/// A relay by which so many PINGs in a row were not answered may have lost the peer.
+const RELAY_MISSES: u32 = 3;
+/// So many relays are given up before the peer is heard again.
+const SILENT_RELAYS: u8 = 2;
+
 /// Checks of the selected path.
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
@@ -164,6 +169,7 @@ impl PathAgent {
         let since_tx = self.traffic.last_tx.map_or(Duration::MAX, |at| now - at);
         let Path::Direct { remote } = path else {
             if since_tx < Self::EDGE {
+                self.judge_relay();
                 self.ping_relay();
                 self.watch = Some(Watch { next: now + CALM.every, ..w });
             }
@@ -201,6 +207,15 @@ impl PathAgent {
             w.next = w.due;
         }
         self.watch = Some(w);
+    }
+
+    /// The peer does not answer by the relay: another may reach it. A peer that is gone is not looked for for ever.
+    fn judge_relay(&mut self) {
+        let Some(relay) = self.relay.filter(|_| self.relay_link.unanswered >= RELAY_MISSES) else { return };
+        if self.silent_relays < SILENT_RELAYS {
+            self.silent_relays += 1;
+            self.emit(PathEvent::RelaySilent(relay.relay_no));
+        }
     }
 
     fn begin_interval(&mut self, i: usize, w: &mut Watch) {

@@ -36,6 +36,15 @@ impl PathAgent {
         }
     }
 
+    /// What goes by the relay takes another way there: of its size nothing is known any more.
+    pub fn handle_relay_transport(&mut self, now: crate::time::Now) {
+        self.now = now;
+        if matches!(self.selected, Some(Path::Relayed { .. })) {
+            self.begin_mtu();
+            self.emit(PathEvent::SizeChanged);
+        }
+    }
+
     fn link_mut(&mut self, path: Path) -> Option<&mut Link> {
         match path {
             Path::Relayed { .. } => Some(&mut self.relay_link),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::rounds::Role;
-use super::{Counted, PathAgent, ProbeFrom, ProbeTo};
+use super::{Counted, PathAgent, PathEvent, ProbeFrom, ProbeTo};
 use crate::path::candidate::{Candidate, CandidateKind};
 use crate::path::check::{Check, OPENER_TTL, PINGS_PER_MINUTE, ROUND_PINGS_PER_MINUTE};
 use crate::path::history::Path;
@@ -161,6 +161,7 @@ impl PathAgent {
                     self.counters.unexpected_pongs += 1;
                     return;
                 };
+                self.silent_relays = 0;
                 if matches!(self.selected, Some(Path::Relayed { .. })) {
                     self.loss.note(ping.tx_data, pong.rx_data, now);
                 }
@@ -216,7 +217,10 @@ impl PathAgent {
         let offered: Vec<_> = call.candidates.iter().filter_map(Candidate::from_call).collect();
         self.merge(&offered, Origin::Call);
         self.called = offered;
-        self.peer_relays.clone_from(&call.relays);
+        if self.peer_relays != call.relays {
+            self.peer_relays.clone_from(&call.relays);
+            self.emit(PathEvent::PeerRelays);
+        }
         let repeated = self.caller.heard(call.txid);
         if self.heard_guess(call) {
             // The answer goes out when the sockets are open.

@@ -5,8 +5,8 @@ use crate::path::agent::probes::Purpose;
 use crate::path::candidate::is_global;
 use crate::path::check::{Check, ROUNDS_S, SCHEDULE_WHEN_DIRECT};
 use crate::path::history::Path;
-use crate::time::{Duration, Instant};
-use crate::wire::probe::{self, Body, Call, RelayRtt};
+use crate::time::{Duration, Instant, Now};
+use crate::wire::probe::{self, Body, Call};
 
 /// Never two rounds, and never two CALLs, closer than this.
 const CALL_GAP: Duration = Duration::from_secs(1);
@@ -19,6 +19,8 @@ const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 const SLACK: Duration = Duration::from_millis(100);
 /// From the second round on, how long full-TTL checks wait for the peer's own CALL.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// A peer that the relay does not know may be binding there: its HELLO is answered after some repetitions at last.
+const PEER_BINDS: Duration = Duration::from_secs(3);
 /// A path that worked once is tried this often while relayed traffic flows.
 const RETRY: Duration = Duration::from_secs(4);
 /// At most so many of them.
@@ -124,6 +126,7 @@ impl PathAgent {
         let open_at = match role {
             Role::Initiator if can_call && self.failed_rounds > 0 => now + PATIENCE,
             Role::Initiator if can_call => now + self.call_travel() + SLACK,
+            Role::Initiator if !can_call => self.relay_expected.unwrap_or(now).max(now),
             Role::Careful if can_call => now + self.call_travel(),
             _ => now,
         };
@@ -164,6 +167,26 @@ impl PathAgent {
             } else {
                 pair.check = Some(Check::starting(round.open_at));
                 pair.opener_at = Some(now);
+            }
+        }
+    }
+
+    /// My CALL did not reach the peer, which has no session at the relay: it may be about to bind, and must not be shot
+    /// at before it has sent. Later rounds do not wait for that.
+    pub fn peer_not_at_relay(&mut self, now: Now) {
+        self.now = now;
+        let later = now.mono + PEER_BINDS;
+        let Some(round) = self.round.as_mut().filter(|r| r.role == Role::Initiator && r.open_at > now.mono)
+        else {
+            return;
+        };
+        if self.failed_rounds > 1 || round.open_at >= later {
+            return;
+        }
+        let guarded = core::mem::replace(&mut round.open_at, later);
+        for check in self.pairs.iter_mut().filter_map(|p| p.check.as_mut()) {
+            if check.base == guarded {
+                check.base = later;
             }
         }
     }
@@ -320,10 +343,6 @@ impl PathAgent {
     }
 
     fn call_body(&self, txid: u64, round: u32, flags: u16) -> Call {
-        let relays = self.relay.filter(|r| r.relay_no != CARRIER).map(|r| RelayRtt {
-            relay_no: r.relay_no,
-            rtt_ms: r.rtt.as_millis().min(u128::from(u16::MAX)) as u16,
-        });
         Call {
             txid,
             round,
@@ -332,7 +351,7 @@ impl PathAgent {
             filtering: 0,
             port_delta: 0,
             candidates: self.local.iter().map(|c| c.to_call()).collect(),
-            relays: relays.into_iter().collect(),
+            relays: self.own_relays.clone(),
         }
     }
 

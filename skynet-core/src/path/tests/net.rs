@@ -355,6 +355,8 @@ impl Net {
                 PathEvent::PeerRestarted => self.sides[side].peer_restarts.push(self.now),
                 PathEvent::RefreshCandidates
                 | PathEvent::SizeChanged
+                | PathEvent::PeerRelays
+                | PathEvent::RelaySilent(_)
                 | PathEvent::Announced
                 | PathEvent::OpenSockets { .. }
                 | PathEvent::KeepSocket(_) => {}
