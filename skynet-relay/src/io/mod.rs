@@ -5,6 +5,7 @@ mod cmsg;
 pub mod control;
 pub mod daemon;
 pub mod descriptors;
+pub mod describe;
 pub mod desk;
 pub mod directory;
 pub mod follow;

@@ -173,7 +173,18 @@ impl RelayHost {
                 break;
             }
         }
+        if let Some(revoked) = server.control.poll_revoked() {
+            server.forwarder.set_revoked(Arc::new(revoked));
+        }
         self.server = Some(server);
+    }
+
+    /// The operator has replaced a document of the network, and tells the running relay.
+    pub fn adopt(&mut self, document: Vec<u8>, now: Now) {
+        let Some(server) = &mut self.server else { return };
+        let reply = self.directory.execute(StoreOp::Adopt { document }, now.unix);
+        server.control.handle_store_reply(0, reply, now);
+        self.settle(now);
     }
 }
 

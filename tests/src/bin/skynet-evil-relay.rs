@@ -51,10 +51,12 @@ fn main() -> anyhow::Result<()> {
         key: network.relay_key,
         cluster_key: network.cluster_key,
         directory: EvilDirectory::new(honest, loot, orders, rng.array()),
+        view: None,
         manifest: Manifest::clone(network.trust.manifest()),
         status_socket: None,
         config: Config::default(),
         tls: None,
+        news: tokio::sync::mpsc::channel(1).1,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
