@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RefusedReport, RelayReport,
+    AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport, RelayReport,
     RelaysReport, SelfReport, StatusReport,
 };
 pub use server::{Call, ServeError, Server};

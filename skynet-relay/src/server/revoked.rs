@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use skynet_core::key::Identity;
 use skynet_core::wire::relay::Ticket;
-
-use crate::registrar::Ousted;
 
 /// One list, shared by all threads and never changed: a newer one replaces it. As long as what was revoked within the
 /// life of a ticket.
@@ -15,11 +14,14 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    /// Of one network.
-    pub fn new(network_id: [u8; 8], ousted: &[Ousted]) -> Self {
-        let holders = ousted.iter().map(|one| Ticket::hash_identity(&one.identity)).collect();
-        let nodes = ousted.iter().map(|one| (network_id, one.node_no)).collect();
-        Self { holders, nodes }
+    /// Of one network: who, and which number it had.
+    pub fn new(network_id: [u8; 8], ousted: impl IntoIterator<Item = (Identity, u32)>) -> Self {
+        let mut revoked = Self::default();
+        for (identity, node_no) in ousted {
+            revoked.holders.insert(Ticket::hash_identity(&identity));
+            revoked.nodes.insert((network_id, node_no));
+        }
+        revoked
     }
 
     /// Whether the holder of this ticket is one of them.

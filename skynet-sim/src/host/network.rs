@@ -110,6 +110,10 @@ impl MemberNetwork {
         &self.token
     }
 
+    pub(super) fn network_id(&self) -> [u8; 8] {
+        self.manifest.network_id.0
+    }
+
     /// What the join token is called when it is taken back.
     pub const fn token_id(&self) -> TokenId {
         self.token_id

@@ -76,7 +76,8 @@ impl ControlServer {
                 self.close(conn, DropReason::Revoked);
             }
         }
-        self.bulletin.revoked = Some(Revoked::new(network_id, &in_force.ousted));
+        let ousted = in_force.ousted.iter().map(|one| (one.identity, one.node_no));
+        self.bulletin.revoked = Some(Revoked::new(network_id, ousted));
         self.tell_some(now);
     }
 
