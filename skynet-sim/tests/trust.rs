@@ -90,8 +90,10 @@ impl World {
     }
 
     fn restart(&mut self, id: HostId, change: impl FnOnce(&mut AgentConfig)) {
-        let mut config =
-            AgentConfig { persisted: self.o.agent(id).persisted().clone(), ..self.o.agent(id).config().clone() };
+        let mut config = AgentConfig {
+            persisted: self.o.agent(id).persisted().clone(),
+            ..self.o.agent(id).config().clone()
+        };
         change(&mut config);
         let host = self.o.agent(id).successor(config);
         self.o.world_mut().start_host(id, Box::new(host));
@@ -128,7 +130,8 @@ fn a_revoked_node_is_cut_off_at_all_online_peers_whether_direct_or_relayed() {
     assert!(w.heard(direct, relayed) > others + 3_900, "the others lose nothing");
     let relay = w.o.world().host::<skynet_sim::host::RelayHost>(w.o.relay());
     let number = u32::from(w.o.address(gone));
-    let sessions = relay.server().unwrap().forwarder.list_sessions(100, w.o.world().host_now(w.o.relay()).mono);
+    let sessions =
+        relay.server().unwrap().forwarder.list_sessions(100, w.o.world().host_now(w.o.relay()).mono);
     assert!(sessions.iter().all(|session| session.node_no != number), "{sessions:?}");
     assert!(w.o.agent(gone).notes().iter().any(|(_, note)| note.contains("revoked")), "it says why");
 }
@@ -162,7 +165,11 @@ fn a_token_revoked_for_new_nodes_admits_nobody_and_parts_nobody() {
     let late = w.o.add_agent(cloud);
     w.run(20 * S);
     assert!(w.o.agent(late).addresses().is_none());
-    assert!(w.o.agent(late).notes().iter().any(|(_, note)| note.contains("token was revoked")), "{}", w.o.report());
+    assert!(
+        w.o.agent(late).notes().iter().any(|(_, note)| note.contains("token was revoked")),
+        "{}",
+        w.o.report()
+    );
     let [a, b, _] = w.agents[..] else { panic!() };
     let before = w.heard(a, b);
     w.run(10 * S);

@@ -14,7 +14,9 @@ use super::agent::Agent;
 use super::data_plane::DataPlane;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
-use crate::api::{DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport};
+use crate::api::{
+    DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport,
+};
 use crate::clock;
 use crate::config::{Offload, TlsWays};
 use crate::tun::TunWrite;

@@ -77,9 +77,8 @@ impl NetworkTrust {
     pub fn stale_since(&self) -> Option<UnixTime> {
         let word = self.freshness()?;
         let held = self.freshness_of(word.registrar, word.issued);
-        let is_behind = held.manifest < word.manifest
-            || held.revocations < word.revocations
-            || held.policy < word.policy;
+        let is_behind =
+            held.manifest < word.manifest || held.revocations < word.revocations || held.policy < word.policy;
         Some(if is_behind { word.issued } else { word.issued.plus_secs(FRESHNESS_LIFETIME) })
     }
 }

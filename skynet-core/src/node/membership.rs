@@ -326,7 +326,9 @@ impl MembershipAgent {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let control = self.control.poll_timeout().map(|(at, _)| at);
-        [self.roster.poll_timeout(), self.return_at, self.keep_at, self.age.poll_timeout()].into_iter().fold(control, earliest)
+        [self.roster.poll_timeout(), self.return_at, self.keep_at, self.age.poll_timeout()]
+            .into_iter()
+            .fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.

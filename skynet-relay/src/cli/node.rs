@@ -68,7 +68,8 @@ fn list(common: &Common, all: &Value) -> Result<(), Failure> {
     }
     say!("{:<24} {:<16} {:<20} IDENTITY", "NAME", "ADDRESS", "TAGS");
     for node in nodes(all) {
-        let tags: Vec<&str> = node["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let tags: Vec<&str> =
+            node["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let text = |key: &str| node[key].as_str().unwrap_or_default().to_owned();
         let tags = if tags.is_empty() { "-".to_owned() } else { tags.join(",") };
         say!("{:<24} {:<16} {tags:<20} {}", text("name"), text("ipv4"), text("identity"));
@@ -93,7 +94,8 @@ fn show(common: &Common, node: &Value) -> Result<(), Failure> {
 
 fn find<'a>(all: &'a Value, who: &str) -> Result<&'a Value, Failure> {
     let is = |node: &&Value| ["name", "ipv4", "identity"].iter().any(|key| node[key] == who);
-    let missing = || anyhow::anyhow!("no machine of the network is called {who}; see `skynet-relay node list`");
+    let missing =
+        || anyhow::anyhow!("no machine of the network is called {who}; see `skynet-relay node list`");
     Ok(nodes(all).find(is).ok_or_else(missing)?)
 }
 
@@ -134,7 +136,8 @@ fn hex(identity: &Identity) -> String {
 }
 
 fn parse_hex(text: &str) -> Option<Identity> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
     let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
     (digits.len() == 64).then(|| bytes.try_into().ok().map(Identity)).flatten()
 }

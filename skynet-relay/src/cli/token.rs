@@ -74,7 +74,9 @@ pub(super) fn execute(common: &Common, verb: &TokenVerb) -> Result<(), Failure> 
     match verb {
         TokenVerb::Create(create) => make(common, create),
         TokenVerb::List => list(common),
-        TokenVerb::Revoke { ids, all } => take_back(common, ids, if *all { Extent::All } else { Extent::New }),
+        TokenVerb::Revoke { ids, all } => {
+            take_back(common, ids, if *all { Extent::All } else { Extent::New })
+        }
     }
 }
 
@@ -122,8 +124,10 @@ fn list(common: &Common) -> Result<(), Failure> {
         let most = token["max_uses"].as_u64().filter(|most| *most > 0);
         let used = most.map_or_else(|| token["used"].to_string(), |most| format!("{}/{most}", token["used"]));
         let left = token["not_after"].as_u64().unwrap_or(0).saturating_sub(now.0);
-        let tags: Vec<&str> = token["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let (id, state) = (token["token_id"].as_str().unwrap_or_default(), token["state"].as_str().unwrap_or_default());
+        let tags: Vec<&str> =
+            token["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let (id, state) =
+            (token["token_id"].as_str().unwrap_or_default(), token["state"].as_str().unwrap_or_default());
         let tags = if tags.is_empty() { "-".to_owned() } else { tags.join(",") };
         say!("{id:<18} {state:<12} {used:<10} {:<12} {tags}", span(left));
     }
@@ -156,9 +160,9 @@ fn take_back(common: &Common, ids: &[String], extent: Extent) -> Result<(), Fail
     // All of them are found before anything is signed.
     let find = |id: &String| {
         let token = known.iter().find(|token| token.delegation.token_id.to_string() == *id);
-        token.map(|token| token_entry(token, extent, now)).ok_or_else(|| {
-            anyhow::anyhow!("no token {id} was made here; see `skynet-relay token list`")
-        })
+        token
+            .map(|token| token_entry(token, extent, now))
+            .ok_or_else(|| anyhow::anyhow!("no token {id} was made here; see `skynet-relay token list`"))
     };
     let entries = ids.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let mut epoch = 0;

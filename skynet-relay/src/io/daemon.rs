@@ -26,8 +26,8 @@ use crate::io::port;
 use crate::io::status::{self, Monitor};
 use crate::io::tls::{TlsParts, TlsPort};
 use crate::io::udp::UdpSocket;
-use crate::store::View;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
+use crate::store::View;
 
 /// All sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
@@ -240,7 +240,9 @@ pub async fn run<D: Directory>(
         (orders, parts.news),
     );
     let desks = tls.as_ref().map(TlsPort::desk);
-    let monitor = Arc::new(Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats).with_view(parts.view));
+    let monitor = Arc::new(
+        Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats).with_view(parts.view),
+    );
     let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {
         result = control => result,

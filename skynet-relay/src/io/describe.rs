@@ -22,7 +22,9 @@ pub fn directory(view: &dyn View) -> Result<Value, StoreError> {
         Ok(uses) => drop(tokens.insert(key.trim_start_matches("token/").to_owned(), uses.into())),
         Err(_) => damaged += 1,
     })?;
-    Ok(json!({ "schema": "skynet.relay.directory/1", "nodes": nodes, "token_uses": tokens, "damaged": damaged }))
+    Ok(
+        json!({ "schema": "skynet.relay.directory/1", "nodes": nodes, "token_uses": tokens, "damaged": damaged }),
+    )
 }
 
 fn each(view: &dyn View, prefix: &str, mut one: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {

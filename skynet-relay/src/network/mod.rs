@@ -25,9 +25,9 @@ mod revoke;
 mod tokens;
 
 pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
+pub use documents::{keep_document, load_documents};
 pub use files::{FileError, Owner};
 pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
-pub use documents::{keep_document, load_documents};
 pub use relays::{accept_invitation, add_relay, remove_relay};
 pub use revoke::{Revoke, revoke, token_entry};
 pub use tokens::{Issued, NewToken, TokenOptions, create_token, list_tokens};

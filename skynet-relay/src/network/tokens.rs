@@ -160,7 +160,8 @@ pub fn list_tokens(dir: &Path) -> Result<Vec<Issued>, FileError> {
     for name in names(&records)? {
         let path = records.join(name);
         let parsed = Signed::<Delegation>::parse(&read_private(&path, true)?);
-        let signed = parsed.map_err(|e| FileError::new(&path, format!("is damaged ({e})"), super::RESTORE))?;
+        let signed =
+            parsed.map_err(|e| FileError::new(&path, format!("is damaged ({e})"), super::RESTORE))?;
         tokens.push(Issued { delegation: signed.unverified().clone() });
     }
     tokens.sort_by_key(|token| (token.delegation.not_after, token.delegation.token_id));

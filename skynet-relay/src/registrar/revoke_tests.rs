@@ -129,5 +129,9 @@ fn a_registrar_says_every_hour_what_is_in_force_and_at_once_when_that_changes() 
     let trust = world.registrar.trust().clone();
     let mut follower = Registrar::follower(trust);
     follower.confirm_documents(NOW.plus_secs(9_000));
-    assert_eq!(follower.trust().freshness().unwrap().issued, NOW.plus_secs(3_601), "it has no word of its own");
+    assert_eq!(
+        follower.trust().freshness().unwrap().issued,
+        NOW.plus_secs(3_601),
+        "it has no word of its own"
+    );
 }

@@ -40,5 +40,7 @@ fn the_number_of_a_revoked_node_may_be_anothers_later() {
     // The list is said again, and grows: who has the number now is not meant.
     w.relay.set_revoked(revoked(&[(1, 1), (9, 9)]));
     node(2, 2, "192.0.2.2:1000").bind(&mut w);
-    assert!(w.send(heir.from, &data(gen_no, 2, 0, b"12345678")).is_ok_and(|(to, _)| to == addr("192.0.2.2:1000")));
+    assert!(
+        w.send(heir.from, &data(gen_no, 2, 0, b"12345678")).is_ok_and(|(to, _)| to == addr("192.0.2.2:1000"))
+    );
 }

@@ -9,8 +9,8 @@ use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, InForce, Local,
-    Measure, Server, StoreOp, StoreReply, StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, InForce,
+    Local, Measure, Server, StoreOp, StoreReply, StreamOutput,
 };
 use skynet_relay::store::MemoryStore;
 

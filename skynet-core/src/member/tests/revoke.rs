@@ -25,7 +25,11 @@ fn token(network: &Network, extent: Extent, since: UnixTime) -> RevokedToken {
     RevokedToken { token_id: network.delegation.token_id, extent, since, until: NOW.plus_secs(400 * DAY) }
 }
 
-fn take<T: Content>(trust: &mut NetworkTrust, content: &T, key: &SigningKey) -> Result<Option<Kind>, TrustError> {
+fn take<T: Content>(
+    trust: &mut NetworkTrust,
+    content: &T,
+    key: &SigningKey,
+) -> Result<Option<Kind>, TrustError> {
     trust.take(content.sign(key).unwrap().bytes())
 }
 
@@ -103,10 +107,15 @@ fn the_longest_list_fits_its_message_and_one_more_is_refused() {
         (0..n).map(node).collect::<Vec<_>>()
     };
     let tokens = |n: usize| {
-        let one = |i: usize| RevokedToken { token_id: TokenId([i as u8; 8]), ..token(&network, Extent::All, NOW) };
+        let one =
+            |i: usize| RevokedToken { token_id: TokenId([i as u8; 8]), ..token(&network, Extent::All, NOW) };
         (0..n).map(one).collect::<Vec<_>>()
     };
-    let most = Revocations { nodes: nodes(MAX_REVOKED_NODES), tokens: tokens(MAX_REVOKED_TOKENS), ..list(&network, 1) };
+    let most = Revocations {
+        nodes: nodes(MAX_REVOKED_NODES),
+        tokens: tokens(MAX_REVOKED_TOKENS),
+        ..list(&network, 1)
+    };
     let len = most.sign(&network.root).unwrap().bytes().len();
     println!("the longest list has {len} bytes");
     assert!(crate::control::Message::Document(vec![0; len]).encode(0).is_ok());

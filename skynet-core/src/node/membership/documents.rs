@@ -6,8 +6,7 @@ use crate::node::refused::Refusal;
 use crate::time::{Duration, Instant, Now, UnixTime};
 
 /// What a node whose credentials were taken back says.
-const REVOKED: &str =
-    "the operator has revoked this machine; it talks to nobody any more. The cure: ask for a new token, and join anew";
+const REVOKED: &str = "the operator has revoked this machine; it talks to nobody any more. The cure: ask for a new token, and join anew";
 
 /// Which documents hold here, for people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,8 +93,8 @@ impl MembershipAgent {
         let Some(until) = credentials.trust().stale_since() else { return };
         let was_closed = self.is_closed();
         let was_stale = core::mem::replace(&mut self.age.is_stale, now.unix >= until);
-        self.age.stale_at = (!self.age.is_stale)
-            .then(|| now.mono + Duration::from_secs(until.0.saturating_sub(now.unix.0)));
+        self.age.stale_at =
+            (!self.age.is_stale).then(|| now.mono + Duration::from_secs(until.0.saturating_sub(now.unix.0)));
         if self.age.is_stale && !was_stale {
             let what = if self.age.fail_closed { "; until one does, this node talks to nobody" } else { "" };
             let text = format!("no relay with a registrar has confirmed for a day who is revoked{what}");
