@@ -92,6 +92,8 @@ pub struct AgentConfig {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// Whether it talks to nobody once what it knows of revocations is stale.
+    pub fail_closed: bool,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -310,6 +312,9 @@ impl AgentHost {
             guessing: self.config.guessing,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
+        if self.config.fail_closed {
+            node.fail_closed(now);
+        }
         node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)
     }
