@@ -339,7 +339,8 @@ fn serve(
     // threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build()
+        .context("the runtime cannot be started")?;
     let (to_relay, news) = mpsc::channel(MAX_NEWS);
     let parts = RelayParts {
         relay_no: network.relay_no,
