@@ -44,7 +44,6 @@ impl Contender {
 
 /// A relay with clients.
 pub(super) struct Running {
-    pub(super) contender: Contender,
     pub(super) pairs: Vec<Pair>,
     pub(super) process: Process,
 }
@@ -74,7 +73,7 @@ impl Running {
         };
         let pairs = link.left().namespace.run(connect)?;
         let pairs = pairs.with_context(|| format!("{} said:\n{}", contender.name(), process.log()))?;
-        Ok(Self { contender, pairs, process })
+        Ok(Self { pairs, process })
     }
 }
 

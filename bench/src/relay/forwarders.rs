@@ -67,14 +67,9 @@ enum Figure {
 }
 
 impl Shape {
-    /// The same window for both, but for one pair in bulk: there eight trains keep our relay busy. coturn, whose sockets
-    /// have the system's default buffer, was not tried with more.
-    fn of(scenario: &Scenario, contender: Contender) -> Self {
-        let (train, window) = match (scenario.is_bulk, contender) {
-            (true, Contender::Skynet) => (32, 256 / scenario.pairs.min(4)),
-            (true, Contender::Coturn) => (32, 64),
-            (false, _) => (1, 8),
-        };
+    /// The same window for both: two trains, or eight datagrams.
+    fn of(scenario: &Scenario) -> Self {
+        let (train, window) = if scenario.is_bulk { (32, 64) } else { (1, 8) };
         Self { payload: scenario.payload, train, window }
     }
 }
@@ -123,7 +118,7 @@ fn one_turn(
         bail!("{} has a rate", SCENARIOS[BULK].name)
     };
     let link_alone = stats::sorted(link_times(link, length)?);
-    let background = (Shape::of(&SCENARIOS[BULK], contender), LOAD * packets_per_s);
+    let background = (Shape::of(&SCENARIOS[BULK]), LOAD * packets_per_s);
     for (name, background, load_gbps) in
         [("latency idle", None, 0.0), ("latency at 80 % load", Some(background), LOAD * gbps)]
     {
@@ -139,7 +134,7 @@ fn one_turn(
 
 fn rate(relay: &Running, scenario: &Scenario, length: Duration) -> anyhow::Result<Figure> {
     let processes = [relay.process.id()];
-    let shape = Shape::of(scenario, relay.contender);
+    let shape = Shape::of(scenario);
     let before = usage::process_seconds(&processes);
     let delivered = load::saturate(&relay.pairs[..scenario.pairs], shape, length)?;
     let cpu = usage::process_seconds(&processes) - before;

@@ -12,8 +12,9 @@ pub const MAX_STAGED_PER_PEER: usize = 128;
 pub const MAX_STAGED_PER_DESTINATION: usize = 16;
 /// Destinations that may be unresolved at once.
 pub const MAX_DESTINATIONS: usize = 256;
-/// A packet older than this is not worth delivering: whoever sent it has sent it again.
-pub const MAX_AGE: Duration = Duration::from_secs(5);
+/// A packet older than this is not worth delivering: whoever sent it has sent it again. Long enough for a handshake of
+/// which one message was lost: it begins anew after 5 s and up to a third of one.
+pub const MAX_AGE: Duration = Duration::from_millis(6_500);
 
 /// One bounded queue of packets.
 #[derive(Default, Debug)]
