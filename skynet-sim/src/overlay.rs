@@ -12,7 +12,7 @@ use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant, Now};
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
-use skynet_relay::server::ForwardConfig;
+use skynet_relay::server::{ForwardConfig, forward_config};
 use skynet_relay::store::MemoryStore;
 
 use crate::home::Home;
@@ -117,7 +117,7 @@ impl Overlay {
     /// Without any.
     pub fn with_relays(seed: u64, engine: Engine, latencies: &[Duration]) -> Self {
         let mut topology = Topology::new(seed);
-        let limits = ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() };
+        let limits = ForwardConfig { max_sessions: 8_192, ..forward_config() };
         // The first relay's first address is that of the host, the second is given to an interface beside.
         let second = topology.next_public_ip();
         let mut addresses = Vec::new();

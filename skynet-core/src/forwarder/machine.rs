@@ -1,4 +1,4 @@
-//! The UDP side of the relay: binds sessions and moves datagrams between those of one network.
+//! The machine: binds sessions and moves datagrams between those of one network.
 //!
 //! Every answer is written over its cause, so nothing larger than its cause can leave. A datagram is delivered only to
 //! the proven address of a live session of the sender's network; no address in a packet is ever followed.
@@ -6,11 +6,12 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use skynet_core::key::Secret;
-use skynet_core::rng::Rng;
-use skynet_core::time::{Duration, Instant, Now};
-use skynet_core::wire::address;
-use skynet_core::wire::relay::{
+use crate::key::Secret;
+use crate::rng::Rng;
+use crate::time::{Duration, Instant, Now};
+use crate::wire::Kind;
+use crate::wire::address;
+use crate::wire::relay::{
     self, Bound, Cookie, DataHeader, Frame, Nack, NackCode, TICKET_LEN, Ticket, bind_key,
 };
 
@@ -23,7 +24,6 @@ use super::police::Police;
 use super::rates::{Groups, Rate, RateClass};
 use super::session::{SessionKey, SessionTable, SessionView, Shard, TableLimits};
 use super::share::Board;
-use super::stun;
 use super::update::Update;
 
 /// A session without any datagram is forgotten after this long.
@@ -33,6 +33,9 @@ pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Difference between `ts_ms` and the relay's clock that is still accepted.
 const MAX_SKEW_MS: u64 = 30_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes the answer to a STUN request over it: its length, which is not larger.
+pub type StunAnswer = fn(&mut [u8], SocketAddr) -> Result<usize, DropReason>;
 
 /// Limits of the UDP side.
 #[derive(Clone, Debug)]
@@ -45,7 +48,9 @@ pub struct ForwardConfig {
     pub max_sessions_per_node: usize,
     /// HELLOs answered per second and source prefix, and their burst.
     pub hello_rate: (u64, u64),
-    /// STUN requests answered per second and source prefix, and their burst.
+    /// Who answers STUN at this port, if anybody does,
+    pub stun: Option<StunAnswer>,
+    /// how often per second and source prefix, and the burst.
     pub stun_rate: (u64, u64),
     /// NACKs per second and source prefix, and their burst.
     pub nack_rate: (u64, u64),
@@ -62,6 +67,7 @@ impl Default for ForwardConfig {
             max_sessions: 65_536,
             max_sessions_per_node: 4,
             hello_rate: (20, 100),
+            stun: None,
             stun_rate: (20, 40),
             nack_rate: (10, 10),
             classes: Vec::new(),
@@ -287,11 +293,12 @@ impl Forwarder {
         match datagram.first() {
             Some(&relay::DATA) => self.on_data(from, datagram, now.mono),
             Some(&first) if relay::is_relay_frame(first) => self.on_control(local, from, datagram, now),
-            _ if stun::is_stun(datagram) => {
+            _ if Kind::of(datagram) == Kind::Stun => {
+                let answer = self.config.stun.ok_or(DropReason::UnknownKind)?;
                 if !self.stun.allow(from.ip(), now.mono) {
                     return Err(DropReason::StunRate);
                 }
-                stun::answer(datagram, from).map(|len| Action::Reply { len })
+                answer(datagram, from).map(|len| Action::Reply { len })
             }
             _ => Err(DropReason::UnknownKind),
         }
@@ -483,5 +490,5 @@ fn reply(datagram: &mut [u8], answer: &[u8]) -> Action {
 }
 
 #[cfg(test)]
-#[path = "forward_tests.rs"]
+#[path = "tests.rs"]
 mod tests;
