@@ -74,6 +74,8 @@ pub struct Offer {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// Whether it joins as one that relays for members.
+    pub relays: bool,
 }
 
 impl Default for Offer {
@@ -87,6 +89,7 @@ impl Default for Offer {
             mtu: MtuConfig::default(),
             known_members: MAX_MEMBERS,
             guessing: Guessing::default(),
+            relays: false,
         }
     }
 }
@@ -247,8 +250,9 @@ impl Overlay {
     }
 
     fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing } = offer;
-        let (token, engine, n) = (self.network.token().to_owned(), self.engine, self.agents.len());
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, relays } = offer;
+        let token = if relays { self.network.relay_token() } else { self.network.token() };
+        let (token, engine, n) = (token.to_owned(), self.engine, self.agents.len());
         move |site, v6| AgentConfig {
             token,
             name: format!("n{n}"),

@@ -336,10 +336,11 @@ impl Forwarder {
                 let rate = self.account(slot, key.network_id, class, now.mono);
                 Ok(reply(datagram, &self.bound(gen_no, rate, from, f.ts_ms).encode(&bind_key)))
             }
+            Frame::Keep(f) if f.flags & relay::KEEP_ECHO != 0 => Err(DropReason::WrongDirection),
             Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
                 Ok(slot) if !self.table.session_mut(slot).has_moved() => {
                     self.table.touch(slot, now.mono);
-                    datagram[1] = if self.draining { relay::KEEP_DRAINING } else { 0 };
+                    datagram[1] = relay::KEEP_ECHO | if self.draining { relay::KEEP_DRAINING } else { 0 };
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
                 // Where it was, nothing keeps it.

@@ -3,6 +3,7 @@
 //!
 //! It knows neither who is a member nor where documents are kept: who holds a ticket under its [`ClusterKeys`] is let in.
 
+pub mod aboard;
 pub mod cluster;
 mod cookie;
 pub mod drops;
@@ -15,6 +16,7 @@ mod session;
 mod share;
 mod update;
 
+pub use aboard::{MemberRelay, Onward, RelayLimits, RelayTime, Served};
 pub use cluster::ClusterKeys;
 pub use drops::{DropReason, Drops};
 pub use machine::{Action, ForwardConfig, ForwardCounters, Forwarder, StunAnswer};

@@ -329,8 +329,9 @@ fn a_silent_session_expires_and_a_keep_prolongs_it() {
     let (gen_a, _) = (a.bind(&mut w).gen_no, b.bind(&mut w));
     for _ in 0..10 {
         w.pass(100_000);
-        let keep = Keep { flags: 0, gen_no: gen_a, t: 5 }.encode();
-        assert_eq!(w.send(a.from, &keep).unwrap().1, keep);
+        let keep = Keep { flags: 0, gen_no: gen_a, t: 5 };
+        let echo = Keep { flags: relay::KEEP_ECHO, ..keep }.encode();
+        assert_eq!(w.send(a.from, &keep.encode()).unwrap().1, echo);
     }
     assert_eq!(nack(&w.send(a.from, &data(gen_a, 2, 0, b"late")).unwrap().1), 2);
     let next = w.relay.poll_timeout();
