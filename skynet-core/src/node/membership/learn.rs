@@ -124,7 +124,10 @@ impl MembershipAgent {
             Inserted::Older => Err((Refusal::OlderMember, what)),
             Inserted::Forked => Err((Refusal::ForkedMember, what)),
             Inserted::Taken => Err((Refusal::Taken, what)),
-            inserted => Ok(Some((member, inserted))),
+            inserted => {
+                self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
+                Ok(Some((member, inserted)))
+            }
         }
     }
 }
