@@ -44,7 +44,7 @@ pub fn wireguard() -> Vec<Seed> {
     ])
 }
 
-fn ticket() -> [u8; relay::TICKET_LEN] {
+fn ticket() -> [u8; TICKET_LEN] {
     let identity_hash = Ticket::hash_identity(&Identity([1; 32]));
     let not_after = sample::NOW.0 + 3600;
     let ticket = Ticket {
@@ -234,7 +234,7 @@ pub fn control_message() -> Vec<Seed> {
     let welcome = Welcome {
         relay_unix_ms: 1_700_000_000_000,
         observed: "203.0.113.9:55".parse().expect("an address"),
-        ticket: [4; relay::TICKET_LEN],
+        ticket: [4; TICKET_LEN],
         bind_key: Secret::from_bytes([5; 32]),
         relay_no: 1,
         receipt: vec![6; 10],
