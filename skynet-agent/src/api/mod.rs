@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RefusedReport, RelayReport,
-    RelayingReport, RelaysReport, SelfReport, StatusReport,
+    AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
+    RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
 };
 pub use server::{Call, ServeError, Server};
 pub use why::{ChangeReport, EndReport, HostReport, TriedReport, WhyReport};

@@ -27,7 +27,14 @@ pub(super) struct File {
     pub(super) dataplane: DataPlane,
     pub(super) paths: Paths,
     pub(super) relaying: Relaying,
+    pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Trust {
+    pub(super) fail_closed: bool,
 }
 
 #[derive(Deserialize, Default)]

@@ -32,6 +32,9 @@
 //! session_mbit = 200                   # what each member may send by this one; 0: no limit
 //! uplink_mbit = 1000                   # what all may send together; above it they have equal shares
 //!
+//! [trust]
+//! fail_closed = false                  # talk to nobody once no relay has said for a day who is revoked
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -180,6 +183,8 @@ pub struct Config {
     pub port_mapping: bool,
     /// Whether the cloud is asked for the public address.
     pub cloud_metadata: bool,
+    /// Whether this node talks to nobody once what it knows of revocations is a day old.
+    pub fail_closed: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -333,6 +338,7 @@ impl Config {
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
+            fail_closed: file.trust.fail_closed,
             wireguard,
             peers,
         })

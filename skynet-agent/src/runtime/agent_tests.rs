@@ -72,6 +72,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         advertise: Vec::new(),
         port_mapping: false,
         cloud_metadata: false,
+        fail_closed: false,
         wireguard: None,
         peers: Vec::new(),
     };

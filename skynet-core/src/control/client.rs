@@ -111,6 +111,8 @@ pub enum ControlEvent {
     Manifest(RequestId, Vec<u8>),
     /// The relay pushed a member's documents.
     Pushed(Member),
+    /// The relay pushed a document that holds for the whole network.
+    Document(Vec<u8>),
     /// The channel is down; the next attempt starts after this long.
     Reconnect(Duration, DownCause),
 }
@@ -493,6 +495,7 @@ impl ControlClient {
             }
             Message::Pong(_) => {}
             Message::Peer(member) if request == 0 => self.events.push_back(ControlEvent::Pushed(member)),
+            Message::Document(bytes) => self.events.push_back(ControlEvent::Document(bytes)),
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;
                 self.on_join_answer(message);

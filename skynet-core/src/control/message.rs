@@ -17,7 +17,7 @@ use crate::wire::relay::TICKET_LEN;
 pub const HEADER_LEN: usize = 5;
 /// Longest member bundle, bytes.
 pub const MAX_BUNDLE: usize = 4_096;
-/// Longest manifest, bytes.
+/// Longest manifest or other document of a whole network, bytes.
 pub const MAX_MANIFEST: usize = 12_288;
 /// Longest text of DENIED, bytes.
 pub const MAX_TEXT: usize = 512;
@@ -199,6 +199,8 @@ pub enum Message {
     GetManifest,
     /// 16: this one.
     Manifest(Vec<u8>),
+    /// 20, pushed: a document that holds for the whole network.
+    Document(Vec<u8>),
 }
 
 impl Message {
@@ -227,7 +229,7 @@ impl Message {
                 put_limited(&mut out, &member.bundle, MAX_BUNDLE)?;
             }
             Self::NoPeer | Self::Leave | Self::GetManifest => {}
-            Self::Manifest(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
+            Self::Manifest(bytes) | Self::Document(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
                 out.extend_from_slice(&limit.to_be_bytes());
@@ -286,6 +288,7 @@ impl Message {
             14 => Self::Leave,
             15 => Self::GetManifest,
             16 => Self::Manifest(r.rest(MAX_MANIFEST)?),
+            20 => Self::Document(r.rest(MAX_MANIFEST)?),
             _ => return Err(MessageError::UnknownType { kind, request }),
         };
         if r.0.is_empty() { Ok((request, message)) } else { Err(MessageError::Malformed) }
@@ -318,6 +321,7 @@ impl Message {
             Self::Leave => 14,
             Self::GetManifest => 15,
             Self::Manifest(_) => 16,
+            Self::Document(_) => 20,
         }
     }
 }
@@ -481,6 +485,7 @@ mod tests {
             Message::Leave,
             Message::GetManifest,
             Message::Manifest(vec![7; 900]),
+            Message::Document(vec![8; 300]),
         ]
     }
 
@@ -517,6 +522,7 @@ mod tests {
                     | Message::Update(_)
                     | Message::Peer(_)
                     | Message::Manifest(_)
+                    | Message::Document(_)
                     | Message::Get(Lookup::Name(_))
             );
             let bytes = message.encode(1).unwrap();

@@ -12,6 +12,7 @@ pub mod limit;
 pub mod machine;
 mod police;
 pub mod rates;
+mod revoked;
 mod session;
 mod share;
 mod update;
@@ -21,6 +22,7 @@ pub use cluster::ClusterKeys;
 pub use drops::{DropReason, Drops};
 pub use machine::{Action, ForwardConfig, ForwardCounters, Forwarder, StunAnswer};
 pub use rates::{Rate, RateClass};
+pub use revoked::Revoked;
 pub use session::SessionView;
 pub use update::Update;
 

@@ -6,11 +6,11 @@ use crate::carrier::Way;
 use crate::forwarding::{Framing, UNKNOWN_MTU};
 use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
-use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
 use crate::node::refused::Refused;
 use crate::node::relay_set::Relay;
+use crate::node::{Documents, Node};
 use crate::path::{Candidate, HistoryEntry, Path};
 use crate::relay::RelayClient;
 use crate::session::{Suite, Traffic};
@@ -39,6 +39,8 @@ pub struct Status {
     pub refused: Vec<Refused>,
     /// What this node relays for members, if it does.
     pub relaying: Option<RelayingStatus>,
+    /// Which documents of the network hold here, once joined.
+    pub documents: Option<Documents>,
 }
 
 /// What this node does for members as a relay, since it began.
@@ -194,6 +196,7 @@ impl Node {
                 bytes: served.bytes(),
                 dropped: served.dropped(),
             }),
+            documents: membership.and_then(|m| m.documents()),
         }
     }
 

@@ -10,14 +10,14 @@ pub mod seats;
 mod stun;
 
 pub use control::{
-    ConnId, ControlServer, ControlServerConfig, Joined, Listed, StoreOp, StoreReply, StoreRequest,
+    ConnId, ControlServer, ControlServerConfig, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest,
     StreamOutput,
 };
 pub use measure::Measure;
 pub use seats::{Seat, Seats};
 pub use skynet_core::forwarder::{
     Action, ClusterKeys, DropReason, Drops, ForwardConfig, ForwardCounters, Forwarder, Local, Rate,
-    RateClass, SessionView, Update,
+    RateClass, Revoked, SessionView, Update,
 };
 pub use stun::Measured;
 

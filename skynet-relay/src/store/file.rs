@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
 use redb::{
@@ -13,7 +12,10 @@ use redb::{
     WriteTransaction,
 };
 
+use skynet_core::time::{Duration, Instant};
+
 use super::{Committed, Expect, Group, Store, StoreError, Transaction, Versioned, View, Write, above};
+use crate::clock::Clock;
 
 /// Key → (revision, value).
 const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("skynet directory");
@@ -34,6 +36,7 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// whatever was not acknowledged; so that is done here, and again until it succeeds.
 pub struct RedbStore {
     path: PathBuf,
+    clock: Clock,
     state: Mutex<State>,
 }
 
@@ -60,7 +63,8 @@ impl RedbStore {
                 Err(refused(path, format!("cannot be opened: {e}"), "check the path and its permissions"))
             }
         }?;
-        Ok(Self { path: path.to_owned(), state: Mutex::new(State::Open(Arc::new(database))) })
+        let state = Mutex::new(State::Open(Arc::new(database)));
+        Ok(Self { path: path.to_owned(), clock: Clock::new(), state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -71,7 +75,7 @@ impl RedbStore {
     fn database(&self) -> Result<Arc<Database>, StoreError> {
         let mut state = self.state();
         if let State::Failed(since, why) = &*state {
-            if since.elapsed() < REOPEN_AFTER {
+            if self.clock.now().mono < *since + REOPEN_AFTER {
                 return Err(why.clone());
             }
             // Never a new file: what was acknowledged is in the old one.
@@ -80,7 +84,7 @@ impl RedbStore {
                 .and_then(|file| Self::open_existing(&self.path, file));
             *state = match opened {
                 Ok(database) => State::Open(Arc::new(database)),
-                Err(why) => State::Failed(Instant::now(), why),
+                Err(why) => State::Failed(self.clock.now().mono, why),
             };
         }
         match &*state {
@@ -99,7 +103,7 @@ impl RedbStore {
     }
 
     fn close(&self, why: &StoreError) {
-        *self.state() = State::Failed(Instant::now(), why.clone());
+        *self.state() = State::Failed(self.clock.now().mono, why.clone());
     }
 
     /// Made under another name and renamed when it is complete, so a crash leaves no half-made file behind.

@@ -93,6 +93,8 @@ pub struct AgentConfig {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// Whether it talks to nobody once what it knows of revocations is stale.
+    pub fail_closed: bool,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -320,6 +322,9 @@ impl AgentHost {
             relay_for_members: Some(RelayLimits::default()),
         };
         let mut node = Node::new(config, self.config.seed, now)?;
+        if self.config.fail_closed {
+            node.fail_closed(now);
+        }
         node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, RelayEntry, Tags, TokenId,
-    TokenRelay, Verified,
+    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, RelayEntry, Revocations, Tags,
+    TokenId, TokenRelay, Verified,
 };
 use skynet_core::node::RELAY_TAG;
 use skynet_core::rng::Rng;
@@ -24,6 +24,10 @@ pub struct MemberNetwork {
     genesis: Verified<Genesis>,
     manifest: Verified<Manifest>,
     old_manifest: Verified<Manifest>,
+    root: SigningKey,
+    /// Signed after the manifest, the last of each kind.
+    revocations: Option<Verified<Revocations>>,
+    token_id: TokenId,
     registrar: SigningKey,
     relay_keys: Vec<StaticSecret>,
     cluster_key: Secret,
@@ -84,6 +88,7 @@ impl MemberNetwork {
         let firsts = entries.iter().filter_map(|r| at(r, r.addresses.first()));
         let v6 = entries.iter().filter_map(|r| at(r, r.addresses.iter().find(|a| a.is_ipv6())));
         let token_relays: Vec<TokenRelay> = firsts.chain(v6).collect();
+        let token_id = delegation.token_id;
         let signed = delegation.clone().sign(&root).expect(sound).into_signed();
         let token = JoinToken::new(genesis.root_pin(), token_key.seed(), token_relays.clone(), signed);
         let token = token.encode().to_string();
@@ -99,7 +104,19 @@ impl MemberNetwork {
         let relay_token =
             JoinToken::new(genesis.root_pin(), relay_key.seed(), token_relays, relay_delegation);
         let relay_token = relay_token.encode().to_string();
-        Self { genesis, manifest, old_manifest, registrar, relay_keys, cluster_key, token, relay_token }
+        Self {
+            genesis,
+            manifest,
+            old_manifest,
+            root,
+            revocations: None,
+            token_id,
+            registrar,
+            relay_keys,
+            cluster_key,
+            token,
+            relay_token,
+        }
     }
 
     /// The join token of members that relay, as text.
@@ -110,6 +127,41 @@ impl MemberNetwork {
     /// The join token as text.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    pub(super) fn network_id(&self) -> [u8; 8] {
+        self.manifest.network_id.0
+    }
+
+    /// What the join token is called when it is taken back.
+    pub const fn token_id(&self) -> TokenId {
+        self.token_id
+    }
+
+    /// Signs the next list of revocations, changed so, and returns it.
+    ///
+    /// # Panics
+    /// If the change breaks a limit.
+    pub fn revoke(&mut self, now: UnixTime, change: impl FnOnce(&mut Revocations)) -> Vec<u8> {
+        let mut list = match &self.revocations {
+            Some(last) => Revocations::clone(last),
+            None => Revocations {
+                network_id: self.manifest.network_id,
+                epoch: 0,
+                issued: now,
+                signer: self.root.identity(),
+                nodes: Vec::new(),
+                tokens: Vec::new(),
+            },
+        };
+        (list.epoch, list.issued) = (list.epoch + 1, now);
+        change(&mut list);
+        list.nodes.sort_unstable();
+        list.tokens.sort_unstable();
+        let signed = list.sign(&self.root).expect("within the limits");
+        let bytes = signed.bytes().to_vec();
+        self.revocations = Some(signed);
+        bytes
     }
 
     /// A manifest that was replaced by the one in force.
@@ -125,7 +177,10 @@ impl MemberNetwork {
     /// The registrar at the first relay, or the directory of another.
     pub(super) fn registrar(&self, relay_no: u16) -> Registrar {
         let trust = NetworkTrust::new(self.genesis.root_pin(), self.genesis.bytes(), self.manifest.bytes());
-        let trust = trust.expect("signed by the root a moment ago");
+        let mut trust = trust.expect("signed by the root a moment ago");
+        if let Some(list) = &self.revocations {
+            trust.take(list.bytes()).expect("signed by the root a moment ago");
+        }
         match relay_no {
             1 => Registrar::new(self.registrar.clone(), trust),
             _ => Registrar::follower(trust),

@@ -27,6 +27,7 @@ mod refusal;
 mod relay;
 mod relays;
 mod restart;
+mod revoke;
 mod sinks;
 mod tls;
 mod tokens;

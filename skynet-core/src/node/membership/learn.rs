@@ -96,6 +96,9 @@ impl MembershipAgent {
         now: Now,
     ) -> Result<Option<(Member, Inserted)>, (Refusal, String)> {
         let Phase::Member { credentials, me } = &self.phase else { return Ok(None) };
+        if self.is_closed() {
+            return Ok(None);
+        }
         let parsed = Bundle::parse(bundle).map_err(|e| (Refusal::Malformed, e.to_string()))?;
         // The same bytes as before were verified before: a roster of hundreds costs its signatures once.
         let identity = parsed.certificate.unverified().identity;
