@@ -72,6 +72,8 @@ reasons! {
     UnexpectedHandshake = "unexpected_handshake", Peer;
     /// A control record for a keypair, lane or cipher that was not agreed.
     UnexpectedRecord = "unexpected_record", Peer;
+    /// An offer to relay, or a ticket for that, from a member without the tag `relay`.
+    FalseRelay = "false_relay", Peer;
     // What this node asked for.
     /// No peer owns the destination address.
     NoPeer = "no_peer", Local;

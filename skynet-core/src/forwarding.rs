@@ -30,7 +30,7 @@ pub struct ForwardingTable {
     pub own: Vec<IpAddr>,
     /// Prefixes whose members may be asked of the directory. Elsewhere, no route means a drop.
     pub overlay: Vec<Prefix>,
-    /// Where relay frames may come from, and the number of the relay there. At most eight.
+    /// Where relay frames may come from, and the number of the relay there. At most thirteen.
     pub relays: Vec<(SocketAddr, RelayNo)>,
     /// Where answers to STUN may come from. At most three.
     pub stun: Vec<SocketAddr>,

@@ -42,6 +42,23 @@ impl LaneNo {
     }
 }
 
-/// A relay's number in the manifest.
+/// A relay's number in the manifest, or from [`RelayNo::FIRST_MEMBER`] on that of a member which relays.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayNo(pub u16);
+
+impl RelayNo {
+    /// The numbers from here on are members', in the manifest's place.
+    pub const FIRST_MEMBER: u16 = 0x8000;
+
+    /// The number of a member that relays, by the last fifteen bits of its own; none for all ones, which means something
+    /// else ([`CARRIER`](crate::path::CARRIER)). Of two members with one number the lower node number has it.
+    pub fn of_member(node: NodeNo) -> Option<Self> {
+        let no = Self::FIRST_MEMBER | (node.0 & 0x7fff) as u16;
+        (no != u16::MAX).then_some(Self(no))
+    }
+
+    /// Whether it is a member's.
+    pub const fn is_member(self) -> bool {
+        self.0 >= Self::FIRST_MEMBER
+    }
+}

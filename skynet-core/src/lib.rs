@@ -17,6 +17,7 @@ pub mod diagnosis;
 pub mod drop;
 pub mod filter;
 pub mod flows;
+pub mod forwarder;
 pub mod forwarding;
 pub mod id;
 pub mod key;

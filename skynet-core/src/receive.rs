@@ -19,6 +19,7 @@ use crate::constants::MAX_KEYPAIRS;
 use crate::drop::{DropCounters, DropReason};
 use crate::filter::{self, Verdict};
 use crate::flows::FlowTable;
+use crate::forwarder::{MemberRelay, Onward};
 use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
@@ -79,6 +80,8 @@ pub struct Inbound {
     installed: VecDeque<ReceiverIndex>,
     /// Packets that come in chunks.
     joiner: Joiner,
+    /// What this node relays for others, if it does.
+    relay: Option<Box<MemberRelay>>,
     /// What was heard in this batch and not told yet.
     heard: Option<Heard>,
     /// The last roaming told under this snapshot, so that a peer that roams at line rate tells it once.
@@ -104,6 +107,7 @@ impl Inbound {
             table: Arc::default(),
             sessions: HashMap::default(),
             joiner: Joiner::new(),
+            relay: None,
             heard: None,
             installed: VecDeque::new(),
             roamed: None,
@@ -127,6 +131,12 @@ impl Inbound {
                 self.sessions.remove(&index);
                 self.joiner.forget(index, &self.drops);
                 self.installed.retain(|i| *i != index);
+            }
+            InboundCommand::Relay(relay) => self.relay = relay,
+            InboundCommand::TendRelay(now) => {
+                if let Some(relay) = &mut self.relay {
+                    relay.tend(now);
+                }
             }
         }
         self.acknowledge(control);
@@ -163,10 +173,14 @@ impl Inbound {
             let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
             self.joiner.finish(self.now, &mut exit);
         }
+        if let Some(relay) = &mut self.relay {
+            relay.tend(self.now);
+        }
         tell(self.heard.take(), self.port, &self.table, self.now, control);
     }
 
-    /// One datagram from the UDP socket, with the ECN field of its IP header; it is opened in place.
+    /// One datagram from the UDP socket, with the ECN field of its IP header; it is opened in place. What is said of it is
+    /// to be sent on: this node relays it, or answers as a relay.
     pub fn handle_datagram(
         &mut self,
         from: SocketAddr,
@@ -174,12 +188,16 @@ impl Inbound {
         datagram: &mut [u8],
         deliver: &mut dyn Deliver,
         control: &mut dyn ControlSink,
-    ) {
+    ) -> Option<Onward> {
         if !self.installed.is_empty() {
             self.acknowledge(control);
         }
-        if let Err(reason) = self.try_datagram(from, ecn, datagram, deliver, control) {
-            self.drops.count(reason);
+        match self.try_datagram(from, ecn, datagram, deliver, control) {
+            Ok(onward) => onward,
+            Err(reason) => {
+                self.drops.count(reason);
+                None
+            }
         }
     }
 
@@ -190,19 +208,36 @@ impl Inbound {
         datagram: &mut [u8],
         deliver: &mut dyn Deliver,
         control: &mut dyn ControlSink,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Onward>, DropReason> {
         // a: kind
         let (source, front) = match Kind::of(datagram) {
             Kind::Transport => (PathSource::Direct(from), 0),
+            Kind::RelayData | Kind::RelayUpkeep if self.is_for_relay(from, datagram) => {
+                let relay = self.relay.as_mut().expect("it is for the relay that is here");
+                return Ok(relay.handle_datagram(self.local, from, datagram, self.now));
+            }
             Kind::RelayData => (self.relayed(from, datagram)?, DATA_HEADER_LEN),
-            other => return self.hand_over(other, from, 0, datagram, control),
+            other => return self.hand_over(other, from, 0, datagram, control).map(|()| None),
         };
         if front > 0 {
             match Kind::of(&datagram[front..]) {
                 Kind::Transport => {}
-                other => return self.hand_over(other, from, front, datagram, control),
+                other => return self.hand_over(other, from, front, datagram, control).map(|()| None),
             }
         }
+        self.open(source, front, ecn, datagram, deliver, control).map(|()| None)
+    }
+
+    /// Transport data, behind `front` bytes of relay header.
+    fn open(
+        &mut self,
+        source: PathSource,
+        front: usize,
+        ecn: u8,
+        datagram: &mut [u8],
+        deliver: &mut dyn Deliver,
+        control: &mut dyn ControlSink,
+    ) -> Result<(), DropReason> {
         let message = &mut datagram[front..];
         // b: session
         let TransportHeader { receiver: index, counter } = TransportHeader::parse(message)?;
@@ -299,6 +334,13 @@ impl Inbound {
         };
         let (port, local) = (self.arrival, self.local);
         offer(control, ToControl::Datagram { class, port, from, local, bytes: datagram.to_vec() })
+    }
+
+    /// Whether this node is the relay that a frame is for.
+    fn is_for_relay(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        self.relay.is_some()
+            && self.arrival == PortNo(0)
+            && MemberRelay::is_addressed(datagram, self.table.relay_at(from).is_some())
     }
 
     /// A DATA frame counts as relayed only when it comes from one of our relays.

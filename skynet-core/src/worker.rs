@@ -8,8 +8,10 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::forwarder::MemberRelay;
 use crate::id::{Generation, PeerSlot, PortNo};
 use crate::session::OpeningKey;
+use crate::time::Instant;
 use crate::wire::wireguard::ReceiverIndex;
 
 /// From `Node` to the inbound half of a port. Answered by [`ToControl::Installed`] where the order of change needs it.
@@ -26,6 +28,10 @@ pub enum InboundCommand {
     },
     /// Stop opening with the key of this index.
     Remove(ReceiverIndex),
+    /// Relay for members from now on, or no more. For the half of port 0.
+    Relay(Option<Box<MemberRelay>>),
+    /// Forget members that have not been heard for long: while nothing comes nobody else says so.
+    TendRelay(Instant),
 }
 
 /// From a worker to `Node`.

@@ -15,8 +15,8 @@ use skynet_core::wire::relay::{
     Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, Keep, Nack, TICKET_LEN, Ticket, bind_key,
 };
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
-    Measure, StoreReply, StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, Forwarder, Local, Measure, StoreReply,
+    StreamOutput, forward_config,
 };
 
 const NETS: [[u8; 8]; 2] = [*b"networkA", *b"networkB"];
@@ -82,7 +82,7 @@ impl World {
         let mut rng = Rng::from_seed([seed; 32]);
         let keys = ClusterKeys::new((1, cluster_key()), []);
         let measure = Measure::new(&mut rng, Instant::ZERO);
-        Self { relay: Forwarder::new(ForwardConfig::default(), keys, rng, Instant::ZERO), measure, ms: 0 }
+        Self { relay: Forwarder::new(forward_config(), keys, rng, Instant::ZERO), measure, ms: 0 }
     }
 
     fn handle(&mut self, from: SocketAddr, bytes: &[u8]) -> (Action, Vec<u8>) {

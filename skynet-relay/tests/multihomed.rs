@@ -14,7 +14,7 @@ use skynet_core::wire::relay::{Class, Frame, Keep, NACK_LEN, Ticket, bind_key};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::forward::ForwardThreads;
 use skynet_relay::io::udp;
-use skynet_relay::server::{ClusterKeys, ForwardConfig, Forwarder};
+use skynet_relay::server::{ClusterKeys, Forwarder, forward_config};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const THREADS: u8 = 3;
@@ -37,7 +37,7 @@ impl Relay {
         let key = Secret::random(&mut rng);
         let keys = ClusterKeys::new((1, key.clone()), []);
         let now = clock.now().mono;
-        let parts = Forwarder::parts(THREADS, &ForwardConfig::default(), &keys, &mut rng, now);
+        let parts = Forwarder::parts(THREADS, &forward_config(), &keys, &mut rng, now);
         Self { clock, port, key, threads: ForwardThreads::start(sockets, parts, clock).unwrap() }
     }
 
@@ -77,7 +77,7 @@ impl Node {
         let ticket = relay.ticket(node_no).mint(&relay.key);
         let Now { mono, unix, unix_nanos } = relay.clock.now();
         let config = RelayClientConfig {
-            relay_no: ForwardConfig::default().relay_no,
+            relay_no: forward_config().relay_no,
             lane: 0,
             ticket,
             bind_key: bind_key(&relay.key, &ticket),

@@ -14,7 +14,7 @@ use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
 use skynet_core::time::{Duration, Instant, Now};
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
-use skynet_relay::server::ForwardConfig;
+use skynet_relay::server::{ForwardConfig, forward_config};
 use skynet_relay::store::MemoryStore;
 
 use crate::home::Home;
@@ -76,6 +76,8 @@ pub struct Offer {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// Whether it joins as one that relays for members.
+    pub relays: bool,
 }
 
 impl Default for Offer {
@@ -89,6 +91,7 @@ impl Default for Offer {
             mtu: MtuConfig::default(),
             known_members: MAX_MEMBERS,
             guessing: Guessing::default(),
+            relays: false,
         }
     }
 }
@@ -119,7 +122,7 @@ impl Overlay {
     /// Without any.
     pub fn with_relays(seed: u64, engine: Engine, latencies: &[Duration]) -> Self {
         let mut topology = Topology::new(seed);
-        let limits = ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() };
+        let limits = ForwardConfig { max_sessions: 8_192, ..forward_config() };
         // The first relay's first address is that of the host, the second is given to an interface beside.
         let second = topology.next_public_ip();
         let mut addresses = Vec::new();
@@ -249,8 +252,9 @@ impl Overlay {
     }
 
     fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing } = offer;
-        let (token, engine, n) = (self.network.token().to_owned(), self.engine, self.agents.len());
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, relays } = offer;
+        let token = if relays { self.network.relay_token() } else { self.network.token() };
+        let (token, engine, n) = (token.to_owned(), self.engine, self.agents.len());
         move |site, v6| AgentConfig {
             token,
             name: format!("n{n}"),

@@ -80,6 +80,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         mtu: skynet_core::path::MtuConfig::default(),
         known_members: skynet_core::node::directory::MAX_MEMBERS,
         guessing: skynet_core::path::Guessing::default(),
+        relay_for_members: None,
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
     let node = Node::new(config, [1; 32], now).expect("the credentials are in order");

@@ -16,21 +16,23 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::constants::LABEL_MAC1;
 use skynet_core::crypto;
+use skynet_core::forwarder::{MemberRelay, RelayLimits, RelayTime};
 use skynet_core::forwarding::ForwardingTable;
-use skynet_core::id::PortNo;
-use skynet_core::key::{PublicKey, StaticSecret};
+use skynet_core::id::{PortNo, RelayNo};
+use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::node::staging::MAX_STAGED_PER_PEER;
 use skynet_core::node::{
     ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent, NodeTimer, StockConfig, StockPeer,
 };
 use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
+use skynet_core::rng::Rng;
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
 use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::record::{SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
-use skynet_core::worker::{ControlClass, LocalQueues};
+use skynet_core::worker::{ControlClass, InboundCommand, LocalQueues};
 
 use crate::Input;
 use crate::sample::NOW;
@@ -100,18 +102,31 @@ impl Host {
             mtu: skynet_core::path::MtuConfig::default(),
             known_members: skynet_core::node::directory::MAX_MEMBERS,
             guessing: skynet_core::path::Guessing::default(),
+            relay_for_members: None,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).expect("it has a key");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
+        let mut queues = LocalQueues::default();
+        let mut inbound = Inbound::new(PortNo(0), Arc::clone(&drops), Arc::clone(&flows));
+        // It relays as well, for nobody: the key of tickets is the fuzzer's to guess.
+        let (limits, start) = (RelayLimits { sessions: 4, ..RelayLimits::default() }, now_at(Instant::ZERO));
+        let relay = MemberRelay::new(
+            (RelayNo(RelayNo::FIRST_MEMBER), limits),
+            Secret::from_bytes([id; 32]),
+            Arc::default(),
+            Rng::from_seed([id; 32]),
+            (RelayTime::new(start), start.mono),
+        );
+        inbound.handle_command(InboundCommand::Relay(Some(Box::new(relay))), &mut queues);
         Self {
             address: ([192, 0, 2, id], 1000).into(),
             inner,
             public: node.public_key(),
             node,
-            outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
-            inbound: Inbound::new(PortNo(0), drops, flows),
+            outbound: Outbound::new(drops, flows),
+            inbound,
             table: Arc::default(),
-            queues: LocalQueues::default(),
+            queues,
             delivered: Delivered::default(),
         }
     }
@@ -133,7 +148,10 @@ impl Host {
     fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         self.inbound.begin(now, &self.table);
         let mut bytes = datagram.to_vec();
-        self.inbound.handle_datagram(from, 0, &mut bytes, &mut self.delivered, &mut self.queues);
+        let onward = self.inbound.handle_datagram(from, 0, &mut bytes, &mut self.delivered, &mut self.queues);
+        if let Some(onward) = onward {
+            assert!(onward.len <= bytes.len());
+        }
         self.inbound.finish(&mut self.delivered, &mut self.queues);
     }
 

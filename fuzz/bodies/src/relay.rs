@@ -10,8 +10,7 @@ use skynet_core::time::{Duration, Instant, Now, UnixTime};
 use skynet_core::wire::relay::{
     self, Bind, Class, DATA_HEADER_LEN, DataHeader, Frame, Hello, Keep, TICKET_LEN, Ticket, bind_key,
 };
-use skynet_relay::server::forward::{Action, ForwardConfig, Forwarder};
-use skynet_relay::server::{ClusterKeys, Local};
+use skynet_relay::server::{Action, ClusterKeys, ForwardConfig, Forwarder, Local, forward_config};
 
 use crate::Input;
 use crate::sample::NOW;
@@ -81,7 +80,7 @@ fn local(n: u8) -> Local {
 /// header, to an address that was proven by a member of the sender's network, and from the address of the relay where
 /// that was done last; the table stays within its cap.
 pub fn forwarder(bytes: &[u8]) -> bool {
-    let config = ForwardConfig { max_sessions: MAX_SESSIONS, max_sessions_per_node: 2, ..Default::default() };
+    let config = ForwardConfig { max_sessions: MAX_SESSIONS, max_sessions_per_node: 2, ..forward_config() };
     let keys = ClusterKeys::new((1, cluster_key()), []);
     let mut rng = Rng::from_seed([1; 32]);
     let mut world = World {

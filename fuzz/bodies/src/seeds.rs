@@ -13,8 +13,10 @@ use skynet_core::time::Duration;
 use skynet_core::wire::binding::Request;
 use skynet_core::wire::ip::udp_v4;
 use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
-use skynet_core::wire::record::{Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
-use skynet_core::wire::relay::{self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, Ticket};
+use skynet_core::wire::record::{Grant, Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
+use skynet_core::wire::relay::{
+    self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, TICKET_LEN, Ticket,
+};
 use skynet_core::wire::view::View;
 use skynet_core::wire::wireguard::{CookieReply, Initiation, ReceiverIndex, Response, TransportHeader};
 use skynet_relay::network::Invitation;
@@ -42,7 +44,7 @@ pub fn wireguard() -> Vec<Seed> {
     ])
 }
 
-fn ticket() -> [u8; relay::TICKET_LEN] {
+fn ticket() -> [u8; TICKET_LEN] {
     let identity_hash = Ticket::hash_identity(&Identity([1; 32]));
     let not_after = sample::NOW.0 + 3600;
     let ticket = Ticket {
@@ -126,6 +128,8 @@ pub fn record() -> Vec<Seed> {
     let shortest = vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0];
     let pattern = Record::Pattern(Pattern { id: 0x0102_0304, i: 5, fill: 60 }).encode();
     let report = Record::Report(Report { id: 0x0102_0304, arrived: 0xdf }).encode();
+    let bind_key = Secret::from_bytes([3; 32]);
+    let grant = Grant { id: 7, ticket: [1; TICKET_LEN], bind_key, relay_unix_ms: 1_800_000_000_000 };
     named([
         ("hello", hello.encode()),
         ("shortest", shortest),
@@ -133,6 +137,8 @@ pub fn record() -> Vec<Seed> {
         ("accept", accept),
         ("pattern", pattern),
         ("report", report),
+        ("apply", Record::Apply(7).encode()),
+        ("ticket", Record::Ticket(Box::new(grant)).encode()),
         ("ask", Record::Ask(7).encode()),
         ("view", view()),
     ])
@@ -228,7 +234,7 @@ pub fn control_message() -> Vec<Seed> {
     let welcome = Welcome {
         relay_unix_ms: 1_700_000_000_000,
         observed: "203.0.113.9:55".parse().expect("an address"),
-        ticket: [4; relay::TICKET_LEN],
+        ticket: [4; TICKET_LEN],
         bind_key: Secret::from_bytes([5; 32]),
         relay_no: 1,
         receipt: vec![6; 10],

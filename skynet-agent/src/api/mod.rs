@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientError};
 pub use report::{
     AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
-    RelayReport, RelaysReport, SelfReport, StatusReport,
+    RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
 };
 pub use server::{Call, ServeError, Server};
 pub use why::{ChangeReport, EndReport, HostReport, TriedReport, WhyReport};

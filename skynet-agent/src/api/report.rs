@@ -34,6 +34,9 @@ pub struct StatusReport {
     pub this: SelfReport,
     /// Its relays.
     pub relays: Vec<RelayReport>,
+    /// What it relays for members, if it does.
+    #[serde(default)]
+    pub relaying: Option<RelayingReport>,
     /// The peers it knows, by name.
     pub peers: Vec<PeerReport>,
     /// Where peers are told that this node can be reached, the best first.
@@ -143,11 +146,27 @@ pub struct PortMappingReport {
     pub retry_s: Option<u64>,
 }
 
+/// What this node does for members as a relay, since it began.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RelayingReport {
+    /// Members with a session.
+    pub sessions: u64,
+    /// Datagrams sent on,
+    pub forwarded_datagrams: u64,
+    /// and their bytes, relay headers included.
+    pub forwarded_bytes: u64,
+    /// Datagrams that went no further.
+    pub dropped_datagrams: u64,
+}
+
 /// One relay.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RelayReport {
     /// Its number in the network.
     pub relay: u16,
+    /// The member that it is; `null`: a relay of the operator's.
+    #[serde(default)]
+    pub member: Option<String>,
     /// Its address in use.
     pub address: String,
     /// The control channel is joined.
@@ -202,7 +221,7 @@ pub struct PeerReport {
     pub online: Option<bool>,
     /// `direct`, `relay` or `none`.
     pub path: String,
-    /// Where its packets go: `ip:port` or `relay N`.
+    /// Where its packets go: `ip:port`, or `relay N` or `relay NAME` if a member relays.
     pub via: Option<String>,
     /// Round-trip time on the path in use, microseconds.
     pub rtt_us: Option<u64>,

@@ -138,6 +138,21 @@ impl WhyReport {
     }
 }
 
+impl WhyReport {
+    /// Says `relay NAME` for `relay N` where `name` knows who that is: members that relay have numbers nobody knows them by.
+    pub fn name_relays(&mut self, name: impl Fn(u16) -> Option<String>) {
+        let ends = [Some(&mut self.here), self.there.as_mut()];
+        let changes =
+            ends.into_iter().flatten().flat_map(|end| &mut end.history).map(|change| &mut change.to);
+        for text in self.via.iter_mut().chain(changes) {
+            let no = text.strip_prefix("relay ").and_then(|no| no.parse().ok());
+            if let Some(name) = no.and_then(&name) {
+                *text = format!("relay {name}");
+            }
+        }
+    }
+}
+
 impl From<&End> for EndReport {
     fn from(end: &End) -> Self {
         Self {

@@ -67,8 +67,17 @@ fn render(status: &StatusReport) -> String {
         let by = if by.is_empty() { String::new() } else { format!("  by {by}") };
         let why = relay.transport_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let draining = if relay.draining { "  draining" } else { "" };
-        let (no, address) = (relay.relay, &relay.address);
-        let _ = writeln!(out, "relay {no}  {address}  {control}, {bound}{rtt}{draining}{by}{why}");
+        let address = &relay.address;
+        let _ = match &relay.member {
+            Some(member) => writeln!(out, "relay {member}  {address}  member, {bound}{rtt}{draining}{why}"),
+            None => {
+                writeln!(out, "relay {}  {address}  {control}, {bound}{rtt}{draining}{by}{why}", relay.relay)
+            }
+        };
+    }
+    if let Some(relaying) = &status.relaying {
+        let (sessions, bytes) = (relaying.sessions, format::bytes(relaying.forwarded_bytes));
+        let _ = writeln!(out, "relays for {sessions} members, {bytes}");
     }
     for line in refused_lines(&status.refused) {
         let _ = writeln!(out, "{line}");
@@ -158,7 +167,7 @@ fn table(peers: &[PeerReport]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{RelayReport, SelfReport};
+    use crate::api::{RelayReport, RelayingReport, SelfReport};
 
     #[test]
     fn the_table_has_one_aligned_line_per_peer() {
@@ -180,6 +189,19 @@ mod tests {
             lanes: u8::from(via.is_some()),
             lane_list: Vec::new(),
         };
+        let relay = RelayReport {
+            relay: 1,
+            member: None,
+            address: "192.0.2.1:3478".to_owned(),
+            control: true,
+            bound: true,
+            home: true,
+            draining: false,
+            rtt_us: Some(900),
+            observed: None,
+            transport: "udp".to_owned(),
+            transport_reason: None,
+        };
         let status = StatusReport {
             schema: "status/1".to_owned(),
             version: "0".to_owned(),
@@ -193,18 +215,24 @@ mod tests {
                 port: 41820,
                 ..SelfReport::default()
             },
-            relays: vec![RelayReport {
-                relay: 1,
-                address: "192.0.2.1:3478".to_owned(),
-                control: true,
-                bound: true,
-                home: true,
-                draining: false,
-                rtt_us: Some(900),
-                observed: None,
-                transport: "udp".to_owned(),
-                transport_reason: None,
-            }],
+            relays: vec![
+                relay.clone(),
+                RelayReport {
+                    relay: 40_000,
+                    member: Some("gw-1".to_owned()),
+                    address: "10.0.0.7:41820".to_owned(),
+                    control: false,
+                    home: false,
+                    rtt_us: Some(250),
+                    ..relay
+                },
+            ],
+            relaying: Some(RelayingReport {
+                sessions: 3,
+                forwarded_datagrams: 9,
+                forwarded_bytes: 9_000,
+                dropped_datagrams: 1,
+            }),
             peers: vec![
                 peer("b1", "direct", Some("198.51.100.7:41820")),
                 peer("c1", "relay", Some("relay 1")),
@@ -240,6 +268,8 @@ mod tests {
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
 relay 1  192.0.2.1:3478  joined, bound  0.90 ms
+relay gw-1  10.0.0.7:41820  member, bound  0.25 ms
+relays for 3 members, 9.00 kB
 refused: relay 192.0.2.1:3478 showed documents that nobody entitled has signed (3×), a name (3×); it lies or is broken: docs/THREATS.md
 port mapping 198.51.100.2:41820  PCP at 192.168.1.1
 offloads off: udp-gso (switched off)

@@ -8,6 +8,7 @@ use skynet_core::key::PublicKey;
 
 use super::paths::Paths;
 use super::relay::RelaySection;
+use super::relaying::Relaying;
 use super::{
     Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
 };
@@ -25,6 +26,7 @@ pub(super) struct File {
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
     pub(super) paths: Paths,
+    pub(super) relaying: Relaying,
     pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
 }

@@ -26,6 +26,12 @@
 //! cloud_metadata = true                # ask the cloud for the public address
 //! birthday = 128                       # sockets to guess ports with; 0: never
 //!
+//! [relaying]                           # of a member whose token has the tag "relay"
+//! enabled = true
+//! sessions = 1024
+//! session_mbit = 200                   # what each member may send by this one; 0: no limit
+//! uplink_mbit = 1000                   # what all may send together; above it they have equal shares
+//!
 //! [trust]
 //! fail_closed = false                  # talk to nobody once no relay has said for a day who is revoked
 //!
@@ -46,6 +52,7 @@ mod mtu;
 mod offload;
 mod paths;
 mod relay;
+mod relaying;
 mod units;
 
 use std::io;
@@ -53,6 +60,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skynet_core::forwarder::RelayLimits;
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
 use skynet_core::member::Name;
 use skynet_core::offload::Offloads;
@@ -165,6 +173,8 @@ pub struct Config {
     pub mtu: Mtu,
     /// How far ports are guessed where plain punching fails.
     pub guessing: Guessing,
+    /// How much is relayed for members, if this one is entitled to.
+    pub relaying: Option<RelayLimits>,
     /// How the workers' threads are run.
     pub threading: Threading,
     /// Where peers reach this node, says the operator; at most [`MAX_ADVERTISED`].
@@ -291,6 +301,7 @@ impl Config {
         paths::check_advertised(&advertise).map_err(ConfigError::Advertise)?;
         let in_file = file.paths.birthday.map(check_birthday).transpose();
         let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
+        let relaying = file.relaying.limits().map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -319,6 +330,7 @@ impl Config {
             min_lanes,
             mtu,
             guessing: paths::guessing(birthday),
+            relaying,
             threading: Threading {
                 per_worker: overrides.worker_threads.or(file.dataplane.worker_threads).unwrap_or_default(),
                 nice: overrides.nice.or(file.dataplane.nice).unwrap_or_default(),

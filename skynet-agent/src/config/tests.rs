@@ -238,3 +238,15 @@ fn the_priority_of_the_workers_threads_is_one_the_kernel_knows() {
     let config = Config::parse("[dataplane]\nnice = 3", Path::new("agent.toml"), overrides).unwrap();
     assert_eq!(config.threading.nice.value(), -5);
 }
+
+#[test]
+fn a_member_relays_within_limits_unless_it_is_told_not_to() {
+    use skynet_core::forwarder::RelayLimits;
+    assert_eq!(parse("").unwrap().relaying, Some(RelayLimits::default()));
+    assert_eq!(parse("[relaying]\nenabled = false").unwrap().relaying, None);
+    let text = "[relaying]\nsessions = 10\nsession_mbit = 200\nuplink_mbit = 1000";
+    let limits = RelayLimits { sessions: 10, session_kbit: 200_000, uplink_kbit: 1_000_000 };
+    assert_eq!(parse(text).unwrap().relaying, Some(limits));
+    assert!(message("[relaying]\nsessions = 0").contains("relaying.sessions: 1 to 16384"));
+    assert!(message("[relaying]\nsession_mbit = 4294968").contains("relaying.session_mbit: at most 4294967"));
+}

@@ -43,6 +43,7 @@ fn node_with_a_due_timer() -> Node {
         mtu: skynet_core::path::MtuConfig::default(),
         known_members: skynet_core::node::directory::MAX_MEMBERS,
         guessing: skynet_core::path::Guessing::default(),
+        relay_for_members: None,
     };
     let mut node = Node::new(config, [1; 32], earlier).unwrap();
     node.handle_worker(ToControl::Awake { slot: PeerSlot(0) }, earlier);
@@ -66,6 +67,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         min_lanes: 1,
         mtu: Default::default(),
         guessing: skynet_core::path::Guessing::default(),
+        relaying: None,
         threading: Default::default(),
         advertise: Vec::new(),
         port_mapping: false,

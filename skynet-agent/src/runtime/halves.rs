@@ -26,6 +26,7 @@ use skynet_core::send::{Outbound, Sent};
 
 use super::load::BusyWatch;
 use super::more_sockets::MoreSockets;
+use super::onward::OnwardRuns;
 use super::queues::QueueSink;
 use super::threads::{Bell, Shared, Sockets, ToInbound};
 use super::to_tun::ToTun;
@@ -133,13 +134,14 @@ pub(super) struct InboundIo {
     more: MoreSockets,
     tun: ToTun,
     batch: ReceiveBatch,
+    onward: OnwardRuns,
     watch: BusyWatch,
 }
 
 impl InboundIo {
     pub(super) fn new(socket: Arc<UdpSocket>, half: Inbound, sink: QueueSink, tun: ToTun) -> Self {
         let (more, batch, watch) = (MoreSockets::default(), ReceiveBatch::new(), BusyWatch::default());
-        Self { half, sink, socket, more, tun, batch, watch }
+        Self { half, sink, socket, more, tun, batch, onward: OnwardRuns::new(), watch }
     }
 
     /// One batch, if there is any: whether there was.
@@ -176,9 +178,17 @@ impl InboundIo {
         for mut received in self.batch.iter_mut() {
             let (from, ecn) = (received.from, received.ecn);
             self.half.set_local(received.local);
+            let before = bytes;
             for datagram in segments_mut(&mut received) {
+                let at = bytes - before;
                 bytes += datagram.len();
-                self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
+                let onward = self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
+                if let Some(onward) = onward {
+                    self.onward.add(at, onward);
+                }
+            }
+            if !self.onward.is_empty() {
+                self.onward.send(&self.socket, received.bytes, ecn);
             }
         }
         self.half.finish(&mut self.tun, &mut self.sink);

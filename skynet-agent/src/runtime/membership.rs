@@ -78,6 +78,7 @@ impl Agent {
             mtu,
             known_members: skynet_core::node::directory::MAX_MEMBERS,
             guessing: self.config.guessing,
+            relay_for_members: self.config.relaying,
         };
         let mut node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
         if self.config.fail_closed {

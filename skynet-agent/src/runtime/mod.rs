@@ -18,6 +18,7 @@ mod load;
 mod membership;
 mod more_sockets;
 mod offload_faults;
+mod onward;
 mod ports;
 mod queues;
 mod reach;

@@ -15,7 +15,8 @@ use super::data_plane::DataPlane;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
 use crate::api::{
-    DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport,
+    DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, RelayingReport, SelfReport,
+    StatusReport,
 };
 use crate::clock;
 use crate::config::{Offload, TlsWays};
@@ -38,6 +39,7 @@ impl Agent {
                 ..SelfReport::default()
             },
             relays: Vec::new(),
+            relaying: None,
             peers: Vec::new(),
             candidates: Vec::new(),
             port_mapping: self.reach.mapping_report(clock::monotonic()),
@@ -52,6 +54,12 @@ impl Agent {
             let now = clock::monotonic();
             this_node(&status, &mut report.this);
             report.relays = relays(&status, &self.config.tls, self.carrier.trouble.as_deref());
+            report.relaying = status.relaying.map(|r| RelayingReport {
+                sessions: r.sessions,
+                forwarded_datagrams: r.forwarded,
+                forwarded_bytes: r.bytes,
+                dropped_datagrams: r.dropped,
+            });
             report.refused = status.refused.iter().map(|r| refused(r, now)).collect();
             report.documents = status.documents.as_ref().map(documents);
             report.candidates = self.reach.report(&status.candidates);
@@ -140,6 +148,7 @@ const NO_UDP: &str = "no UDP comes back from it";
 fn relays(status: &Status, tls: &TlsWays, trouble: Option<&str>) -> Vec<RelayReport> {
     let relay = |r: &RelayStatus| RelayReport {
         relay: r.relay_no,
+        member: r.member.clone(),
         address: r.address.to_string(),
         control: status.control_relay == Some(r.relay_no),
         bound: r.up,
@@ -197,7 +206,10 @@ fn peer(peer: &PeerStatus, plane: &DataPlane, now: Instant) -> PeerReport {
         public_key: peer.public_key.to_string(),
         online: peer.online,
         path: path.to_owned(),
-        via: peer.path.as_ref().map(via),
+        via: match &peer.relayed_by {
+            Some(member) => Some(format!("relay {member}")),
+            None => peer.path.as_ref().map(via),
+        },
         rtt_us: peer.rtt.map(micros),
         mtu: peer.mtu,
         mtu_black_holes: peer.black_holes,
@@ -206,11 +218,11 @@ fn peer(peer: &PeerStatus, plane: &DataPlane, now: Instant) -> PeerReport {
         handshake_age_s: peer.last_handshake.map(|at| now.saturating_since(at).as_secs()),
         cipher: peer.cipher.map(|c| c.name().to_owned()),
         lanes: peer.lanes,
-        lane_list: peer.lane_list.iter().map(|l| lane(l, plane)).collect(),
+        lane_list: peer.lane_list.iter().map(|l| lane(l, peer.relayed_by.as_deref(), plane)).collect(),
     }
 }
 
-fn lane(lane: &LaneStatus, plane: &DataPlane) -> LaneReport {
+fn lane(lane: &LaneStatus, relayed_by: Option<&str>, plane: &DataPlane) -> LaneReport {
     LaneReport {
         lane: lane.lane.0,
         usable: lane.usable,
@@ -222,7 +234,10 @@ fn lane(lane: &LaneStatus, plane: &DataPlane) -> LaneReport {
         }
         .to_owned(),
         port: plane.socket(lane.lane.port()).and_then(|s| s.port().ok()),
-        via: lane.path.as_ref().map(via),
+        via: match (&lane.path, relayed_by) {
+            (Some(Path::Relayed { .. }), Some(member)) => Some(format!("relay {member}")),
+            (path, _) => path.as_ref().map(via),
+        },
         rtt_us: lane.rtt.map(micros),
         tx: lane.tx,
         rx: lane.rx,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use skynet_core::diagnosis::{
-    Cause, Control, Diagnosis, Echo, Evidence, NetworkEvidence, TcpProbe, diagnose, host_view,
+    Cause, Control, Diagnosis, Echo, Evidence, NetworkEvidence, TcpProbe, Way, diagnose, host_view,
 };
 use skynet_core::member::JoinToken;
 use tokio::sync::mpsc;
@@ -80,7 +80,18 @@ impl Agent {
         };
         let relay = self.config.relay.or(evidence.relay);
         let evidence = Evidence { port, echo, relay, ..evidence };
-        Reply::ok(&WhyReport::new(&evidence, &diagnose(&evidence), address))
+        let mut report = WhyReport::new(&evidence, &diagnose(&evidence), address);
+        let (node, by) = (&engine.node, |way| match way {
+            Some(Way::Relay(no)) => engine.node.relaying_member(no),
+            _ => None,
+        });
+        if let Some(member) = by(evidence.path) {
+            report.notes.push(format!(
+                "{member} relays, a member with the tag relay: the sum of both round trips is least there."
+            ));
+        }
+        report.name_relays(|no| node.relaying_member(no));
+        Reply::ok(&report)
     }
 
     /// What `netcheck` needs of a running agent.

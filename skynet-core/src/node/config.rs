@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::allowed_ips::Prefix;
+use crate::forwarder::RelayLimits;
 use crate::id::NodeNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
 use crate::member::{Credentials, JoinToken, Name};
@@ -41,6 +42,9 @@ pub struct NodeConfig {
     pub known_members: usize,
     /// How far ports of peers are guessed where plain punching fails.
     pub guessing: Guessing,
+    /// How much this node relays for members if its certificate has the tag [`RELAY_TAG`](crate::node::RELAY_TAG); `None`:
+    /// nothing.
+    pub relay_for_members: Option<RelayLimits>,
 }
 
 /// How this node comes to be a member.

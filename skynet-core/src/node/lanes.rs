@@ -275,7 +275,12 @@ impl LaneSet {
                     self.events.push_back(LaneEvent::Changed);
                 }
             }
-            Record::Pattern(_) | Record::Report(_) | Record::Ask(_) | Record::View(_) => {
+            Record::Pattern(_)
+            | Record::Report(_)
+            | Record::Apply(_)
+            | Record::Ticket(_)
+            | Record::Ask(_)
+            | Record::View(_) => {
                 return Err(DropReason::UnexpectedRecord);
             }
         }

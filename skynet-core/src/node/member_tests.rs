@@ -27,6 +27,7 @@ pub(super) fn member_node(network: &mut crate::member::fixture::Network) -> Node
         mtu: MtuConfig::default(),
         known_members: directory::MAX_MEMBERS,
         guessing: Guessing::default(),
+        relay_for_members: None,
     };
     Node::new(config, [1; 32], now_at(Instant::ZERO)).unwrap()
 }

@@ -46,6 +46,7 @@ impl Node {
                         self.events.push_back(NodeEvent::Joined(addresses));
                     }
                     self.dirty = true;
+                    self.tend_serving(now);
                     self.on_ticket(&welcome, now);
                     self.publish_record(now);
                     self.look_up_remembered(now);

@@ -22,6 +22,8 @@ mod lanes_inbound_tests;
 #[cfg(test)]
 mod lanes_tests;
 mod load;
+mod member_relays;
+mod member_sessions;
 #[cfg(test)]
 mod member_tests;
 mod members;
@@ -36,6 +38,7 @@ mod relay_set;
 mod relays;
 mod remembered;
 mod roster;
+mod serving;
 mod sessions;
 pub mod staging;
 mod status;
@@ -56,7 +59,8 @@ pub use membership::Documents;
 pub use peers::MAX_PEERS;
 pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
-pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
+pub use serving::RELAY_TAG;
+pub use status::{LaneStatus, PeerStatus, RelayStatus, RelayingStatus, Status};
 
 use crate::carrier::Way;
 use crate::drop::{DropCounters, DropReason};
@@ -65,12 +69,14 @@ use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
 use crate::node::directory::lookup_for;
 use crate::node::guess_sockets::GuessSockets;
+use crate::node::member_relays::MemberRelays;
 use crate::node::membership::MembershipAgent;
 use crate::node::nat_observer::NatObserver;
 use crate::node::peers::{Peer, Peers};
 use crate::node::ports::Ports;
 use crate::node::relay_set::RelaySet;
 use crate::node::remembered::Remembered;
+use crate::node::serving::Serving;
 use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{Added, MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::check::PunchRate;
@@ -103,6 +109,9 @@ pub struct Node {
     membership: Option<MembershipAgent>,
     ports: Ports,
     guess_sockets: GuessSockets,
+    /// Relaying: by this node for members, and by members for this node.
+    serving: Serving,
+    member_relays: MemberRelays,
     /// How far ports are guessed, and what is known of our NAT.
     guessing: Guessing,
     nat: NatSeen,
@@ -176,6 +185,8 @@ impl Node {
             membership,
             ports: Ports::new(relays),
             guess_sockets: GuessSockets::default(),
+            serving: Serving::new(config.relay_for_members),
+            member_relays: MemberRelays::default(),
             guessing: config.guessing,
             nat: NatSeen::default(),
             observer: NatObserver::default(),
@@ -208,6 +219,7 @@ impl Node {
         if let Some(addresses) = node.membership.as_ref().and_then(|m| m.addresses()) {
             node.events.push_back(NodeEvent::Joined(addresses));
         }
+        node.tend_serving(now);
         node.lease_timestamps(now);
         node.settle(now);
         Ok(node)
@@ -302,6 +314,8 @@ impl Node {
             membership.handle_timeout(now);
         }
         self.drain_observer(now);
+        self.handle_serving_timeout(now);
+        self.tend_member_relays(now);
         self.lanes_changed |= self.ports.handle_timeout(&mut self.rng, now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
@@ -451,7 +465,8 @@ impl Node {
         if let Some(membership) = &self.membership {
             first = earliest(first, tagged(membership.poll_timeout(), NodeTimer::Control));
         }
-        first = earliest(first, tagged(self.ports.poll_timeout(), NodeTimer::Relay));
+        let relaying = earliest(self.serving.poll_timeout(), self.member_relays_timeout());
+        first = earliest(first, tagged(earliest(self.ports.poll_timeout(), relaying), NodeTimer::Relay));
         first = earliest(first, tagged(self.observer.poll_timeout(), NodeTimer::Nat));
         for peer in self.peers.iter() {
             first =

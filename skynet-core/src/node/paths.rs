@@ -41,7 +41,7 @@ impl Node {
         let mut path = PathAgent::new(path_config, keys, self.probe_start, self.rng.fork(), now);
         path.set_nat(self.nat);
         path.set_local_candidates(&self.local_candidates(PortNo(0)), now);
-        path.set_own_relays(&self.ports.relays.told());
+        path.set_own_relays(&self.ports.relays.told(), now);
         path.expect_relay(self.ports.relays.expected_until());
         path.set_peer_endpoints(&candidates_of(member), &relays_of(member), now);
         let kind = Kind::Member { member: Arc::clone(member), path: Box::new(path) };
@@ -177,7 +177,10 @@ impl Node {
                     self.initiate(slot, now);
                 }
                 PathEvent::Announced => {}
-                PathEvent::PeerRelays => self.choose_relay(slot, now),
+                PathEvent::PeerRelays => {
+                    self.member_relays.look_now(now.mono);
+                    self.choose_relay(slot, now);
+                }
                 PathEvent::RelaySilent(relay) => self.avoid_relay(slot, relay, now),
                 PathEvent::RefreshCandidates => self.ports.observe_again(PortNo(0), now.mono),
                 PathEvent::OpenSockets { count } => self.open_guess_sockets(slot, count),
@@ -192,7 +195,14 @@ impl Node {
         self.dirty = true;
         self.tell_carrier(slot, now);
         let Some(peer) = self.peers.get(slot) else { return };
-        let path = path.map_or_else(|| "none".into(), |p| describe(&p));
+        let member = match path {
+            Some(Path::Relayed { relay, .. }) => self.relaying_member(relay),
+            _ => None,
+        };
+        let path = match (path, member) {
+            (Some(_), Some(member)) => format!("relay {member}"),
+            (path, _) => path.map_or_else(|| "none".into(), |p| describe(&p)),
+        };
         let path = format!("{path} ({reason:?})");
         self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
         self.flush_staged(slot, now);
@@ -207,7 +217,7 @@ impl Node {
         }
     }
 
-    fn initiate(&mut self, slot: PeerSlot, now: Now) {
+    pub(super) fn initiate(&mut self, slot: PeerSlot, now: Now) {
         let _begun = self.with_session(slot, |peer, cx| {
             peer.session.initiate(now, cx);
             Ok(())
@@ -240,8 +250,11 @@ impl Node {
         if let (Some(last_tx), Some(Path::Relayed { relay, .. })) =
             (traffic.last_tx, peer.agent(PortNo(0)).and_then(PathAgent::selected))
         {
-            self.ports.relays.note_use(RelayNo(relay), last_tx + PathAgent::EDGE, now.mono);
+            let until = last_tx + PathAgent::EDGE;
+            self.ports.relays.note_use(RelayNo(relay), until, now.mono);
+            self.note_relayed(slot, until, now);
         }
+        let Some(peer) = self.peers.get_mut(slot) else { return };
         if let Some(path) = peer.path_mut() {
             path.set_may_guess(may_guess);
             path.set_attention(attention);
@@ -300,9 +313,11 @@ impl Node {
             .iter()
             .map(|c| Endpoint { kind: c.kind as u8, address: c.addr })
             .collect();
+        // Sessions at members come and go with traffic: those concerned hear of them by CALL.
         let told = self.ports.relays.told();
+        let listed = told.iter().filter(|r| !RelayNo(r.relay_no).is_member()).map(to_record).collect();
         if let Some(membership) = &mut self.membership {
-            membership.publish(endpoints, told.iter().map(to_record).collect(), now);
+            membership.publish(endpoints, listed, now);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::node::views::Views;
 use crate::path::{PathAgent, StockPath};
 use crate::relay::PairRelay;
 use crate::session::{SealingKey, Session};
+use crate::time::Instant;
 
 /// Peers at most; as many as the directory caches.
 pub const MAX_PEERS: usize = 4096;
@@ -48,6 +49,8 @@ pub(super) struct Peer {
     pub(super) trains: TrainCheck,
     /// What the two ends told each other of what they see.
     pub(super) views: Views,
+    /// When it last asked to relay by us.
+    pub(super) applied_at: Option<Instant>,
 }
 
 /// What the peer is to us.
@@ -126,6 +129,7 @@ impl Peers {
             lanes: LaneSet::new(session.peer()),
             trains: TrainCheck::new(),
             views: Views::default(),
+            applied_at: None,
             kind,
             session,
             sealing: None,

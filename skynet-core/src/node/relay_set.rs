@@ -9,7 +9,8 @@
 //!
 //! Who is kept stays unless another is clearly nearer. While fewer than two are up the trial goes on, for ever. A relay
 //! that drains counts as the farthest. What peers are told is what is up, in milliseconds that noise does not change.
-//! While none is up by UDP, there is one session by a stream ([`stream`]).
+//! While none is up by UDP, there is one session by a stream ([`stream`]). Beside all these there may be sessions at
+//! members that relay ([`members`]).
 
 use core::net::SocketAddr;
 
@@ -23,6 +24,7 @@ use crate::time::{Duration, Instant, earliest};
 use crate::wire::probe::RelayRtt;
 use crate::wire::relay::TICKET_LEN;
 
+pub(super) mod members;
 mod stream;
 
 /// Sessions at once; also what CALL and record can tell.
@@ -75,6 +77,8 @@ pub(super) enum RelaySetEvent {
 #[derive(Default)]
 pub(super) struct RelaySet {
     relays: Vec<Relay>,
+    /// Members that relay.
+    members: Vec<Relay>,
     ticket: Option<RelayClientConfig>,
     home: Option<RelayNo>,
     trial_until: Option<Instant>,
@@ -128,10 +132,10 @@ impl RelaySet {
     }
 
     pub(super) fn get(&self, no: RelayNo) -> Option<&Relay> {
-        self.relays.iter().find(|r| r.no == no)
+        self.relays.iter().chain(&self.members).find(|r| r.no == no)
     }
 
-    /// Those with a session by UDP, or about to have one.
+    /// Those of the manifest with a session by UDP, or about to have one.
     pub(super) fn active(&self) -> impl Iterator<Item = (&Relay, &RelayClient)> {
         self.relays.iter().filter_map(|r| Some((r, r.client.as_ref()?)))
     }
@@ -141,13 +145,18 @@ impl RelaySet {
         if self.carrier.address() == Some(address) {
             return Some((self.carrier.relay()?, self.carrier.client_of(address)));
         }
-        let relay = self.relays.iter_mut().find(|r| r.address == address)?;
+        let all = self.relays.iter_mut().chain(&mut self.members);
+        let relay = all.into_iter().find(|r| r.address == address)?;
         Some((relay.no, Some(relay.client.as_mut()?)))
     }
 
     /// What peers are told, and what the choice of a pair's relay reckons with.
     pub(super) fn told(&self) -> Vec<RelayRtt> {
-        let told = self.relays.iter().filter_map(|r| Some(RelayRtt { relay_no: r.no.0, rtt_ms: r.told? }));
+        let told = self
+            .relays
+            .iter()
+            .chain(&self.members)
+            .filter_map(|r| Some(RelayRtt { relay_no: r.no.0, rtt_ms: r.told? }));
         told.take(MAX_SESSIONS).collect()
     }
 
@@ -169,6 +178,7 @@ impl RelaySet {
         let clock = RelayClock::new(welcome.relay_unix_ms, now);
         let (ticket, bind_key): ([u8; TICKET_LEN], _) = (welcome.ticket, welcome.bind_key.clone());
         self.relays.retain(|r| relays.contains(&(r.no, r.address, r.key)));
+        self.members.retain(|m| relays.iter().all(|(no, ..)| *no != m.no));
         for relay in &mut self.relays {
             if let Some(client) = &mut relay.client {
                 client.set_ticket(ticket, bind_key.clone(), clock);
@@ -198,7 +208,8 @@ impl RelaySet {
     pub(super) fn handle_timeout(&mut self, rng: &mut Rng, now: Instant) {
         self.carrier.handle_timeout(now);
         let mut due = false;
-        for client in self.relays.iter_mut().filter_map(|r| r.client.as_mut()) {
+        let all = self.relays.iter_mut().chain(&mut self.members);
+        for client in all.filter_map(|r| r.client.as_mut()) {
             if client.poll_timeout().is_some_and(|(at, _)| at <= now) {
                 client.handle_timeout(now);
                 due = true;
@@ -218,6 +229,7 @@ impl RelaySet {
     /// This host's addresses have changed: every session is bound again, and measured anew.
     pub(super) fn move_on(&mut self, now: Instant) {
         self.relays.iter_mut().filter_map(|r| r.client.as_mut()).for_each(RelayClient::forget_rtt);
+        self.member_clients().for_each(RelayClient::forget_rtt);
         self.rebind(now);
         self.carrier.check(now);
     }
@@ -225,13 +237,14 @@ impl RelaySet {
     /// Every session is bound again: a NAT may see us elsewhere.
     pub(super) fn rebind(&mut self, now: Instant) {
         self.relays.iter_mut().filter_map(|r| r.client.as_mut()).for_each(|client| client.rebind(now));
+        self.member_clients().for_each(|client| client.rebind(now));
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Data goes by this relay.
     pub(super) fn note_use(&mut self, no: RelayNo, until: Instant, now: Instant) {
-        let relay = self.relays.iter_mut().find(|r| r.no == no);
+        let relay = self.relays.iter_mut().chain(&mut self.members).find(|r| r.no == no);
         if let Some(client) = relay.and_then(|r| r.client.as_mut()) {
             client.note_use(until, now);
         }
@@ -262,14 +275,17 @@ impl RelaySet {
 
     /// The next datagram, and for whom.
     pub(super) fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
-        let by_udp =
-            self.relays.iter_mut().find_map(|r| Some((r.address, r.client.as_mut()?.poll_transmit()?)));
+        let mut all = self.relays.iter_mut().chain(&mut self.members);
+        let by_udp = all.find_map(|r| Some((r.address, r.client.as_mut()?.poll_transmit()?)));
         by_udp.or_else(|| self.carrier.poll_transmit())
     }
 
     /// The next change.
     pub(super) fn poll_event(&mut self, rng: &mut Rng, now: Instant) -> Option<RelaySetEvent> {
         if let Some(event) = self.poll_stream_session(rng, now) {
+            return Some(event);
+        }
+        if let Some(event) = self.poll_member() {
             return Some(event);
         }
         let next = |r: &mut Relay| Some((r.no, r.client.as_mut()?.poll_event()?));
@@ -302,7 +318,7 @@ impl RelaySet {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let clients = self.active().filter_map(|(_, client)| client.poll_timeout());
+        let clients = self.active().chain(self.members()).filter_map(|(_, client)| client.poll_timeout());
         let clients = clients.map(|(at, _)| at).min();
         let carrier = self.carrier.poll_timeout();
         [self.trial_until, self.next_trial, carrier].into_iter().fold(clients, earliest)
@@ -385,6 +401,7 @@ impl RelaySet {
         };
         let nearest = self.relays.iter().filter(|r| r.told.is_some()).map(rank).min();
         self.home = nearest.map(|(_, no)| no).or(self.home);
+        self.refresh_members();
         self.changed |= before != (self.told(), self.home);
     }
 }

@@ -64,6 +64,7 @@ impl Node {
         while let Some(event) = self.ports.poll_relay_event() {
             match event {
                 RelaySetEvent::NoSuchPeer(relay, node_no) => self.on_no_such_peer(relay, node_no, now),
+                RelaySetEvent::Down(relay) if relay.is_member() => self.member_relays.lost(relay, now.mono),
                 RelaySetEvent::Up(_) | RelaySetEvent::Down(_) | RelaySetEvent::Changed => {
                     self.tell_control_of_relays(event, now);
                 }
@@ -111,7 +112,7 @@ impl Node {
         let expected = self.ports.relays.expected_until();
         for slot in self.peers.slots() {
             if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-                path.set_own_relays(&own);
+                path.set_own_relays(&own, now);
                 path.expect_relay(expected);
                 path.set_local_candidates(&local, now);
             }
@@ -139,11 +140,13 @@ impl Node {
                 .find(|r| r.relay_no == relay_no)
                 .map(|r| Duration::from_millis(r.rtt_ms.into())),
         });
-        let shared = mine.iter().any(|m| theirs.iter().any(|t| t.relay_no == m.relay_no));
+        // A member's session may end with its member: one at a relay of the manifest is wanted all the same.
+        let listed = |r: &&RelayRtt| !RelayNo(r.relay_no).is_member();
+        let shared = mine.iter().filter(listed).any(|m| theirs.iter().any(|t| t.relay_no == m.relay_no));
         if let Some(path_agent) = peer.path_mut() {
             path_agent.set_relay(path, now);
         }
-        let nearest = theirs.iter().min_by_key(|r| (r.rtt_ms, r.relay_no)).filter(|_| !shared);
+        let nearest = theirs.iter().filter(listed).min_by_key(|r| (r.rtt_ms, r.relay_no)).filter(|_| !shared);
         if let Some(nearest) = nearest {
             self.ports.relays.want(RelayNo(nearest.relay_no), &mut self.rng, now.mono);
         }

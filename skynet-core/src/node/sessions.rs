@@ -17,7 +17,7 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::record::{FEATURE_CHUNKS, FEATURE_VIEW, Hello, Record};
+use crate::wire::record::{FEATURE_CHUNKS, FEATURE_RELAY, FEATURE_VIEW, Hello, Record};
 use crate::wire::relay::Class;
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
@@ -262,7 +262,9 @@ impl Node {
             max_packet: self.mtu.most,
             manifest_epoch: manifest.epoch,
             manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
-            features: FEATURE_VIEW | if self.chunks { FEATURE_CHUNKS } else { 0 },
+            features: FEATURE_VIEW
+                | if self.chunks { FEATURE_CHUNKS } else { 0 }
+                | if self.serving.is_running() { FEATURE_RELAY } else { 0 },
         })
     }
 
@@ -286,9 +288,22 @@ impl Node {
         if Record::is_of_view(record) {
             return self.on_view_record(slot, record, now);
         }
+        if Record::is_of_relay(record) {
+            return self.on_relay_record(slot, record, now);
+        }
         self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))?;
+        if Record::is_hello(record) {
+            self.judge_offer(slot);
+        }
         self.tend_trains(slot, now);
         Ok(())
+    }
+
+    /// A record by lane 0 that is to be answered.
+    pub(super) fn send_question(&mut self, slot: PeerSlot, record: &Record, now: Now) {
+        if let Some(key) = self.peers.get(slot).and_then(|p| p.sealing.clone()) {
+            self.seal_with(slot, &key, &record.encode(), true, now);
+        }
     }
 
     /// A record by lane 0, of which silence afterwards says nothing.

@@ -37,8 +37,23 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What relays said that was not believed, by relay and reason.
     pub refused: Vec<Refused>,
+    /// What this node relays for members, if it does.
+    pub relaying: Option<RelayingStatus>,
     /// Which documents of the network hold here, once joined.
     pub documents: Option<Documents>,
+}
+
+/// What this node does for members as a relay, since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayingStatus {
+    /// Members with a session.
+    pub sessions: u64,
+    /// Frames sent on.
+    pub forwarded: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Frames that went no further.
+    pub dropped: u64,
 }
 
 /// Our relay.
@@ -46,6 +61,8 @@ pub struct Status {
 pub struct RelayStatus {
     /// Its number.
     pub relay_no: u16,
+    /// The member that it is, if it is none of the manifest's.
+    pub member: Option<String>,
     /// Its address.
     pub address: SocketAddr,
     /// Whether our session is open.
@@ -96,6 +113,8 @@ pub struct PeerStatus {
     pub online: Option<bool>,
     /// Where data goes; `None` if we do not talk to it.
     pub path: Option<Path>,
+    /// The member that relays it, if one does.
+    pub relayed_by: Option<String>,
     /// Round trip on that path.
     pub rtt: Option<Duration>,
     /// Largest inner packet on that path; `None` while it is being found.
@@ -139,6 +158,7 @@ impl Node {
                     public_key: entry.member.x25519(),
                     online: Some(entry.online),
                     path: None,
+                    relayed_by: None,
                     rtt: None,
                     mtu: None,
                     black_holes: 0,
@@ -170,6 +190,12 @@ impl Node {
             candidates: self.local_candidates(PortNo(0)),
             peers,
             refused: membership.map_or_else(Vec::new, |m| m.refused()),
+            relaying: self.serving.served().map(|served| RelayingStatus {
+                sessions: served.sessions(),
+                forwarded: served.forwarded(),
+                bytes: served.bytes(),
+                dropped: served.dropped(),
+            }),
             documents: membership.and_then(|m| m.documents()),
         }
     }
@@ -179,6 +205,7 @@ impl Node {
         let stream = self.ports.relays.stream();
         let status = |(relay, client): (&Relay, &RelayClient)| RelayStatus {
             relay_no: relay.no.0,
+            member: self.relaying_member(relay.no.0),
             address: relay.address,
             up: client.is_up(),
             rtt: client.rtt(),
@@ -187,7 +214,8 @@ impl Node {
             home: home == Some(relay.no),
             draining: client.is_draining(),
         };
-        let mut all: Vec<RelayStatus> = self.ports.relays.sessions().map(status).collect();
+        let relays = &self.ports.relays;
+        let mut all: Vec<RelayStatus> = relays.sessions().chain(relays.members()).map(status).collect();
         all.sort_by_key(|r| (!r.home, r.relay_no));
         all
     }
@@ -214,6 +242,10 @@ impl Node {
             public_key: peer.key,
             online,
             path,
+            relayed_by: match path {
+                Some(Path::Relayed { relay, .. }) => self.relaying_member(relay),
+                _ => None,
+            },
             rtt,
             mtu: path.and(Some(self.inner_mtu(peer))).filter(|mtu| *mtu != UNKNOWN_MTU),
             black_holes: peer.agent(PortNo(0)).map_or(0, |path| path.black_holes()),

@@ -75,6 +75,7 @@ impl Host {
             mtu: MtuConfig::default(),
             known_members: directory::MAX_MEMBERS,
             guessing: Guessing::default(),
+            relay_for_members: None,
         };
         let node = Node::new(config, [id; 32], now_at(Instant::ZERO)).unwrap();
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

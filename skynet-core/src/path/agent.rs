@@ -10,7 +10,7 @@ use super::history::{History, HistoryEntry, Path};
 use super::keys::{NonceSource, PairKeys, ReplayWindow};
 use super::link::{Link, Origin, Pair};
 use crate::chunk::LossGuard;
-use crate::id::PortNo;
+use crate::id::{PortNo, RelayNo};
 use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::probe::{Body, ProbeError, RelayRtt};
@@ -315,10 +315,12 @@ impl PathAgent {
         }
     }
 
-    /// The peer's endpoints and relays from its signed record, or the operator's configuration.
+    /// The peer's endpoints and relays from its signed record, or the operator's configuration. Members that relay are
+    /// told by CALL alone, so a record takes none away.
     pub fn set_peer_endpoints(&mut self, endpoints: &[Candidate], relays: &[RelayRtt], now: Now) {
         self.now = now;
-        self.peer_relays = relays.to_vec();
+        self.peer_relays.retain(|r| RelayNo(r.relay_no).is_member());
+        self.peer_relays.splice(..0, relays.iter().copied());
         self.peer_relays.truncate(crate::wire::probe::MAX_RELAYS);
         if self.merge(endpoints, Origin::Record) && self.is_active() {
             self.failed_rounds = 0;
@@ -326,10 +328,19 @@ impl PathAgent {
         }
     }
 
-    /// What the peer is to know of this node's relays.
-    pub fn set_own_relays(&mut self, relays: &[RelayRtt]) {
+    /// What the peer is to know of this node's relays. Of a member that relays it must know soon, while data goes by a
+    /// relay: such a one is used only if both are there.
+    pub fn set_own_relays(&mut self, relays: &[RelayRtt], now: Now) {
+        self.now = now;
+        let members = |of: &[RelayRtt]| -> Vec<u16> {
+            of.iter().map(|r| r.relay_no).filter(|no| RelayNo(*no).is_member()).collect()
+        };
+        let is_news = members(&self.own_relays) != members(relays);
         self.own_relays = relays.to_vec();
         self.own_relays.truncate(crate::wire::probe::MAX_RELAYS);
+        if is_news && self.is_active() && matches!(self.selected, Some(Path::Relayed { .. })) {
+            self.call_now();
+        }
     }
 
     /// There is no session at a relay, but one may come up until then: before that nobody can be called, and what only a

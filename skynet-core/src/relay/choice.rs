@@ -4,6 +4,7 @@
 //! it told. So both compute the same answer: one hop, the same way there and back. It is kept as long as it is there and
 //! nothing is clearly better: two relays that are as near as each other never take turns.
 
+use crate::id::RelayNo;
 use crate::time::{Duration, Instant};
 use crate::wire::probe::RelayRtt;
 
@@ -13,6 +14,8 @@ const MARGIN_MS: u32 = 10;
 const MARGIN_PART: u32 = 5;
 /// and the present one must have been used for so long.
 const SETTLED: Duration = Duration::from_secs(60);
+/// A pair's first was chosen before the others were known: sessions at members begin when there is traffic for them.
+const FIRST_SETTLED: Duration = Duration::from_secs(5);
 /// A relay by which the peer could not be reached is left alone for so long, if there is another.
 const AVOID: Duration = Duration::from_secs(30);
 /// Relays avoided at once; the oldest is forgotten.
@@ -22,6 +25,8 @@ const MAX_AVOIDED: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct PairRelay {
     current: Option<(u16, Instant)>,
+    /// The present one is the pair's first.
+    is_first: bool,
     avoided: Vec<(u16, Instant)>,
 }
 
@@ -42,14 +47,15 @@ impl PairRelay {
 
     /// Chooses among the relays at which this node has a session (`mine`). Of a peer that told none (`theirs` empty) it
     /// is taken that it is as far from each of them as we are. If there is none in common, ours is tried all the same:
-    /// what is known of the peer may be old.
+    /// what is known of the peer may be old. A member that relays is used only where both have told it.
     pub fn choose(&mut self, mine: &[RelayRtt], theirs: &[RelayRtt], now: Instant) -> Option<u16> {
         self.avoided.retain(|(_, until)| *until > now);
         let common = |no: u16| theirs.iter().find(|t| t.relay_no == no).map(|t| u32::from(t.rtt_ms));
         let any = mine.iter().any(|m| common(m.relay_no).is_some());
         let sums = mine.iter().filter_map(|m| {
             let own = u32::from(m.rtt_ms);
-            let other = if any { common(m.relay_no)? } else { own };
+            let both_told = any || RelayNo(m.relay_no).is_member();
+            let other = if both_told { common(m.relay_no)? } else { own };
             Some((self.is_avoided(m.relay_no), own + other, m.relay_no))
         });
         let sums: Vec<(bool, u32, u16)> = sums.collect();
@@ -59,11 +65,13 @@ impl PairRelay {
             && *is_avoided == avoided
         {
             let clearly = least + MARGIN_MS.max(sum / MARGIN_PART) <= *sum;
-            if !(clearly && now.saturating_since(since) >= SETTLED) {
+            let settled = if self.is_first { FIRST_SETTLED } else { SETTLED };
+            if !(clearly && now.saturating_since(since) >= settled) {
                 return Some(current);
             }
         }
         if self.current() != Some(best) {
+            self.is_first = self.current.is_none();
             self.current = Some((best, now));
         }
         Some(best)
@@ -113,16 +121,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_stays_until_another_is_clearly_better_for_a_minute() {
+    fn what_is_used_stays_until_another_is_clearly_better() {
         let mut pair = PairRelay::default();
         let peer = rtts(&[(1, 50), (2, 50)]);
         assert_eq!(pair.choose(&rtts(&[(1, 50), (2, 60)]), &peer, at(0)), Some(1));
         let a_little = rtts(&[(1, 50), (2, 31)]);
         assert_eq!(pair.choose(&a_little, &peer, at(100)), Some(1), "a fifth of 100 ms is 20");
         let clearly = rtts(&[(1, 50), (2, 30)]);
-        assert_eq!(pair.choose(&clearly, &peer, at(59)), Some(1), "too early");
-        assert_eq!(pair.choose(&clearly, &peer, at(60)), Some(2));
-        assert_eq!(pair.choose(&rtts(&[(1, 1)]), &peer, at(61)), Some(1), "but what is gone is left at once");
+        assert_eq!(pair.choose(&clearly, &peer, at(4)), Some(1), "too early");
+        assert_eq!(pair.choose(&clearly, &peer, at(5)), Some(2), "the first is soon left");
+        let back = rtts(&[(1, 10), (2, 50)]);
+        assert_eq!(pair.choose(&back, &peer, at(64)), Some(2), "the second is not");
+        assert_eq!(pair.choose(&back, &peer, at(65)), Some(1));
+        assert_eq!(pair.choose(&rtts(&[(2, 1)]), &peer, at(66)), Some(2), "but what is gone is left at once");
+    }
+
+    #[test]
+    fn a_member_relays_a_pair_only_if_both_told_it() {
+        let (member, other) = (RelayNo::FIRST_MEMBER | 5, RelayNo::FIRST_MEMBER | 6);
+        let mine = rtts(&[(1, 50), (member, 1)]);
+        for theirs in [rtts(&[]), rtts(&[(1, 50)]), rtts(&[(other, 1)]), rtts(&[(9, 1)])] {
+            assert_eq!(PairRelay::default().choose(&mine, &theirs, at(0)), Some(1), "{theirs:?}");
+        }
+        let both = rtts(&[(1, 50), (member, 20)]);
+        assert_eq!(PairRelay::default().choose(&mine, &both, at(0)), Some(member));
+        let alone = rtts(&[(member, 1)]);
+        assert_eq!(PairRelay::default().choose(&alone, &[], at(0)), None);
+        assert_eq!(PairRelay::default().choose(&alone, &alone, at(0)), Some(member));
     }
 
     #[test]

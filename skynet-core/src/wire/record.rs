@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! 0  0x10 control record   1  type   2  u16 length of body   4  body (TLV)   …  padding
-//!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT   8 ASK   9 VIEW
+//!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT   6 APPLY   7 TICKET   8 ASK   9 VIEW
 //! ```
 
 use crate::id::LaneNo;
+use crate::key::Secret;
 use crate::member::tlv::{Reader, TlvError, Writer};
 use crate::session::Suite;
+use crate::wire::relay::TICKET_LEN;
 use crate::wire::view::View;
 use crate::wire::wireguard::ReceiverIndex;
 
@@ -18,6 +20,8 @@ const TYPE_OPEN: u8 = 2;
 const TYPE_ACCEPT: u8 = 3;
 const TYPE_PATTERN: u8 = 4;
 const TYPE_REPORT: u8 = 5;
+const TYPE_APPLY: u8 = 6;
+const TYPE_TICKET: u8 = 7;
 const TYPE_ASK: u8 = 8;
 const TYPE_VIEW: u8 = 9;
 /// PATTERN records of one train: a bit each in REPORT.
@@ -35,6 +39,8 @@ pub const SUITE_AES_256_GCM: u32 = Suite::Aes256Gcm.bit();
 pub const FEATURE_CHUNKS: u8 = 1;
 /// The node answers ASK, in [`Hello::features`].
 pub const FEATURE_VIEW: u8 = 16;
+/// The node relays for members and answers APPLY, in [`Hello::features`]. Believed of members with the tag `relay` alone.
+pub const FEATURE_RELAY: u8 = 32;
 
 /// A control record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +55,10 @@ pub enum Record {
     Pattern(Pattern),
     /// The answer to PATTERN records: which have arrived.
     Report(Report),
+    /// May I relay by you? With a number that the answer repeats.
+    Apply(u32),
+    /// The answer to APPLY.
+    Ticket(Box<Grant>),
     /// What do you see of our pair? With a number that the answer repeats.
     Ask(u32),
     /// The answer to ASK.
@@ -61,11 +71,43 @@ impl Record {
         matches!(record, [CONTROL_RECORD, TYPE_ASK | TYPE_VIEW, ..])
     }
 
+    /// Whether these bytes claim to be a HELLO.
+    pub fn is_hello(record: &[u8]) -> bool {
+        matches!(record, [CONTROL_RECORD, TYPE_HELLO, ..])
+    }
+
+    /// Whether these bytes claim to be an APPLY or a TICKET.
+    pub fn is_of_relay(record: &[u8]) -> bool {
+        matches!(record, [CONTROL_RECORD, TYPE_APPLY | TYPE_TICKET, ..])
+    }
+
     /// Whether these bytes claim to be a PATTERN or a REPORT.
     pub fn is_of_train(record: &[u8]) -> bool {
         matches!(record, [CONTROL_RECORD, TYPE_PATTERN | TYPE_REPORT, ..])
     }
 }
+
+/// TICKET: what binds the recipient at the sender, as WELCOME does at a relay (PROTOCOL §4.4).
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Of the APPLY.
+    pub id: u32,
+    /// The ticket.
+    pub ticket: [u8; TICKET_LEN],
+    /// Its `K_b`.
+    pub bind_key: Secret,
+    /// The sender's clock, Unix milliseconds.
+    pub relay_unix_ms: u64,
+}
+
+impl PartialEq for Grant {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, self.ticket, self.relay_unix_ms) == (other.id, other.ticket, other.relay_unix_ms)
+            && self.bind_key.ct_eq(&other.bind_key)
+    }
+}
+
+impl Eq for Grant {}
 
 /// PATTERN: record `i` of [`PATTERNS`] that left together, filled with bytes that follow from `id` and `i`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +143,7 @@ pub struct Hello {
     pub manifest_epoch: u64,
     /// HASH of the manifest held: the same epoch with another hash is an alarm.
     pub manifest_hash: [u8; 32],
-    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`], [`FEATURE_VIEW`].
+    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`], [`FEATURE_VIEW`], [`FEATURE_RELAY`].
     pub features: u8,
 }
 
@@ -143,7 +185,9 @@ impl Record {
             TYPE_ACCEPT => LaneOffer::parse_body(body).map(Self::Accept),
             TYPE_PATTERN => Pattern::parse_body(body).map(Self::Pattern),
             TYPE_REPORT => Report::parse_body(body).map(Self::Report),
-            TYPE_ASK => parse_ask(body).map(Self::Ask),
+            TYPE_APPLY => parse_id(body).map(Self::Apply),
+            TYPE_TICKET => Ok(Self::Ticket(Box::new(Grant::parse_body(body)?))),
+            TYPE_ASK => parse_id(body).map(Self::Ask),
             TYPE_VIEW => Ok(Self::View(Box::new(View::parse_body(body)?))),
             _ => Err(RecordError::Unknown),
         }
@@ -157,11 +201,9 @@ impl Record {
             Self::Accept(offer) => joined(TYPE_ACCEPT, &offer.body()),
             Self::Pattern(pattern) => joined(TYPE_PATTERN, &pattern.body()),
             Self::Report(report) => joined(TYPE_REPORT, &report.body()),
-            Self::Ask(id) => {
-                let mut w = Writer::new();
-                w.u32(0x81, *id);
-                joined(TYPE_ASK, &w.finish())
-            }
+            Self::Apply(id) => joined(TYPE_APPLY, &id_body(*id)),
+            Self::Ticket(grant) => joined(TYPE_TICKET, &grant.body()),
+            Self::Ask(id) => joined(TYPE_ASK, &id_body(*id)),
             Self::View(view) => joined(TYPE_VIEW, &view.body()),
         }
     }
@@ -188,7 +230,13 @@ fn split(record: &[u8]) -> Result<(u8, &[u8]), RecordError> {
     Ok((*kind, body))
 }
 
-fn parse_ask(body: &[u8]) -> Result<u32, RecordError> {
+fn id_body(id: u32) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u32(0x81, id);
+    w.finish()
+}
+
+fn parse_id(body: &[u8]) -> Result<u32, RecordError> {
     let mut r = Reader::new(body);
     let id = r.u32(0x81)?;
     r.finish()?;
@@ -265,6 +313,25 @@ impl LaneOffer {
     }
 }
 
+impl Grant {
+    fn body(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u32(0x81, self.id);
+        w.bytes(0x82, &self.ticket);
+        w.bytes(0x83, self.bind_key.expose());
+        w.u64(0x84, self.relay_unix_ms);
+        w.finish()
+    }
+
+    fn parse_body(body: &[u8]) -> Result<Self, TlvError> {
+        let mut r = Reader::new(body);
+        let (id, ticket, key) = (r.u32(0x81)?, r.array(0x82)?, r.array(0x83)?);
+        let relay_unix_ms = r.u64(0x84)?;
+        r.finish()?;
+        Ok(Self { id, ticket, bind_key: Secret::from_bytes(key), relay_unix_ms })
+    }
+}
+
 impl Pattern {
     fn bytes(self) -> impl Iterator<Item = u8> {
         let [.., salt] = self.id.to_be_bytes();
@@ -313,7 +380,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn samples() -> [Record; 7] {
+    fn samples() -> [Record; 9] {
         let hello = Hello {
             suites: 3,
             max_lanes: 4,
@@ -326,12 +393,16 @@ mod tests {
             LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
         let pattern = Pattern { id: 0x0102_03f0, i: 7, fill: 300 };
         let report = Report { id: 0x0102_03f0, arrived: 0x7f };
+        let bind_key = Secret::from_bytes([5; 32]);
+        let grant = Grant { id: 9, ticket: [7; TICKET_LEN], bind_key, relay_unix_ms: 1_800_000_000_000 };
         [
             Record::Hello(hello),
             Record::Open(offer),
             Record::Accept(offer),
             Record::Pattern(pattern),
             Record::Report(report),
+            Record::Apply(0x0102_0304),
+            Record::Ticket(Box::new(grant)),
             Record::Ask(0x0102_0304),
             Record::View(Box::new(View { id: 5, end: crate::diagnosis::sample_end() })),
         ]

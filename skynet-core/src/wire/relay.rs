@@ -295,6 +295,8 @@ pub struct Bound {
 
 /// Flag of KEEP, set by a relay in its echo: it is going away.
 pub const KEEP_DRAINING: u8 = 1;
+/// Flag of KEEP, set by a relay in every echo: what has it is answered by nobody.
+pub const KEEP_ECHO: u8 = 2;
 
 /// Both ways: I am here. The relay sends it back with its own flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

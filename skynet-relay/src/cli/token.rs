@@ -51,8 +51,9 @@ pub(crate) struct TokenArgs {
     /// Addresses for machines that join with it, inside the network's range.
     #[arg(long, value_name = "PREFIX")]
     token_pool: Option<Ipv4Prefix>,
-    /// A tag of the machines that join with it, such as one that names a rate class; can be given several times.
-    #[arg(long = "token-tag", value_name = "TAG")]
+    /// A tag of the machines that join with it: `relay` for such as relay for the others, one that names a rate class …;
+    /// can be given several times.
+    #[arg(long = "token-tag", visible_alias = "tag", value_name = "TAG")]
     token_tags: Vec<String>,
 }
 

@@ -26,7 +26,9 @@ use crate::io::port;
 use crate::io::status::{self, Monitor};
 use crate::io::tls::{TlsParts, TlsPort};
 use crate::io::udp::UdpSocket;
-use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
+use crate::server::{
+    self, ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure,
+};
 use crate::store::View;
 
 /// All sockets of one port, and the UDP socket beside it.
@@ -194,7 +196,7 @@ pub async fn run<D: Directory>(
         relay_no: parts.relay_no,
         classes: parts.config.classes,
         uplink_kbit: parts.config.uplink_kbit,
-        ..ForwardConfig::default()
+        ..server::forward_config()
     };
     let threads = u8::try_from(sockets.udp.len()).unwrap_or(u8::MAX);
     let forwarders = Forwarder::parts(threads, &config, &keys, &mut rng, clock.now().mono);

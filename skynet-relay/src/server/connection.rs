@@ -7,7 +7,7 @@ use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
 
-use super::drops::DropReason;
+use super::DropReason;
 use super::limit::Bucket;
 
 /// How long a connection may be without handshake and JOIN, also between two JOINs.

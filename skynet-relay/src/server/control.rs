@@ -19,13 +19,13 @@ use skynet_core::rng::{Rng, RngCore as _};
 use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_core::wire::relay::{Ticket, bind_key};
 
-use super::cluster::ClusterKeys;
+use super::ClusterKeys;
 use super::connection::{
     Connection, FAIR_UNSENT, JOIN_DEADLINE, MAX_JOINS, MAX_PENDING, MAX_UNSENT, MAX_UNSENT_TOGETHER,
     MemberKey, REQUEST_RATE, denied_within,
 };
-use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use super::{DropReason, Drops};
 use crate::registrar::Ousted;
 use bulletin::Bulletin;
 use room::release;

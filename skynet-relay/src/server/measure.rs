@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use skynet_core::rng::Rng;
 use skynet_core::time::Instant;
 
-use super::drops::DropReason;
+use super::DropReason;
 use super::limit::PrefixLimiter;
 use super::stun::{self, Measured};
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use skynet_core::rng::Rng;
 use skynet_core::time::Instant;
 
-use super::drops::DropReason;
+use super::DropReason;
 use super::limit::{PrefixLimiter, prefix};
 
 /// Connections of one source prefix (an IPv4 address, an IPv6 /64).

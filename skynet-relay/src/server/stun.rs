@@ -8,7 +8,7 @@ use stun_rs::attributes::stun::{Fingerprint, XorMappedAddress};
 use stun_rs::methods::BINDING;
 use stun_rs::{MessageClass, MessageDecoderBuilder, MessageEncoderBuilder, StunMessage, StunMessageBuilder};
 
-use super::drops::DropReason;
+use super::DropReason;
 
 const HEADER_LEN: usize = 20;
 const MAGIC: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use skynet_core::batch::SendBatch;
 use skynet_core::diagnosis::{Control, Evidence, HostView};
 use skynet_core::drop::DropReason;
+use skynet_core::forwarder::{Onward, RelayLimits};
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
 use skynet_core::key::PublicKey;
@@ -156,6 +157,14 @@ impl AgentHost {
     /// What this host's shell finds when it looks at the network around.
     pub const fn set_host_view(&mut self, view: HostView) {
         self.host_view = view;
+    }
+
+    /// From now on it offers to relay for members, whether it may or not.
+    pub fn offer_to_relay(&mut self, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.offer_without_tag(now);
+        }
+        self.settle(now);
     }
 
     /// Somebody asks why this peer is reached as it is.
@@ -310,6 +319,7 @@ impl AgentHost {
             mtu: self.config.mtu,
             known_members: self.config.known_members,
             guessing: self.config.guessing,
+            relay_for_members: Some(RelayLimits::default()),
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         if self.config.fail_closed {
@@ -492,8 +502,13 @@ impl Host for AgentHost {
             inbound.arrived_by(port);
         }
         let mut deliver = ToApplication(&mut self.application, now);
-        inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
+        let onward = inbound.handle_datagram(from, 0, &mut bytes, &mut deliver, &mut running.queues);
         inbound.finish(&mut deliver, &mut running.queues);
+        if let Some(Onward { to, from, len }) = onward {
+            bytes.truncate(len);
+            let from = self.source(PortNo(0), from, to);
+            self.out.push_back(Transmit { from, to, ttl: None, bytes });
+        }
         self.settle(now);
     }
 

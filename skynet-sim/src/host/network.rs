@@ -8,6 +8,7 @@ use skynet_core::member::{
     Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, RelayEntry, Revocations, Tags,
     TokenId, TokenRelay, Verified,
 };
+use skynet_core::node::RELAY_TAG;
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use skynet_relay::registrar::Registrar;
@@ -31,6 +32,7 @@ pub struct MemberNetwork {
     relay_keys: Vec<StaticSecret>,
     cluster_key: Secret,
     token: String,
+    relay_token: String,
 }
 
 impl MemberNetwork {
@@ -85,12 +87,23 @@ impl MemberNetwork {
         };
         let firsts = entries.iter().filter_map(|r| at(r, r.addresses.first()));
         let v6 = entries.iter().filter_map(|r| at(r, r.addresses.iter().find(|a| a.is_ipv6())));
-        let relays = firsts.chain(v6).collect();
+        let token_relays: Vec<TokenRelay> = firsts.chain(v6).collect();
         let token_id = delegation.token_id;
-        let delegation = delegation.sign(&root).expect(sound).into_signed();
-        let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
+        let signed = delegation.clone().sign(&root).expect(sound).into_signed();
+        let token = JoinToken::new(genesis.root_pin(), token_key.seed(), token_relays.clone(), signed);
         let token = token.encode().to_string();
         let cluster_key = Secret::random(&mut rng);
+        let relay_key = SigningKey::random(&mut rng);
+        let relay_delegation = Delegation {
+            token_id: TokenId(rng.array()),
+            token_key: relay_key.identity(),
+            tags: Tags::new([RELAY_TAG]).expect(sound),
+            ..delegation
+        };
+        let relay_delegation = relay_delegation.sign(&root).expect(sound).into_signed();
+        let relay_token =
+            JoinToken::new(genesis.root_pin(), relay_key.seed(), token_relays, relay_delegation);
+        let relay_token = relay_token.encode().to_string();
         Self {
             genesis,
             manifest,
@@ -102,7 +115,13 @@ impl MemberNetwork {
             relay_keys,
             cluster_key,
             token,
+            relay_token,
         }
+    }
+
+    /// The join token of members that relay, as text.
+    pub fn relay_token(&self) -> &str {
+        &self.relay_token
     }
 
     /// The join token as text.

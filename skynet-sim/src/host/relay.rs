@@ -10,7 +10,7 @@ use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
     Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, InForce,
-    Local, Measure, Server, StoreOp, StoreReply, StreamOutput,
+    Local, Measure, Server, StoreOp, StoreReply, StreamOutput, forward_config,
 };
 use skynet_relay::store::MemoryStore;
 
@@ -66,7 +66,7 @@ impl RelayHost {
             relay_no,
             local,
             seed,
-            limits: ForwardConfig { max_sessions: 8_192, ..ForwardConfig::default() },
+            limits: ForwardConfig { max_sessions: 8_192, ..forward_config() },
             directory,
             ahead: Duration::ZERO,
             replays: None,

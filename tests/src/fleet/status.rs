@@ -120,6 +120,9 @@ pub struct RelayStatus {
     /// Its number.
     #[serde(default)]
     pub relay: u16,
+    /// The member that it is, if it is no relay of the operator's.
+    #[serde(default)]
+    pub member: Option<String>,
     /// How they get there: `udp`, `tls`, `tls by proxy HOST:PORT`.
     pub transport: String,
 }

@@ -146,6 +146,12 @@ impl LabBuilder {
         self.change(|cloud| cloud.hairpin = true)
     }
 
+    /// Gives the last host of the last cloud a public address of its own, translated one to one, with every port open: an
+    /// "elastic" one beside neighbours behind the NAT.
+    pub fn elastic(self) -> Self {
+        self.change(|cloud| cloud.elastic = true)
+    }
+
     /// Gives the hosts of the last cloud global IPv6 addresses too; its router lets only replies in.
     pub fn ipv6(self) -> Self {
         self.change(|cloud| cloud.families = Families::Both)
@@ -267,6 +273,7 @@ impl Lab {
         let state = self.state(cloud);
         match state.kind {
             _ if plan.has_public_hosts() => plan.host_address(k),
+            _ if plan.elastic && k + 1 == plan.hosts => plan.uplink_address(state.second_set, k),
             NatKind::Public | NatKind::SecurityGroup => plan.uplink_address(state.second_set, k),
             _ => plan.uplink_address(state.second_set, 0),
         }

@@ -84,12 +84,17 @@ pub(crate) fn ruleset(
         NatKind::Public | NatKind::FullCone | NatKind::AddressRestricted => "ct status dnat accept",
         _ => "",
     };
+    let (elastic, last) = match cloud.elastic_host() {
+        Some(ends) => (elastic(ends), "ct status dnat accept"),
+        None => (String::new(), last),
+    };
     let answers = if kind == NatKind::PortRestrictedAnswering { "meta l4proto udp accept" } else { "" };
     format!(
         r#"table ip nat
 delete table ip nat
 table inet firewall
 delete table inet firewall
+{elastic}
 {translation}
 table inet firewall {{
     chain input {{
@@ -108,6 +113,24 @@ table inet firewall {{
     }}
 }}
 "#
+    )
+}
+
+/// Before the NAT of its neighbours.
+fn elastic([inside, outside]: [Ipv4Addr; 2]) -> String {
+    format!(
+        r#"table ip elastic
+delete table ip elastic
+table ip elastic {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat - 1;
+        oifname "wan" ip saddr {inside} snat ip to {outside}
+    }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat - 1;
+        iifname "wan" ip daddr {outside} dnat ip to {inside}
+    }}
+}}"#
     )
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct CloudPlan {
     /// Its NAT sends back what inside hosts send to its own public address.
     pub(crate) hairpin: bool,
     pub(crate) families: Families,
+    /// Its last host has a public address of its own, translated one to one, with every port open.
+    pub(crate) elastic: bool,
 }
 
 /// What a cloud's hosts have addresses of.
@@ -75,6 +77,7 @@ impl CloudPlan {
             carrier: None,
             hairpin: false,
             families: Families::V4,
+            elastic: false,
         })
     }
 
@@ -104,6 +107,12 @@ impl CloudPlan {
     /// Of a host behind a NAT whose interface was swapped.
     pub(crate) fn swapped_address(&self, k: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.lan_octet, 0, 100 + k)
+    }
+
+    /// The host with a public address of its own, if there is one: inside, outside.
+    pub(crate) fn elastic_host(&self) -> Option<[Ipv4Addr; 2]> {
+        let k = self.hosts - 1;
+        self.elastic.then(|| [self.host_address(k), self.uplink_address(false, k)])
     }
 
     pub(crate) fn lan_gateway(&self) -> Ipv4Addr {

@@ -18,6 +18,7 @@ mod idle;
 mod interop;
 mod lanes;
 mod matrix;
+mod member_relays;
 mod mtu;
 mod offload;
 mod pairs;

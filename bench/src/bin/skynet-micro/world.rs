@@ -84,6 +84,7 @@ impl Host {
             mtu: skynet_core::path::MtuConfig::default(),
             known_members: skynet_core::node::directory::MAX_MEMBERS,
             guessing: skynet_core::path::Guessing::default(),
+            relay_for_members: None,
         };
         let node = Node::new(config, [id; 32], now()).expect("the configuration is valid");
         let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));

@@ -43,7 +43,8 @@ impl RelaySet {
     /// Where frames of relays may come from.
     pub(in crate::node) fn addresses(&self) -> Vec<(SocketAddr, RelayNo)> {
         let stream = self.carrier.address().zip(self.carrier.relay());
-        stream.into_iter().chain(self.active().map(|(r, _)| (r.address, r.no))).collect()
+        let sessions = self.active().chain(self.members());
+        stream.into_iter().chain(sessions.map(|(r, _)| (r.address, r.no))).collect()
     }
 
     /// Whether UDP is to be tried in no hurry.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ConnId, ControlServer};
-use crate::server::drops::DropReason;
+use crate::server::DropReason;
 
 impl ControlServer {
     /// Whether one more may come from `source` that has not joined. If there are too many, the oldest goes that has not even

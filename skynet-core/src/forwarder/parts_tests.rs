@@ -205,7 +205,7 @@ const HOMES: [[&str; 4]; 3] = [
 /// has the same word for each node, and it is that of the last BIND.
 #[test]
 fn whatever_order_updates_take_the_parts_agree_in_the_end() {
-    use skynet_core::rng::RngCore as _;
+    use crate::rng::RngCore as _;
     let mut rng = Rng::from_seed([8; 32]);
     for _round in 0..60 {
         let mut p = Parts::new(3, &ForwardConfig::default());

@@ -1,4 +1,4 @@
-//! The UDP side of the relay: binds sessions and moves datagrams between those of one network.
+//! The machine: binds sessions and moves datagrams between those of one network.
 //!
 //! Every answer is written over its cause, so nothing larger than its cause can leave. A datagram is delivered only to
 //! the proven address of a live session of the sender's network; no address in a packet is ever followed.
@@ -6,11 +6,12 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use skynet_core::key::Secret;
-use skynet_core::rng::Rng;
-use skynet_core::time::{Duration, Instant, Now};
-use skynet_core::wire::address;
-use skynet_core::wire::relay::{
+use crate::key::Secret;
+use crate::rng::Rng;
+use crate::time::{Duration, Instant, Now};
+use crate::wire::Kind;
+use crate::wire::address;
+use crate::wire::relay::{
     self, Bound, Cookie, DataHeader, Frame, Nack, NackCode, TICKET_LEN, Ticket, bind_key,
 };
 
@@ -24,7 +25,6 @@ use super::rates::{Groups, Rate, RateClass};
 use super::revoked::Revoked;
 use super::session::{SessionKey, SessionTable, SessionView, Shard, TableLimits};
 use super::share::Board;
-use super::stun;
 use super::update::Update;
 
 /// A session without any datagram is forgotten after this long.
@@ -34,6 +34,9 @@ pub const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Difference between `ts_ms` and the relay's clock that is still accepted.
 const MAX_SKEW_MS: u64 = 30_000;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes the answer to a STUN request over it: its length, which is not larger.
+pub type StunAnswer = fn(&mut [u8], SocketAddr) -> Result<usize, DropReason>;
 
 /// Limits of the UDP side.
 #[derive(Clone, Debug)]
@@ -46,7 +49,9 @@ pub struct ForwardConfig {
     pub max_sessions_per_node: usize,
     /// HELLOs answered per second and source prefix, and their burst.
     pub hello_rate: (u64, u64),
-    /// STUN requests answered per second and source prefix, and their burst.
+    /// Who answers STUN at this port, if anybody does,
+    pub stun: Option<StunAnswer>,
+    /// how often per second and source prefix, and the burst.
     pub stun_rate: (u64, u64),
     /// NACKs per second and source prefix, and their burst.
     pub nack_rate: (u64, u64),
@@ -63,6 +68,7 @@ impl Default for ForwardConfig {
             max_sessions: 65_536,
             max_sessions_per_node: 4,
             hello_rate: (20, 100),
+            stun: None,
             stun_rate: (20, 40),
             nack_rate: (10, 10),
             classes: Vec::new(),
@@ -299,11 +305,12 @@ impl Forwarder {
         match datagram.first() {
             Some(&relay::DATA) => self.on_data(from, datagram, now.mono),
             Some(&first) if relay::is_relay_frame(first) => self.on_control(local, from, datagram, now),
-            _ if stun::is_stun(datagram) => {
+            _ if Kind::of(datagram) == Kind::Stun => {
+                let answer = self.config.stun.ok_or(DropReason::UnknownKind)?;
                 if !self.stun.allow(from.ip(), now.mono) {
                     return Err(DropReason::StunRate);
                 }
-                stun::answer(datagram, from).map(|len| Action::Reply { len })
+                answer(datagram, from).map(|len| Action::Reply { len })
             }
             _ => Err(DropReason::UnknownKind),
         }
@@ -341,10 +348,11 @@ impl Forwarder {
                 let rate = self.account(slot, key.network_id, class, now.mono);
                 Ok(reply(datagram, &self.bound(gen_no, rate, from, f.ts_ms).encode(&bind_key)))
             }
+            Frame::Keep(f) if f.flags & relay::KEEP_ECHO != 0 => Err(DropReason::WrongDirection),
             Frame::Keep(f) => match self.sender(&from, f.gen_no, now.mono) {
                 Ok(slot) if !self.table.session_mut(slot).has_moved() => {
                     self.table.touch(slot, now.mono);
-                    datagram[1] = if self.draining { relay::KEEP_DRAINING } else { 0 };
+                    datagram[1] = relay::KEEP_ECHO | if self.draining { relay::KEEP_DRAINING } else { 0 };
                     Ok(Action::Reply { len: relay::KEEP_LEN })
                 }
                 // Where it was, nothing keeps it.
@@ -498,5 +506,5 @@ fn reply(datagram: &mut [u8], answer: &[u8]) -> Action {
 }
 
 #[cfg(test)]
-#[path = "forward_tests.rs"]
+#[path = "tests.rs"]
 mod tests;

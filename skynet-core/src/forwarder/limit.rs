@@ -2,23 +2,23 @@
 
 use core::net::IpAddr;
 
-use skynet_core::rng::{Rng, RngCore as _};
-use skynet_core::time::Instant;
+use crate::rng::{Rng, RngCore as _};
+use crate::time::Instant;
 
 /// A token bucket whose tokens are counted in thousandths.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     milli: u64,
     last: Instant,
 }
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn full(burst: u64, now: Instant) -> Self {
+    pub fn full(burst: u64, now: Instant) -> Self {
         Self { milli: burst.saturating_mul(1000), last: now }
     }
     /// Takes `n` tokens if they are there, after refilling at `per_s` tokens a second up to `burst`.
-    pub(super) fn take(&mut self, n: u64, per_s: u64, burst: u64, now: Instant) -> bool {
+    pub fn take(&mut self, n: u64, per_s: u64, burst: u64, now: Instant) -> bool {
         let elapsed_us = u64::try_from(now.saturating_since(self.last).as_micros()).unwrap_or(u64::MAX);
         let earned = elapsed_us.saturating_mul(per_s) / 1000;
         if earned > 0 {
@@ -36,7 +36,7 @@ impl Bucket {
 }
 
 /// The prefix one customer of an access network controls: an IPv4 address or an IPv6 /64.
-pub(super) fn prefix(ip: IpAddr) -> u64 {
+pub fn prefix(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => u64::from(u32::from(v4)),
         IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64,
@@ -48,7 +48,7 @@ const BUCKETS: usize = 8_192;
 
 /// A token bucket per source prefix in constant memory. Prefixes that collide under a secret hash share a bucket, so
 /// a flood from many prefixes can slow others down, never make the table grow or forget.
-pub(super) struct PrefixLimiter {
+pub struct PrefixLimiter {
     seed: u64,
     per_s: u64,
     burst: u64,
@@ -56,18 +56,20 @@ pub(super) struct PrefixLimiter {
 }
 
 impl PrefixLimiter {
-    pub(super) fn new(per_s: u64, burst: u64, rng: &mut Rng, now: Instant) -> Self {
+    /// Full buckets of `burst` tokens, refilled at `per_s` a second.
+    pub fn new(per_s: u64, burst: u64, rng: &mut Rng, now: Instant) -> Self {
         let buckets = vec![Bucket::full(burst, now); BUCKETS];
         Self { seed: rng.next_u64() | 1, per_s, burst, buckets }
     }
-    pub(super) fn allow(&mut self, ip: IpAddr, now: Instant) -> bool {
+    /// Takes a token of this source's prefix, if there is one.
+    pub fn allow(&mut self, ip: IpAddr, now: Instant) -> bool {
         let index = fold(prefix(ip) ^ self.seed, 0x9e37_79b9_7f4a_7c15) as usize % BUCKETS;
         self.buckets[index].take(1, self.per_s, self.burst, now)
     }
 }
 
 /// Both halves of a 128-bit product: cheap, and every input bit reaches every output bit.
-pub(super) fn fold(a: u64, b: u64) -> u64 {
+pub fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }
@@ -75,7 +77,7 @@ pub(super) fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skynet_core::time::Duration;
+    use crate::time::Duration;
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {

@@ -1,6 +1,6 @@
 //! Cluster keys: all a relay must know to accept a ticket. Shared by the relays of a network, kept over restarts.
 
-use skynet_core::key::Secret;
+use crate::key::Secret;
 
 /// Keys held at once: the one that mints and those of the tickets still around.
 pub const MAX_KEYS: usize = 4;

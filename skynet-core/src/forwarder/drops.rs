@@ -118,10 +118,12 @@ impl Default for Drops {
 }
 
 impl Drops {
-    pub(crate) fn count(&mut self, reason: DropReason) {
+    /// Counts one.
+    pub fn count(&mut self, reason: DropReason) {
         self.count_many(reason, 1);
     }
-    pub(crate) fn count_many(&mut self, reason: DropReason, n: u64) {
+    /// Counts `n`.
+    pub fn count_many(&mut self, reason: DropReason, n: u64) {
         self.0[reason as usize] += n;
     }
     /// How often `reason` occurred.

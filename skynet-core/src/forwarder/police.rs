@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use skynet_core::time::Instant;
-use skynet_core::wire::relay::Class;
+use crate::time::Instant;
+use crate::wire::relay::Class;
 
 use super::drops::DropReason;
 use super::limit::Bucket;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use skynet_core::key::Identity;
-use skynet_core::wire::relay::Ticket;
+use crate::key::Identity;
+use crate::wire::relay::Ticket;
 
 /// One list, shared by all threads and never changed: a newer one replaces it. As long as what was revoked within the
 /// life of a ticket.

@@ -1,9 +1,9 @@
 //! Holders of good tickets that were revoked.
 
-use skynet_core::key::Identity;
+use crate::key::Identity;
 
 use super::*;
-use crate::server::Revoked;
+use crate::forwarder::Revoked;
 
 fn revoked(nodes: &[(u8, u32)]) -> Arc<Revoked> {
     Arc::new(Revoked::new(NET_A, nodes.iter().map(|(n, node_no)| (Identity([*n; 32]), *node_no))))

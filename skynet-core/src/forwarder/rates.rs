@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use skynet_core::time::Instant;
+use crate::time::Instant;
 
 /// A rate and what may come at once above it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -147,7 +147,7 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skynet_core::time::Duration;
+    use crate::time::Duration;
 
     #[test]
     fn threads_share_a_rate_and_no_class_or_network_takes_anothers() {

@@ -2,11 +2,11 @@
 
 use core::net::SocketAddr;
 
-use skynet_core::crypto;
-use skynet_core::key::Secret;
-use skynet_core::rng::Rng;
-use skynet_core::time::{Duration, Instant};
-use skynet_core::wire::address;
+use crate::crypto;
+use crate::key::Secret;
+use crate::rng::Rng;
+use crate::time::{Duration, Instant};
+use crate::wire::address;
 
 use super::session::SessionKey;
 

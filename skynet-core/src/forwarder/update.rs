@@ -11,7 +11,7 @@
 
 use core::net::SocketAddr;
 
-use skynet_core::time::Duration;
+use crate::time::Duration;
 
 use super::Local;
 use super::session::SessionKey;

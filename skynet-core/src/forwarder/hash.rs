@@ -2,7 +2,7 @@
 
 use core::hash::{BuildHasher, Hasher};
 
-use skynet_core::rng::{Rng, RngCore as _};
+use crate::rng::{Rng, RngCore as _};
 
 use super::limit::fold;
 

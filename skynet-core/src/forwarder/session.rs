@@ -7,9 +7,9 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use skynet_core::rng::{Rng, RngCore as _};
-use skynet_core::time::{Duration, Instant};
-use skynet_core::wire::relay::MAX_LANES;
+use crate::rng::{Rng, RngCore as _};
+use crate::time::{Duration, Instant};
+use crate::wire::relay::MAX_LANES;
 
 use super::Local;
 use super::drops::DropReason;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use skynet_core::time::Duration;
+use crate::time::Duration;
 
 /// Between two looks.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);

@@ -1,0 +1,146 @@
+//! Relaying for other members (PROTOCOL §4.4): a member with the tag `relay` in its certificate has a forwarder on port 0
+//! and gives a ticket to every member that asks inside the tunnel. So nobody is let in but who has proven its membership,
+//! and the key tickets are made with never leaves this node.
+
+use std::sync::Arc;
+
+use crate::crypto;
+use crate::drop::DropReason;
+use crate::forwarder::aboard::KID;
+use crate::forwarder::{MemberRelay, RelayLimits, RelayTime, Served, unix_ms};
+use crate::id::{NodeNo, PeerSlot, PortNo, RelayNo};
+use crate::key::Secret;
+use crate::member::Member;
+use crate::node::{Node, NodeEvent};
+use crate::rng::RngCore as _;
+use crate::time::{Duration, Instant, Now};
+use crate::wire::record::{Grant, Record};
+use crate::wire::relay::{Ticket, bind_key};
+use crate::worker::InboundCommand;
+
+/// Who carries it relays, if it says so, and is nobody's client but of the manifest's relays.
+pub const RELAY_TAG: &str = "relay";
+/// A ticket opens sessions for so long; a session that is open stays.
+const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+/// An APPLY of one peer is answered at most this often; more are counted drops.
+const ANSWER_EVERY: Duration = Duration::from_secs(1);
+/// How often silent sessions are looked for while nothing comes.
+const TEND_EVERY: Duration = Duration::from_secs(10);
+
+/// What this node does for others.
+#[derive(Default)]
+pub(super) struct Serving {
+    /// `None`: nothing, whatever its tags.
+    limits: Option<RelayLimits>,
+    running: Option<Running>,
+}
+
+struct Running {
+    no: RelayNo,
+    key: Secret,
+    time: RelayTime,
+    served: Arc<Served>,
+    tend_at: Option<Instant>,
+}
+
+impl Serving {
+    pub(super) fn new(limits: Option<RelayLimits>) -> Self {
+        Self { limits, running: None }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(super) fn served(&self) -> Option<&Arc<Served>> {
+        self.running.as_ref().map(|r| &r.served)
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.running.as_ref()?.tend_at
+    }
+}
+
+/// The number of a member that may relay.
+pub(super) fn relay_no_of(member: &Member) -> Option<RelayNo> {
+    let entitled = member.tags().contains(RELAY_TAG);
+    RelayNo::of_member(NodeNo(member.node_no())).filter(|_| entitled)
+}
+
+impl Node {
+    /// Begins or ends, as this node's certificate says.
+    pub(super) fn tend_serving(&mut self, now: Now) {
+        let me = self.membership.as_ref().and_then(|m| m.me());
+        let no = me.and_then(relay_no_of).filter(|_| self.serving.limits.is_some());
+        if no != self.serving.running.as_ref().map(|r| r.no) {
+            self.begin_serving(no, now);
+        }
+    }
+
+    fn begin_serving(&mut self, no: Option<RelayNo>, now: Now) {
+        let secret = self.membership.as_ref().and_then(|m| m.static_secret());
+        self.serving.running = no.zip(secret).map(|(no, secret)| Running {
+            no,
+            // The same after a restart: tickets stay good.
+            key: Secret::from_bytes(crypto::mac32(secret.expose(), &[b"skynet member relay 1"])),
+            time: RelayTime::new(now),
+            served: Arc::default(),
+            tend_at: Some(now.mono + TEND_EVERY),
+        });
+        let limits = self.serving.limits.unwrap_or_default();
+        let relay = self.serving.running.as_ref().map(|r| {
+            let (key, served) = (r.key.clone(), Arc::clone(&r.served));
+            Box::new(MemberRelay::new((r.no, limits), key, served, self.rng.fork(), (r.time, now.mono)))
+        });
+        self.events.push_back(NodeEvent::Inbound { port: PortNo(0), command: InboundCommand::Relay(relay) });
+    }
+
+    /// Offers to relay without being entitled to, as long as this node's documents stay as they are.
+    #[cfg(feature = "sim")]
+    pub fn offer_without_tag(&mut self, now: Now) {
+        let me = self.membership.as_ref().and_then(|m| m.me());
+        let no = me.and_then(|me| RelayNo::of_member(NodeNo(me.node_no())));
+        self.begin_serving(no, now);
+        self.settle(now);
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_serving_timeout(&mut self, now: Now) {
+        let Some(running) = &mut self.serving.running else { return };
+        if running.tend_at.take_if(|at| *at <= now.mono).is_some() {
+            running.tend_at = Some(now.mono + TEND_EVERY);
+            if running.served.sessions() > 0 {
+                let command = InboundCommand::TendRelay(now.mono);
+                self.events.push_back(NodeEvent::Inbound { port: PortNo(0), command });
+            }
+        }
+    }
+
+    /// A member asks for a ticket.
+    pub(super) fn on_apply(&mut self, slot: PeerSlot, id: u32, now: Now) -> Result<(), DropReason> {
+        let running = self.serving.running.as_ref().ok_or(DropReason::UnexpectedRecord)?;
+        let network_id =
+            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().network_id().0);
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
+        if peer.applied_at.is_some_and(|at| now.mono - at < ANSWER_EVERY) {
+            return Err(DropReason::RateLimited);
+        }
+        let (member, network_id) = peer.member().zip(network_id).ok_or(DropReason::UnexpectedRecord)?;
+        let at = running.time.at(now.mono);
+        let ticket = Ticket {
+            kid: KID,
+            rate_class: 0,
+            node_no: member.node_no(),
+            network_id,
+            not_after: at.unix.plus_secs(TICKET_LIFETIME.as_secs()).0,
+            issue_nonce: self.rng.next_u64(),
+            identity_hash: Ticket::hash_identity(&member.identity()),
+        };
+        let ticket = ticket.mint(&running.key);
+        let grant =
+            Grant { id, ticket, bind_key: bind_key(&running.key, &ticket), relay_unix_ms: unix_ms(at) };
+        peer.applied_at = Some(now.mono);
+        self.send_record(slot, &Record::Ticket(Box::new(grant)), now);
+        Ok(())
+    }
+}
