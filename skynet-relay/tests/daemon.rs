@@ -433,10 +433,12 @@ fn the_running_relay_cannot_read_the_root_key() {
     assert_eq!(std::fs::metadata(dir.join("operator/root.key")).unwrap().mode() & 0o777, 0o600);
 }
 
-/// A port nobody has at this moment.
+/// A port nobody has at this moment, and which no connection is given while a relay that has it restarts.
 fn free_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
+    let mut rng = os_rng().unwrap();
+    let mut any = || SocketAddr::from(([127, 0, 0, 1], 20_000 + rng.below(12_000) as u16));
+    let is_free = |at: &SocketAddr| UdpSocket::bind(at).is_ok() && std::net::TcpListener::bind(at).is_ok();
+    std::iter::repeat_with(&mut any).take(100).find(is_free).unwrap()
 }
 
 /// `up` at a fixed address, with what else.

@@ -80,12 +80,23 @@ impl PortError {
     }
 }
 
+/// How often a port is looked for, where any will do.
+const ANY_PORT_TRIES: u32 = 16;
+
 impl Sockets {
     /// Opens UDP, for so many threads, and TCP on `listen`.
     ///
     /// # Errors
     /// [`PortError`], which names the process in the way.
     pub fn bind(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
+        // A port that is free for UDP may be taken for TCP, if only by a connection of somebody.
+        let tries = if listen.port() == 0 { ANY_PORT_TRIES } else { 1 };
+        (1..tries)
+            .find_map(|_| Self::bind_once(listen, threads).ok())
+            .map_or_else(|| Self::bind_once(listen, threads), Ok)
+    }
+
+    fn bind_once(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
         let udp = UdpSocket::bind_group(listen, threads.into());
         let udp = udp.map_err(|e| PortError::new("udp", listen, e))?;
         let addr = udp[0].local_addr().map_err(|e| PortError::new("udp", listen, e))?;
