@@ -10,6 +10,7 @@ use super::address::{NetworkId, TokenId};
 use super::certificate::Certificate;
 use super::document::{Content, Kind, Signed, Verified, kind_of};
 use super::freshness::Freshness;
+use super::policy::Policy;
 use super::revocation::Revocations;
 use super::trust::{NetworkTrust, TrustError};
 use crate::key::Identity;
@@ -35,6 +36,7 @@ pub trait Issued: Content {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Held {
     pub(super) revocations: Option<Verified<Revocations>>,
+    pub(super) policy: Option<Verified<Policy>>,
     pub(super) freshness: Option<Verified<Freshness>>,
 }
 
@@ -47,6 +49,10 @@ impl NetworkTrust {
             Some(Kind::Revocations) => {
                 let newer = self.judge(self.held.revocations.as_ref(), document)?;
                 replace(&mut self.held.revocations, newer)
+            }
+            Some(Kind::Policy) => {
+                let newer = self.judge(self.held.policy.as_ref(), document)?;
+                replace(&mut self.held.policy, newer)
             }
             Some(Kind::Freshness) => {
                 let newer = self.judge(self.held.freshness.as_ref(), document)?;
@@ -100,6 +106,7 @@ impl NetworkTrust {
         }
         match kind_of(document) {
             Some(Kind::Revocations) => self.held.revocations = whole(document)?,
+            Some(Kind::Policy) => self.held.policy = whole(document)?,
             Some(Kind::Freshness) => self.held.freshness = whole(document)?,
             _ => return Err(TrustError::NoSuchDocument),
         }
@@ -109,13 +116,19 @@ impl NetworkTrust {
     /// The documents that are held, for passing on and for keeping, in the order in which they must be taken.
     pub fn documents(&self) -> impl Iterator<Item = &[u8]> {
         let revocations = self.held.revocations.as_ref().map(Verified::bytes);
+        let policy = self.held.policy.as_ref().map(Verified::bytes);
         let freshness = self.held.freshness.as_ref().map(Verified::bytes);
-        [revocations, freshness].into_iter().flatten()
+        [revocations, policy, freshness].into_iter().flatten()
     }
 
     /// What is taken back, if anything ever was.
     pub fn revocations(&self) -> Option<&Verified<Revocations>> {
         self.held.revocations.as_ref()
+    }
+
+    /// Who may talk to whom, if that was ever said.
+    pub fn policy(&self) -> Option<&Verified<Policy>> {
+        self.held.policy.as_ref()
     }
 
     /// A registrar's last word on what is in force.

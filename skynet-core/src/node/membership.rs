@@ -63,6 +63,8 @@ pub(super) enum MembershipEvent {
         member: Box<Member>,
         inserted: Inserted,
     },
+    /// Another policy is in force.
+    Policy,
     /// A member's documents have ended, none newer came.
     Gone(PublicKey),
     /// Nobody answers to this.

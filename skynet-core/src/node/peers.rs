@@ -17,6 +17,7 @@ use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
 use crate::node::views::Views;
 use crate::path::{PathAgent, StockPath};
+use crate::policy::PeerPolicy;
 use crate::relay::PairRelay;
 use crate::session::{SealingKey, Session};
 
@@ -48,6 +49,8 @@ pub(super) struct Peer {
     pub(super) trains: TrainCheck,
     /// What the two ends told each other of what they see.
     pub(super) views: Views,
+    /// What may pass, under the policy in force.
+    pub(super) policy: Option<Arc<PeerPolicy>>,
 }
 
 /// What the peer is to us.
@@ -126,6 +129,7 @@ impl Peers {
             lanes: LaneSet::new(session.peer()),
             trains: TrainCheck::new(),
             views: Views::default(),
+            policy: None,
             kind,
             session,
             sealing: None,

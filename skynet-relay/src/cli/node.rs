@@ -92,7 +92,7 @@ fn show(common: &Common, node: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-fn find<'a>(all: &'a Value, who: &str) -> Result<&'a Value, Failure> {
+pub(super) fn find<'a>(all: &'a Value, who: &str) -> Result<&'a Value, Failure> {
     let is = |node: &&Value| ["name", "ipv4", "identity"].iter().any(|key| node[key] == who);
     let missing =
         || anyhow::anyhow!("no machine of the network is called {who}; see `skynet-relay node list`");

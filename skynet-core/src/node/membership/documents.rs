@@ -15,6 +15,8 @@ pub struct Documents {
     pub manifest_epoch: u64,
     /// Epoch of the revocations; `None` if nothing was ever taken back.
     pub revocations_epoch: Option<u64>,
+    /// Epoch of the policy; `None` if there never was one.
+    pub policy_epoch: Option<u64>,
     /// Until when a registrar's last word on what is in force is good; `None` before the first.
     pub good_until: Option<UnixTime>,
     /// Whether that is past: newer ones may have been missed.
@@ -51,8 +53,10 @@ impl MembershipAgent {
         tracing::debug!(%kind, "a newer document of the network");
         let kept = credentials.encode().to_vec();
         self.events.push_back(MembershipEvent::Persist(kept));
-        if kind == Kind::Revocations {
-            self.apply_revocations();
+        match kind {
+            Kind::Revocations => self.apply_revocations(),
+            Kind::Policy => self.events.push_back(MembershipEvent::Policy),
+            _ => {}
         }
         self.look_at_age(now);
     }
@@ -116,6 +120,7 @@ impl MembershipAgent {
         Some(Documents {
             manifest_epoch: trust.manifest().epoch,
             revocations_epoch: trust.revocations().map(|revocations| revocations.epoch),
+            policy_epoch: trust.policy().map(|policy| policy.epoch),
             good_until: trust.stale_since(),
             is_stale: self.age.is_stale,
             is_revoked: self.is_revoked,
