@@ -19,6 +19,8 @@ use skynet_relay::clock::{Clock, os_rng};
 mod operator;
 #[path = "daemon/tls.rs"]
 mod tls;
+#[path = "daemon/trust.rs"]
+mod trust;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

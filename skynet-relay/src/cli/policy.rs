@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skynet_core::member::{Policy, Service, Tags};
 use skynet_relay::clock::Clock;
-use skynet_relay::network::{PolicyFile, explain, load_network, render, set_policy};
+use skynet_relay::network::{PolicyFile, explain, load_documents_of, render, set_policy};
 
 use super::{Common, Failure, directory};
 
@@ -113,7 +113,7 @@ fn answer(common: &Common, question: &Explain) -> Result<(), Failure> {
 
 fn in_force(common: &Common) -> Result<Option<Policy>, Failure> {
     common.require_network()?;
-    Ok(load_network(&common.dir)?.trust.policy().map(|policy| Policy::clone(policy)))
+    Ok(load_documents_of(&common.dir)?.policy().map(|policy| Policy::clone(policy)))
 }
 
 /// Of a machine in the directory, or as given.

@@ -9,8 +9,8 @@ use skynet_core::member::document::Kind;
 use super::files::{FileError, RESTORE, exists, owner, read_private, replace, write_new};
 use super::{MANIFEST, NetworkError, load_root_key, load_trust};
 
-const REVOCATIONS: &str = "revocations";
-const POLICY: &str = "policy";
+pub(super) const REVOCATIONS: &str = "revocations";
+pub(super) const POLICY: &str = "policy";
 
 /// The file that a kind of document is kept in; what a registrar says anew every hour is kept in none.
 const fn file_of(kind: Kind) -> Option<&'static str> {

@@ -21,6 +21,7 @@ mod create;
 mod documents;
 mod files;
 mod invitation;
+mod offline;
 mod policy;
 mod relays;
 mod revoke;
@@ -30,6 +31,7 @@ pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
 pub use documents::{keep_document, load_documents};
 pub use files::{FileError, Owner};
 pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
+pub use offline::{export_root, has_root_key, import_documents, split};
 pub use policy::{Explained, PolicyError, PolicyFile, explain, render, set_policy};
 pub use relays::{accept_invitation, add_relay, remove_relay};
 pub use revoke::{Revoke, revoke, token_entry};
@@ -133,6 +135,15 @@ pub fn load_network(dir: &Path) -> Result<Network, NetworkError> {
         None
     };
     Ok(Network { trust, registrar_key, relay_key, cluster_key, relay_no, directory: dir.join(DIRECTORY) })
+}
+
+/// Genesis and the documents that hold, of a relay's directory or of an operator's own.
+///
+/// # Errors
+/// A file.
+pub fn load_documents_of(dir: &Path) -> Result<NetworkTrust, NetworkError> {
+    check_directory(dir)?;
+    Ok(load_trust(dir)?)
 }
 
 /// Genesis and manifest. The pin is the hash of the genesis file: this is where the network has its root.

@@ -12,6 +12,7 @@ pub mod forward;
 mod hash;
 mod limit;
 pub mod measure;
+mod methods;
 mod police;
 pub mod rates;
 mod revoked;
@@ -28,6 +29,7 @@ pub use control::{
 };
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
+pub use methods::{Method, Standing};
 pub use rates::{Rate, RateClass};
 pub use revoked::Revoked;
 pub use seats::{Seat, Seats};
