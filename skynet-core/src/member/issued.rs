@@ -8,12 +8,14 @@
 
 use super::address::{NetworkId, TokenId};
 use super::certificate::Certificate;
+use super::chain::CLOCK_TOLERANCE;
 use super::document::{Content, Kind, Signed, Verified, kind_of};
 use super::freshness::Freshness;
 use super::policy::Policy;
 use super::revocation::Revocations;
 use super::trust::{NetworkTrust, TrustError};
 use crate::key::Identity;
+use crate::time::UnixTime;
 
 /// What every such document says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +43,17 @@ pub(super) struct Held {
 }
 
 impl NetworkTrust {
+    /// [`NetworkTrust::take`] of what others say: a word from the future would stand for ever, and is refused.
+    pub fn take_at(&mut self, document: &[u8], now: UnixTime) -> Result<Option<Kind>, TrustError> {
+        if kind_of(document) == Some(Kind::Freshness) {
+            let word = Signed::<Freshness>::parse(document).map_err(TrustError::Document)?;
+            if word.unverified().issued > now.plus_secs(CLOCK_TOLERANCE) {
+                return Err(TrustError::FromTheFuture(Kind::Freshness));
+            }
+        }
+        self.take(document)
+    }
+
     /// Takes a newer document of whatever kind there is one of: its kind if it replaced ours, `None` if it is ours.
     pub fn take(&mut self, document: &[u8]) -> Result<Option<Kind>, TrustError> {
         let kind = kind_of(document);

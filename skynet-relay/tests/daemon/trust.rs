@@ -69,6 +69,11 @@ fn a_network_made_offline_runs_without_its_root() {
         (&true.into(), &false.into())
     );
     let mut relay = Relay::start(&host, &["run", "--listen", "127.0.0.1:34789", "--tls-listen", "off"]);
+    let clock = Clock::new();
+    while TcpStream::connect("127.0.0.1:34789").is_err() {
+        assert!(Duration::from_nanos(clock.now().mono.as_nanos()) < PATIENCE, "it does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let node = join(made["token"].as_str().unwrap(), "first");
     assert_eq!(node.credentials.member(Clock::new().now().unix).unwrap().name().as_str(), "first");
     assert!(relay.stop());

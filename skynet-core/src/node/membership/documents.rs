@@ -5,6 +5,8 @@ use crate::member::document::Kind;
 use crate::node::refused::Refusal;
 use crate::time::{Duration, Instant, Now, UnixTime};
 
+/// A word on what is in force is written to the disk this often at most.
+const KEEP_WORD: Duration = Duration::from_secs(1_800);
 /// What a node whose credentials were taken back says.
 const REVOKED: &str = "the operator has revoked this machine; it talks to nobody any more. The cure: ask for a new token, and join anew";
 
@@ -31,6 +33,8 @@ pub(super) struct Age {
     is_stale: bool,
     /// When it will be.
     stale_at: Option<Instant>,
+    /// When a word was written last.
+    word_kept_at: Option<Instant>,
     /// Then nobody is a peer until there is a fresh word.
     fail_closed: bool,
 }
@@ -45,14 +49,19 @@ impl MembershipAgent {
     /// A document that holds for the whole network. One that is not newer, or not by who may sign it, changes nothing.
     pub(super) fn on_document(&mut self, document: &[u8], now: Now) {
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        let kind = match credentials.trust_mut().take(document) {
+        let kind = match credentials.trust_mut().take_at(document, now.unix) {
             Ok(Some(kind)) => kind,
             Ok(None) => return,
             Err(error) => return self.refuse(Refusal::from(&error), &error, now.mono),
         };
         tracing::debug!(%kind, "a newer document of the network");
-        let kept = credentials.encode().to_vec();
-        self.events.push_back(MembershipEvent::Persist(kept));
+        // A word comes every hour, or as often as a relay likes: it is written seldom.
+        let is_word = kind == Kind::Freshness;
+        if !is_word || self.age.word_kept_at.is_none_or(|at| now.mono >= at + KEEP_WORD) {
+            self.age.word_kept_at = Some(now.mono);
+            let kept = credentials.encode().to_vec();
+            self.events.push_back(MembershipEvent::Persist(kept));
+        }
         match kind {
             Kind::Revocations => self.apply_revocations(),
             Kind::Policy => self.events.push_back(MembershipEvent::Policy),
