@@ -32,6 +32,9 @@ use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOut
 const READ: usize = 16 * 1024;
 /// Events from readers and writers that may wait; full means that readers stop reading.
 const EVENTS: usize = 1024;
+/// When many come at once, so many of these are dealt with before the next connection is taken from the kernel's queue,
+/// where waiting costs nothing.
+const EVENTS_PER_NEWCOMER: usize = 64;
 /// After an accept that failed for lack of descriptors: existing connections go on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are answered together at most: some ten milliseconds of signatures.
@@ -130,7 +133,14 @@ pub async fn run(
         let deadline = shell.server.poll_timeout().map(|at| clock.deadline(at));
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            Some(event) = from_streams.recv() => shell.on_event(event),
+            Some(event) = from_streams.recv() => {
+                shell.on_event(event);
+                // Before others come in: a newcomer takes the place of whoever has not been listened to yet.
+                for _ in 0..EVENTS_PER_NEWCOMER {
+                    let Ok(event) = from_streams.try_recv() else { break };
+                    shell.on_event(event);
+                }
+            }
             reply = from_store.recv() => {
                 let Some((id, reply)) = reply else {
                     return Err(io::Error::other("the directory thread has ended"));
