@@ -273,6 +273,7 @@ fn nodes_join_bind_and_exchange_data_and_a_restart_costs_them_nothing_but_a_bind
     let mut stream = Some(a.stream.try_clone().unwrap());
     let found = until(&mut a.client, &mut stream, a.clock, |event| match event {
         ControlEvent::Peer(of, member) if of == id => Some(member),
+        ControlEvent::Document(_) => None,
         other => panic!("{other:?}"),
     });
     assert!(found.online);
@@ -498,6 +499,7 @@ fn a_further_relay_takes_the_tickets_and_knows_the_members_of_the_first() {
     client.get(Lookup::Name("web-1".into()), clock.now().mono).unwrap();
     let found = until(&mut client, &mut stream, clock, |event| match event {
         ControlEvent::Peer(_, member) => Some(member),
+        ControlEvent::Document(_) => None,
         other => panic!("{other:?}"),
     });
     assert!(!found.online);
