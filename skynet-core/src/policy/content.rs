@@ -10,8 +10,8 @@ const MAX_EXTENSIONS: usize = 8;
 /// What is in an IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
-    /// Part of a flow, with source and destination port: 0 where the protocol has none, `None` where it has and the packet
-    /// does not show them.
+    /// Part of a flow, with source and destination port, or what stands for them; `None` where the packet does not show
+    /// them. An ICMP echo request is from its identifier to 0, its reply from 0 to it; other protocols have 0 for both.
     Flow {
         /// The protocol behind all extension headers; ICMP of either family is one.
         protocol: u8,
@@ -120,6 +120,16 @@ impl<'a> Ip<'a> {
         match (self.protocol, self.transport) {
             (TCP | UDP, &[a, b, c, d, ..]) => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
             (TCP | UDP, _) => None,
+            (ICMP, &[kind, _, _, _, a, b, ..]) => {
+                let id = u16::from_be_bytes([a, b]);
+                // RFC 792, RFC 4443 §4. Of other kinds each is a flow of its own.
+                let (request, reply) = if self.v6 { (128, 129) } else { (8, 0) };
+                match kind {
+                    kind if kind == request => Some((id, 0)),
+                    kind if kind == reply => Some((0, id)),
+                    kind => Some((kind.into(), kind.into())),
+                }
+            }
             _ => Some((0, 0)),
         }
     }
@@ -166,7 +176,9 @@ mod tests {
         let later_fragment = [&[6, 0, 0, 9, 0, 0, 0, 9][..], &tcp].concat();
         assert_eq!(Content::of(&v6(44, &later_fragment)), Content::Rest);
         let ping = v6(58, &[128, 0, 0, 0, 0, 1, 0, 1]);
-        assert_eq!(Content::of(&ping), Content::Flow { protocol: ICMP, ports: Some((0, 0)) });
+        assert_eq!(Content::of(&ping), Content::Flow { protocol: ICMP, ports: Some((1, 0)) });
+        let pong = v6(58, &[129, 0, 0, 0, 0, 1, 0, 1]);
+        assert_eq!(Content::of(&pong), Content::Flow { protocol: ICMP, ports: Some((0, 1)) });
     }
 
     #[test]
@@ -199,7 +211,7 @@ mod tests {
             packet
         };
         assert_eq!(Content::of(&error(A)), Content::About { protocol: UDP, ports: Some((700, 22)) });
-        let plain = Content::Flow { protocol: ICMP, ports: Some((0, 0)) };
+        let plain = Content::Flow { protocol: ICMP, ports: Some((3, 3)) };
         assert_eq!(Content::of(&error([10, 7, 0, 9])), plain);
         assert_eq!(Content::of(&error(A)[..30]), plain);
     }

@@ -176,8 +176,17 @@ fn errors_about_what_was_allowed_pass_and_others_do_not() {
 #[test]
 fn a_ping_brings_its_answer_and_nothing_else() {
     let pair = Pair::new(&policy(false, &[rule(true, &["web"], &["db"], &[Service::all_of(ICMP)])]));
-    assert!(!pair.sends(ICMP, false, (0, 0)));
-    assert!(pair.sends(ICMP, true, (0x0800, 0)));
-    assert!(pair.sends(ICMP, false, (0, 0)));
+    let echo = |kind: u8, id: u8, from_web: bool| {
+        let (from, to) = if from_web { (WEB, DB) } else { (DB, WEB) };
+        let mut bytes = udp_v4(from.into(), to.into(), (0, 0), &[0; 8]);
+        bytes[9] = 1;
+        bytes[20..28].copy_from_slice(&[kind, 0, 0, 0, 0, id, 0, 1]);
+        pair.passes(&bytes, from_web)
+    };
+    assert!(!echo(0, 7, false) && !echo(8, 7, false), "nobody has asked");
+    assert!(echo(8, 7, true));
+    assert!(echo(0, 7, false), "the answer");
+    assert!(!echo(0, 8, false), "another's");
+    assert!(!echo(8, 7, false), "a question of its own");
     assert!(!pair.sends(TCP, false, (0, 0)));
 }

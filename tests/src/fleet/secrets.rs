@@ -9,6 +9,9 @@ use skynet_core::member::Credentials;
 
 use super::Fleet;
 
+/// Of a file in an agent's state directory.
+const STATE_HEADER: usize = 14 + 1 + 32;
+
 /// Secrets of 32 bytes by what they are.
 #[derive(Default)]
 struct Secrets(BTreeMap<String, Vec<u8>>);
@@ -64,7 +67,9 @@ impl Fleet {
         for agent in self.agents() {
             // Not there if it never joined.
             let Ok(blob) = std::fs::read(agent.state_directory().join("credentials")) else { continue };
-            let node = Credentials::decode(&blob).context("an agent's credentials")?.node().clone();
+            // Behind the file's own header: magic, kind, check value.
+            let blob = blob.get(STATE_HEADER..).unwrap_or_default();
+            let node = Credentials::decode(blob).context("an agent's credentials")?.node().clone();
             secrets.add(format!("the identity of {}", agent.host()), node.identity.seed().expose());
             secrets.add(format!("the session key of {}", agent.host()), node.static_secret.expose());
         }
