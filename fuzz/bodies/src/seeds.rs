@@ -342,12 +342,12 @@ pub fn document() -> Vec<Seed> {
 /// A question and its answer; the same over IPv6 behind an extension header.
 pub fn policy() -> Vec<Seed> {
     let tcp = |from: [u8; 4], to: [u8; 4], ports| {
-        let mut packet = skynet_core::wire::ip::udp_v4(from.into(), to.into(), ports, &[0; 12]);
+        let mut packet = udp_v4(from.into(), to.into(), ports, &[0; 12]);
         packet[9] = 6;
         packet
     };
     let (web, db, port) = ([10, 7, 0, 1], [10, 7, 0, 2], crate::policy::OFFERED);
-    let step = |step: u8, packet: &[u8]| with(step, &crate::slices(&[packet]));
+    let step = |step: u8, packet: &[u8]| with(step, &slices(&[packet]));
     let talk = [step(0, &tcp(web, db, (9, port))), step(3, &tcp(db, web, (port, 9)))].concat();
     let ports = [9_u16.to_be_bytes(), port.to_be_bytes()].concat();
     let v6 = [&[0x60, 0, 0, 0, 0, 24, 0, 64][..], &[0xfd; 32], &[6, 0, 0, 0, 0, 0, 0, 0], &ports, &[0; 12]]

@@ -50,7 +50,9 @@ fn questions_begin_where_the_policy_lets_them_and_answers_come_back() {
         Agent::start(&lab, host, &binaries, &token).unwrap()
     };
     let (web, db, far) = (start("a1", "web"), start("b1", "db"), start("c1", "db"));
-    [&web, &db, &far].iter().for_each(|agent| drop(agent.wait_joined(JOIN).unwrap()));
+    for agent in [&web, &db, &far] {
+        agent.wait_joined(JOIN).unwrap();
+    }
     for (from, to) in [(&web, &db), (&db, &far), (&far, &web)] {
         wait_for(JOIN, "everybody to reach everybody", || {
             anyhow::ensure!(pings(from, to) > 0, "no answer");
