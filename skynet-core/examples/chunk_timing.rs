@@ -136,7 +136,7 @@ fn main() {
         for (chunk, len) in chunks.chunks_mut(STRIDE).zip(&lens) {
             let from = From { index: ReceiverIndex(1), slot: PeerSlot(0), counter, ecn: 0 };
             let chunk = Chunk::parse(black_box(&chunk[..*len])).expect("a chunk");
-            let mut exit = Exit { table: &table, deliver: &mut Nowhere, drops: &drops };
+            let mut exit = Exit { table: &table, now: Instant::ZERO, deliver: &mut Nowhere, drops: &drops };
             joiner.add(from, &chunk, Instant::ZERO, &mut exit).expect("of the unit");
             counter += 1;
         }

@@ -60,7 +60,7 @@ reasons! {
     SourceNotAllowed = "source_not_allowed", Peer;
     /// The inner destination address is not ours.
     NotForUs = "not_for_us", Peer;
-    /// Policy forbids it.
+    /// The policy forbids it.
     Filtered = "filtered", Peer;
     /// Not a member of this network, or revoked.
     NotMember = "not_member", Peer;
@@ -86,6 +86,8 @@ reasons! {
     NoSession = "no_session", Capacity;
     /// A bounded queue was full.
     QueueFull = "queue_full", Capacity;
+    /// A connection that was still good was forgotten for another; its answers may be dropped as `filtered`.
+    ConnectionForgotten = "connection_forgotten", Capacity;
     /// A chunk that did not come in time: what it has bytes of could not be delivered.
     ChunkMissing = "chunk_missing", Capacity;
     /// The budget for handshakes is used up.

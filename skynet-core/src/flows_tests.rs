@@ -52,6 +52,7 @@ fn peer(lanes: &[u8], epoch: u8) -> PeerEntry {
         bulk: lanes.iter().map(entry).collect(),
         most_lanes: 4,
         lane_epoch: epoch,
+        policy: None,
         activity: Arc::default(),
         direct: Arc::default(),
         relayed: Arc::default(),

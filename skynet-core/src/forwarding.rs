@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::allowed_ips::{AllowedIps, Prefix};
 use crate::flows::LaneLoad;
 use crate::id::{Generation, LaneNo, NodeNo, PeerSlot, PortNo, RelayNo};
+use crate::policy::PeerPolicy;
 use crate::session::{Activity, Mac1Check, PathSource, SealingKey};
 use crate::time::{Duration, Instant};
 use crate::wire::relay::DATA_HEADER_LEN;
@@ -60,6 +61,8 @@ pub struct PeerEntry {
     pub most_lanes: u8,
     /// Rises, modulo 16, when a lane is added to `bulk`: flows assigned before may move once.
     pub lane_epoch: u8,
+    /// What may pass between us and it; `None`: everything, so nothing is looked at.
+    pub policy: Option<Arc<PeerPolicy>>,
     /// Counters and time stamps shared with the session's timers.
     pub activity: Arc<Activity>,
     /// Counters of what goes direct, shared with the path agent.

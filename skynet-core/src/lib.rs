@@ -27,6 +27,7 @@ pub mod node;
 mod noise;
 pub mod offload;
 pub mod path;
+pub mod policy;
 pub mod port_mapping;
 pub mod receive;
 pub mod relay;

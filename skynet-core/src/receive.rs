@@ -24,6 +24,7 @@ use crate::forwarding::ForwardingTable;
 use crate::id::{Generation, LaneNo, PeerSlot, PortNo};
 use crate::node::MAX_PEERS;
 use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash, mss};
+use crate::policy::Way;
 use crate::session::{OpeningKey, PathSource};
 use crate::time::Instant;
 use crate::wire::Kind;
@@ -170,7 +171,7 @@ impl Inbound {
     /// Ends a batch: what came in chunks and is complete is delivered, and the timers are told what came.
     pub fn finish(&mut self, deliver: &mut dyn Deliver, control: &mut dyn ControlSink) {
         if !self.joiner.is_idle() {
-            let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+            let mut exit = Exit { table: &self.table, now: self.now, deliver, drops: &self.drops };
             self.joiner.finish(self.now, &mut exit);
         }
         if let Some(relay) = &mut self.relay {
@@ -260,7 +261,7 @@ impl Inbound {
         {
             self.roamed = Some((peer.slot, from));
         }
-        // d: source and filter
+        // d: source, filter and policy
         let packet = match plaintext.first() {
             None => return Ok(()),
             Some(&CONTROL_RECORD) if peer.node_no.is_some() && session.key.lane() == LaneNo(0) => {
@@ -276,7 +277,7 @@ impl Inbound {
                     self.flows.learn(flow_hash(chunk.payload), peer, session.key.lane(), self.now);
                 }
                 let from = chunk::From { index, slot: peer.slot, counter, ecn };
-                let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+                let mut exit = Exit { table: &self.table, now: self.now, deliver, drops: &self.drops };
                 return self.joiner.add(from, &chunk, self.now, &mut exit);
             }
             Some(_) => {
@@ -288,9 +289,12 @@ impl Inbound {
             }
         };
         check_inner(&self.table, peer.slot, &packet)?;
+        if let Some(policy) = &peer.policy {
+            policy.check(Way::In, peer.slot, &packet, self.now, &self.drops)?;
+        }
         // e: deliver, after what came in chunks before it
         if !self.joiner.is_idle() {
-            let mut exit = Exit { table: &self.table, deliver, drops: &self.drops };
+            let mut exit = Exit { table: &self.table, now: self.now, deliver, drops: &self.drops };
             self.joiner.give_way(index, &mut exit);
         }
         if peer.most_lanes > 1 {

@@ -1,7 +1,7 @@
 //! OUT: from the TUN device to the UDP socket.
 //!
 //! ```text
-//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix ─ d lane and path ─ e split and seal ─ UDP socket
+//! TUN queue ─ a parse ─ b filter ─ c peer by longest prefix; policy ─ d lane and path ─ e split and seal ─ UDP socket
 //! ```
 //!
 //! What comes in is an ordinary packet or a super-packet of up to 64 KiB; steps a to d are taken once for either, and
@@ -21,6 +21,7 @@ use crate::flows::FlowTable;
 use crate::forwarding::{DataPath, ForwardingTable, Framing, PeerEntry, UNKNOWN_MTU};
 use crate::id::PeerSlot;
 use crate::offload::{SuperPacket, VnetHeader, ecn, flow_hash, mss};
+use crate::policy::Way;
 use crate::session::{SealingKey, sealed_len};
 use crate::time::Instant;
 use crate::too_big::TooBig;
@@ -152,6 +153,9 @@ impl Outbound {
             return hand_over(&packet, control, |packet| ToControl::Unresolved { packet });
         };
         let peer = self.table.peer(slot).ok_or(DropReason::NoPeer)?;
+        if let Some(policy) = &peer.policy {
+            policy.check(Way::Out, slot, ip, self.sealer.now, &self.drops)?;
+        }
         // d: lane and path
         let stage = |packet| ToControl::Stage { slot, packet };
         let Some((key, path, framing)) = self.sealer.lane(peer, &packet, &self.flows) else {

@@ -17,8 +17,10 @@ use skynet_core::batch::SendBatch;
 use skynet_core::drop::DropCounters;
 use skynet_core::forwarding::{DataPath, ForwardingTable, Framing, LaneEntry, PathActivity, PeerEntry};
 use skynet_core::id::{Generation, LaneNo, NodeNo, PeerSlot, PortNo};
-use skynet_core::key::{PublicKey, Secret, StaticSecret};
+use skynet_core::key::{Identity, PublicKey, Secret, StaticSecret};
+use skynet_core::member::{NetworkId, Policy, Rule, Tags};
 use skynet_core::offload::{Coalescer, Gso, Offloads, TunSink, VnetHeader};
+use skynet_core::policy::{Connections, PeerPolicy};
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::rng::Rng;
 use skynet_core::send::{Outbound, Sent};
@@ -244,6 +246,7 @@ fn table(
         mtu: 1_360,
         most_lanes: 4,
         lane_epoch: 0,
+        policy: Some(policy()),
         by_port: Vec::new(),
         slot: SLOT,
         generation: Generation(0),
@@ -262,6 +265,26 @@ fn table(
     };
     table.allowed_ips.insert(skynet_core::allowed_ips::Prefix::host(IpAddr::V4(peer)), SLOT);
     Arc::new(table)
+}
+
+/// TCP and UDP pass, and each packet is looked at.
+fn policy() -> Arc<PeerPolicy> {
+    let rule = Rule {
+        allow: true,
+        from: Tags::default(),
+        to: Tags::default(),
+        services: ["tcp", "udp"].map(|service| service.parse().unwrap()).to_vec(),
+    };
+    let policy = Policy {
+        network_id: NetworkId([0; 8]),
+        epoch: 1,
+        issued: UnixTime(0),
+        signer: Identity([0; 32]),
+        allow_by_default: false,
+        rules: vec![rule],
+    };
+    let connections = Arc::new(Connections::new(&mut Rng::from_seed([9; 32])));
+    PeerPolicy::new(&policy, &Tags::default(), &Tags::default(), &connections).unwrap()
 }
 
 fn endpoint() -> SocketAddr {

@@ -21,6 +21,8 @@ mod crashes;
 mod operator;
 #[path = "daemon/tls.rs"]
 mod tls;
+#[path = "daemon/trust.rs"]
+mod trust;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -165,7 +167,7 @@ fn join_at(token: &str, name: &str, address: Option<SocketAddr>) -> Node {
     let mut stream = None;
     let welcome = until(&mut client, &mut stream, clock, |event| match event {
         ControlEvent::Joined(welcome) => Some(*welcome),
-        ControlEvent::Ready => None,
+        ControlEvent::Ready | ControlEvent::Document(_) => None,
         other => panic!("{other:?}"),
     });
     let now = clock.now().unix;
@@ -492,7 +494,7 @@ fn a_further_relay_takes_the_tickets_and_knows_the_members_of_the_first() {
     let mut stream = None;
     let welcome = until(&mut client, &mut stream, clock, |event| match event {
         ControlEvent::Joined(welcome) => Some(*welcome),
-        ControlEvent::Ready => None,
+        ControlEvent::Ready | ControlEvent::Document(_) => None,
         other => panic!("{other:?}"),
     });
     assert_eq!(welcome.relay_no, 2);

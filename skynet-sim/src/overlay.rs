@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
 use skynet_core::key::Identity;
-use skynet_core::member::{Credentials, Revocations};
+use skynet_core::member::{Credentials, Revocations, Rule};
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -205,6 +205,17 @@ impl Overlay {
     /// [`Overlay::add_agent`], which offers something else.
     pub fn add_agent_with(&mut self, cloud: CloudId, offer: Offer) -> HostId {
         self.add_multihomed_agent(cloud, offer, Vec::new())
+    }
+
+    /// An agent that joins with a token of its own, for nodes with these tags.
+    pub fn add_agent_tagged(&mut self, cloud: CloudId, tags: &[&str]) -> HostId {
+        let (config, batch) = (self.agent_config(Offer::default()), Rc::clone(&self.batch));
+        let token = self.network.token_with(tags);
+        let id = self.topology.add_host(cloud, |site| {
+            Box::new(AgentHost::new(AgentConfig { token, ..config(site, None) }, batch))
+        });
+        self.agents.push(id);
+        id
     }
 
     /// The same on a machine that has these addresses of the internet too, by interfaces of their own; its kernel sends
@@ -474,6 +485,17 @@ impl Overlay {
         let document = list.clone();
         self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.adopt(document, now))?;
         Ok(list)
+    }
+
+    /// The operator signs another policy, and the first relay is told.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn set_policy(&mut self, allow_by_default: bool, rules: Vec<Rule>) -> Result<(), RunError> {
+        let relay = self.relay();
+        let now = self.world().host_now(relay).unix;
+        let policy = self.network.set_policy(now, allow_by_default, rules);
+        self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.adopt(policy, now))
     }
 
     /// Who an agent is, once it has joined.

@@ -92,7 +92,7 @@ pub fn chunk(bytes: &[u8]) -> bool {
         if input.is_empty() {
             break;
         }
-        let mut exit = Exit { table: &table, deliver: &mut delivered, drops: &drops };
+        let mut exit = Exit { table: &table, now, deliver: &mut delivered, drops: &drops };
         match input.byte() % 5 {
             0 => {
                 packet = honest(input.byte());
@@ -135,7 +135,7 @@ pub fn chunk(bytes: &[u8]) -> bool {
         }
         assert!(joiner.open_units() <= MAX_OPEN_UNITS && MAX_OPEN_PER_KEY <= MAX_OPEN_UNITS);
     }
-    let mut exit = Exit { table: &table, deliver: &mut delivered, drops: &drops };
+    let mut exit = Exit { table: &table, now: Instant::ZERO, deliver: &mut delivered, drops: &drops };
     joiner.finish(now, &mut exit);
     let any = !delivered.0.is_empty();
     for segment in delivered.0 {

@@ -18,6 +18,7 @@ pub mod member;
 pub mod node;
 pub mod offload;
 pub mod path;
+pub mod policy;
 pub mod relay;
 pub mod sample;
 pub mod seeds;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "offload_coalesce", run: offload::coalesce, seeds: seeds::offload_coalesce },
     Target { name: "offload_split", run: offload::split, seeds: seeds::offload_split },
     Target { name: "path", run: path::path, seeds: seeds::path },
+    Target { name: "policy", run: policy::policy, seeds: seeds::policy },
     Target { name: "probe", run: wire::probe, seeds: seeds::probe },
     Target { name: "record", run: wire::record, seeds: seeds::record },
     Target { name: "relay_forwarder", run: relay::forwarder, seeds: seeds::relay_forwarder },

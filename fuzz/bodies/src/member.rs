@@ -8,7 +8,7 @@ use skynet_core::member::document::{Content, Kind, kind_of};
 use skynet_core::member::token::PREFIX;
 use skynet_core::member::{
     Binding, Bundle, Certificate, Credentials, Delegation, Freshness, Genesis, JoinToken, Manifest, Member,
-    Receipt, Record, Revocations, Signed,
+    Policy, Receipt, Record, Revocations, Signed,
 };
 use skynet_core::node::kept::{MAX_KEPT, Roster};
 use skynet_core::time::UnixTime;
@@ -31,6 +31,7 @@ pub fn document(bytes: &[u8]) -> bool {
         Some(Kind::Receipt) => check::<Receipt>(&bytes),
         Some(Kind::Record) => check::<Record>(&bytes),
         Some(Kind::Revocations) => check::<Revocations>(&bytes),
+        Some(Kind::Policy) => check::<Policy>(&bytes),
         Some(Kind::Freshness) => check::<Freshness>(&bytes),
         None => false,
     }
@@ -51,7 +52,7 @@ fn check<T: Content + PartialEq>(bytes: &[u8]) -> bool {
     let signer =
         [&network.root, &network.token_key, &network.registrar, &network.credentials.node().identity]
             [match T::KIND {
-                Kind::Genesis | Kind::Manifest | Kind::Delegation | Kind::Revocations => 0,
+                Kind::Genesis | Kind::Manifest | Kind::Delegation | Kind::Revocations | Kind::Policy => 0,
                 Kind::Certificate => 1,
                 Kind::Receipt | Kind::Freshness => 2,
                 Kind::Binding | Kind::Record => 3,

@@ -6,8 +6,8 @@ use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
     Bundle, Credentials, Delegation, Endpoint, Enrolment, Extent, Genesis, JoinToken, Manifest, NetworkTrust,
-    NodeIdentity, Receipt, RelayEntry, RelayRtt, Revocations, RevokedNode, RevokedToken, Tags, TokenId,
-    TokenRelay, Verified,
+    NodeIdentity, Policy, Receipt, RelayEntry, RelayRtt, Revocations, RevokedNode, RevokedToken, Rule, Tags,
+    TokenId, TokenRelay, Verified,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -105,7 +105,21 @@ fn issued(trust: &NetworkTrust, root: &SigningKey, registrar: &SigningKey) -> Ve
     };
     let revocations = revocations.sign(root).expect("within limits").bytes().to_vec();
     let freshness = trust.freshness_of(registrar.identity(), NOW).sign(registrar);
-    vec![revocations, freshness.expect("within limits").bytes().to_vec()]
+    let policy = Policy {
+        network_id: trust.network_id(),
+        epoch: 1,
+        issued: NOW,
+        signer: root.identity(),
+        allow_by_default: true,
+        rules: vec![Rule {
+            allow: false,
+            from: Tags::new(["web"]).expect("a tag"),
+            to: Tags::default(),
+            services: vec!["tcp/22".parse().expect("a service"), "icmp".parse().expect("a service")],
+        }],
+    };
+    let policy = policy.sign(root).expect("within limits").bytes().to_vec();
+    vec![revocations, policy, freshness.expect("within limits").bytes().to_vec()]
 }
 
 fn enrol(

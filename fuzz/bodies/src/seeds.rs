@@ -337,11 +337,28 @@ pub fn document() -> Vec<Seed> {
         ("receipt", receipt),
         ("record", record),
         ("revocations", &network.issued[0]),
-        ("freshness", &network.issued[1]),
+        ("policy", &network.issued[1]),
+        ("freshness", &network.issued[2]),
     ];
     let mut seeds = named(all.map(|(name, bytes)| (name, with(0, bytes))));
     seeds.extend(all.map(|(name, b)| (format!("{name}-body"), with(0x80 | b[0], &b[4..b.len() - 64]))));
     seeds
+}
+
+/// A question and its answer; the same over IPv6 behind an extension header.
+pub fn policy() -> Vec<Seed> {
+    let tcp = |from: [u8; 4], to: [u8; 4], ports| {
+        let mut packet = udp_v4(from.into(), to.into(), ports, &[0; 12]);
+        packet[9] = 6;
+        packet
+    };
+    let (web, db, port) = ([10, 7, 0, 1], [10, 7, 0, 2], crate::policy::OFFERED);
+    let step = |step: u8, packet: &[u8]| with(step, &slices(&[packet]));
+    let talk = [step(0, &tcp(web, db, (9, port))), step(3, &tcp(db, web, (port, 9)))].concat();
+    let ports = [9_u16.to_be_bytes(), port.to_be_bytes()].concat();
+    let v6 = [&[0x60, 0, 0, 0, 0, 24, 0, 64][..], &[0xfd; 32], &[6, 0, 0, 0, 0, 0, 0, 0], &ports, &[0; 12]]
+        .concat();
+    named([("talk", talk), ("v6", step(0, &v6))])
 }
 
 /// With a record, and without.

@@ -69,6 +69,8 @@ pub struct DocumentsReport {
     pub manifest_epoch: u64,
     /// Epoch of the list of what was taken back; absent if nothing ever was.
     pub revocations_epoch: Option<u64>,
+    /// Epoch of the policy; absent if there never was one.
+    pub policy_epoch: Option<u64>,
     /// Until when a registrar's last word on what is in force is good, Unix seconds.
     pub good_until: Option<u64>,
     /// Whether that is past.

@@ -175,6 +175,7 @@ fn documents(documents: &Documents) -> DocumentsReport {
     DocumentsReport {
         manifest_epoch: documents.manifest_epoch,
         revocations_epoch: documents.revocations_epoch,
+        policy_epoch: documents.policy_epoch,
         good_until: documents.good_until.map(|until| until.0),
         stale: documents.is_stale,
         revoked: documents.is_revoked,

@@ -21,6 +21,7 @@ use crate::drop::{DropCounters, DropReason};
 use crate::forwarding::ForwardingTable;
 use crate::id::PeerSlot;
 use crate::offload::{MAX_HEADERS, MAX_UDP_SEGMENTS, SuperPacket, ecn};
+use crate::policy::Way;
 use crate::receive::{self, Deliver};
 use crate::time::{Duration, Instant};
 use crate::wire::ip::IpPacket;
@@ -53,6 +54,8 @@ pub struct From {
 pub struct Exit<'a> {
     /// Which source may come from whom, and what is ours.
     pub table: &'a ForwardingTable,
+    /// Of the batch.
+    pub now: Instant,
     /// Towards the TUN device.
     pub deliver: &'a mut dyn Deliver,
     /// What is not delivered is counted here.
@@ -228,6 +231,9 @@ impl Open {
             return Err(DropReason::BadChunk);
         }
         receive::check_inner(exit.table, self.slot, &ip)?;
+        if let Some(policy) = exit.table.peer(self.slot).and_then(|peer| peer.policy.as_ref()) {
+            policy.check(Way::In, self.slot, &ip, exit.now, exit.drops)?;
+        }
         if segment == 0 {
             exit.deliver.deliver(packet);
             return Ok(());

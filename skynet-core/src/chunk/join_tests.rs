@@ -57,7 +57,8 @@ impl World {
     fn add(&mut self, from: From, bytes: &[u8]) -> Result<(), DropReason> {
         let mut padded = bytes.to_vec();
         padded.resize(bytes.len().next_multiple_of(16), 0);
-        let mut exit = Exit { table: &self.table, deliver: &mut self.out, drops: &self.drops };
+        let mut exit =
+            Exit { table: &self.table, now: Instant::ZERO, deliver: &mut self.out, drops: &self.drops };
         self.joiner.add(from, &Chunk::parse(&padded)?, self.now, &mut exit)
     }
 
@@ -75,7 +76,8 @@ impl World {
     }
 
     fn finish(&mut self) {
-        let mut exit = Exit { table: &self.table, deliver: &mut self.out, drops: &self.drops };
+        let mut exit =
+            Exit { table: &self.table, now: Instant::ZERO, deliver: &mut self.out, drops: &self.drops };
         self.joiner.finish(self.now, &mut exit);
     }
 

@@ -143,6 +143,7 @@ impl Tunnel {
             mtu: way.limit,
             most_lanes: 1,
             lane_epoch: 0,
+            policy: None,
             by_port: Vec::new(),
             slot: PeerSlot(0),
             generation: Generation(1),
@@ -344,6 +345,74 @@ fn chunks_save_messages_and_writes_and_go_to_lane_1_only() {
     }
 }
 
+/// The sender goes by no policy, as one that was changed would.
+#[test]
+fn the_receiver_judges_by_the_policy_a_unit_of_chunks_once_and_packets_each() {
+    let packet = read_from_tun(Sample { payload_len: 1_308, options: 3, ..Sample::KINDS[0] }, 45);
+    let lane = Some(Suite::Aes256Gcm);
+    for (lane, framing, counted) in
+        [(lane, Framing::Chunks, 1), (lane, Framing::Plain, 45), (None, Framing::Plain, 45)]
+    {
+        let mut tunnel = Tunnel::new(Way { lane, framing, limit: 1_360, joins: Offloads::ALL }, false);
+        let denied =
+            PeerEntry { policy: Some(deny_all()), ..entry_like(tunnel.receiving.peer(PeerSlot(0)).unwrap()) };
+        tunnel.receiving = table(2, 1, denied);
+        tunnel.carry(core::slice::from_ref(&packet), &|_| false);
+        assert_eq!(tunnel.tun.written.0.len(), 0, "{framing:?}");
+        assert_eq!(tunnel.drops.get(DropReason::Filtered), counted, "{framing:?}");
+    }
+}
+
+#[test]
+fn what_the_policy_forbids_is_not_even_sent() {
+    let packet = read_from_tun(Sample::KINDS[0], 5);
+    let mut tunnel = Tunnel::new(PLAIN, false);
+    let peer = tunnel.sending.peer(PeerSlot(0)).unwrap();
+    let denied = PeerEntry {
+        policy: Some(deny_all()),
+        sealing: peer.sealing.clone(),
+        path: peer.path.clone(),
+        ..entry_like(peer)
+    };
+    tunnel.sending = table(1, 2, denied);
+    tunnel.carry(core::slice::from_ref(&packet), &|_| false);
+    assert_eq!((tunnel.messages, tunnel.drops.get(DropReason::Filtered)), (0, 1), "a super-packet once");
+}
+
+fn deny_all() -> Arc<crate::policy::PeerPolicy> {
+    let policy = crate::member::Policy {
+        network_id: crate::member::NetworkId([0; 8]),
+        epoch: 1,
+        issued: crate::time::UnixTime(0),
+        signer: crate::key::Identity([0; 32]),
+        allow_by_default: false,
+        rules: vec![],
+    };
+    let connections = Arc::new(crate::policy::Connections::new(&mut crate::rng::Rng::from_seed([1; 32])));
+    let tags = crate::member::Tags::default();
+    crate::policy::PeerPolicy::new(&policy, &tags, &tags, &connections).unwrap()
+}
+
+/// The same peer, without keys and paths.
+fn entry_like(peer: &PeerEntry) -> PeerEntry {
+    PeerEntry {
+        mtu: peer.mtu,
+        most_lanes: peer.most_lanes,
+        lane_epoch: 0,
+        policy: None,
+        by_port: Vec::new(),
+        slot: peer.slot,
+        generation: peer.generation,
+        node_no: peer.node_no,
+        sealing: None,
+        path: None,
+        bulk: Vec::new(),
+        activity: Arc::default(),
+        direct: Arc::default(),
+        relayed: Arc::default(),
+    }
+}
+
 #[test]
 fn a_chunk_on_lane_0_or_of_a_stock_peer_is_dropped() {
     let packet = read_from_tun(Sample::KINDS[0], 5);
@@ -356,21 +425,7 @@ fn a_chunk_on_lane_0_or_of_a_stock_peer_is_dropped() {
         let key = if lane == 0 { entry.sealing.clone().unwrap() } else { Arc::clone(&entry.bulk[0].sealing) };
         if !member {
             let peer = tunnel.receiving.peer(PeerSlot(0)).unwrap();
-            let stock = PeerEntry {
-                mtu: 1_360,
-                most_lanes: 0,
-                lane_epoch: 0,
-                by_port: Vec::new(),
-                slot: peer.slot,
-                generation: peer.generation,
-                node_no: None,
-                sealing: None,
-                path: None,
-                bulk: Vec::new(),
-                activity: Arc::default(),
-                direct: Arc::default(),
-                relayed: Arc::default(),
-            };
+            let stock = PeerEntry { mtu: 1_360, most_lanes: 0, node_no: None, ..entry_like(peer) };
             tunnel.receiving = table(2, 1, stock);
         }
         let mut datagram = vec![0; crate::session::sealed_len(unit.chunk_len(0))];

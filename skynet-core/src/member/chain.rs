@@ -233,6 +233,15 @@ impl NetworkTrust {
         Ok(Member { candidate, receipt, bundle: bundle.encode().into() })
     }
 
+    /// The same of a node's own documents whose receipt has ended: it was off for long, and has to be admitted again.
+    pub(super) fn verify_lapsed(&self, bundle: &Bundle, now: UnixTime) -> Result<Member, ChainError> {
+        let candidate = self.verify_candidate(bundle, now)?;
+        let receipt = bundle.receipt.as_ref().ok_or(ChainError::NoReceipt)?;
+        let then = now.min(receipt.unverified().not_after);
+        let receipt = self.verify_receipt(&candidate, receipt, then)?;
+        Ok(Member { candidate, receipt, bundle: bundle.encode().into() })
+    }
+
     /// Checks every rule but the receipt's.
     pub fn verify_candidate(&self, bundle: &Bundle, now: UnixTime) -> Result<Candidate, ChainError> {
         let delegation = self.verify_delegation(&bundle.delegation)?;

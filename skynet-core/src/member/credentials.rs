@@ -100,6 +100,11 @@ impl Credentials {
         self.trust.verify_member(&self.bundle, now)
     }
 
+    /// This node as it was admitted, though that may have ended: a registrar renews it, and until then peers refuse it.
+    pub fn lapsed_member(&self, now: UnixTime) -> Result<Member, ChainError> {
+        self.trust.verify_lapsed(&self.bundle, now)
+    }
+
     /// Signs and keeps a new record of where the node can be reached. At most 16 endpoints and 8 relays.
     pub fn sign_record(
         &mut self,

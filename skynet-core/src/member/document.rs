@@ -20,7 +20,7 @@ const LABEL: &[u8] = b"skynet document 1";
 const HEAD: usize = 4;
 const SIGNATURE: usize = 64;
 
-/// Longest manifest, and longest list of revocations, in bytes: with everything else of a WELCOME it still fits one
+/// Longest manifest, policy and list of revocations in bytes: with everything else of a WELCOME it still fits one
 /// control message of 16,384.
 pub const MAX_MANIFEST: usize = 12_288;
 /// Longest document of every other kind in bytes.
@@ -46,6 +46,8 @@ pub enum Kind {
     Record = 7,
     /// Which nodes and tokens are taken back, by the root or an issuer.
     Revocations = 8,
+    /// Who may talk to whom, by the root or an issuer.
+    Policy = 9,
     /// Which documents are in force, by a registrar.
     Freshness = 10,
 }
@@ -53,14 +55,14 @@ pub enum Kind {
 impl Kind {
     fn from_u8(byte: u8) -> Option<Self> {
         use Kind::*;
-        [Genesis, Manifest, Delegation, Certificate, Binding, Receipt, Record, Revocations, Freshness]
+        [Genesis, Manifest, Delegation, Certificate, Binding, Receipt, Record, Revocations, Policy, Freshness]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
 
     fn max_len(self) -> usize {
         match self {
-            Self::Manifest | Self::Revocations => MAX_MANIFEST,
+            Self::Manifest | Self::Revocations | Self::Policy => MAX_MANIFEST,
             _ => MAX_DOCUMENT,
         }
     }
@@ -77,6 +79,7 @@ impl fmt::Display for Kind {
             Self::Receipt => "admission receipt",
             Self::Record => "node record",
             Self::Revocations => "list of revocations",
+            Self::Policy => "policy",
             Self::Freshness => "word on what is in force",
         })
     }

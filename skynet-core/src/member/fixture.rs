@@ -99,6 +99,23 @@ impl Network {
         }
     }
 
+    /// A policy of two rules.
+    pub(crate) fn policy(&self) -> Policy {
+        let tags = |tag| Tags::new([tag]).unwrap();
+        let services = ["tcp/22", "udp/1000-2000", "icmp"].map(|service| service.parse().unwrap()).to_vec();
+        Policy {
+            network_id: self.manifest.network_id,
+            epoch: 1,
+            issued: NOW,
+            signer: self.root.identity(),
+            allow_by_default: false,
+            rules: vec![
+                Rule { allow: false, from: tags("web"), to: tags("gpu"), services },
+                Rule { allow: true, from: Tags::default(), to: tags("web"), services: vec![] },
+            ],
+        }
+    }
+
     /// A list with a node and a token of nobody.
     pub(crate) fn revocations(&self) -> Revocations {
         let until = NOW.plus_secs(90 * DAY);

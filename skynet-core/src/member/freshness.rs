@@ -68,7 +68,7 @@ impl NetworkTrust {
             registrar,
             manifest: self.manifest().epoch,
             revocations: self.revocations().map_or(0, |revocations| revocations.epoch),
-            policy: 0,
+            policy: self.policy().map_or(0, |policy| policy.epoch),
         }
     }
 

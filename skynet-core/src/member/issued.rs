@@ -8,11 +8,14 @@
 
 use super::address::{NetworkId, TokenId};
 use super::certificate::Certificate;
+use super::chain::CLOCK_TOLERANCE;
 use super::document::{Content, Kind, Signed, Verified, kind_of};
 use super::freshness::Freshness;
+use super::policy::Policy;
 use super::revocation::Revocations;
 use super::trust::{NetworkTrust, TrustError};
 use crate::key::Identity;
+use crate::time::UnixTime;
 
 /// What every such document says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,10 +38,22 @@ pub trait Issued: Content {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Held {
     pub(super) revocations: Option<Verified<Revocations>>,
+    pub(super) policy: Option<Verified<Policy>>,
     pub(super) freshness: Option<Verified<Freshness>>,
 }
 
 impl NetworkTrust {
+    /// [`NetworkTrust::take`] of what others say: a word from the future would stand for ever, and is refused.
+    pub fn take_at(&mut self, document: &[u8], now: UnixTime) -> Result<Option<Kind>, TrustError> {
+        if kind_of(document) == Some(Kind::Freshness) {
+            let word = Signed::<Freshness>::parse(document).map_err(TrustError::Document)?;
+            if word.unverified().issued > now.plus_secs(CLOCK_TOLERANCE) {
+                return Err(TrustError::FromTheFuture(Kind::Freshness));
+            }
+        }
+        self.take(document)
+    }
+
     /// Takes a newer document of whatever kind there is one of: its kind if it replaced ours, `None` if it is ours.
     pub fn take(&mut self, document: &[u8]) -> Result<Option<Kind>, TrustError> {
         let kind = kind_of(document);
@@ -47,6 +62,10 @@ impl NetworkTrust {
             Some(Kind::Revocations) => {
                 let newer = self.judge(self.held.revocations.as_ref(), document)?;
                 replace(&mut self.held.revocations, newer)
+            }
+            Some(Kind::Policy) => {
+                let newer = self.judge(self.held.policy.as_ref(), document)?;
+                replace(&mut self.held.policy, newer)
             }
             Some(Kind::Freshness) => {
                 let newer = self.judge(self.held.freshness.as_ref(), document)?;
@@ -100,6 +119,7 @@ impl NetworkTrust {
         }
         match kind_of(document) {
             Some(Kind::Revocations) => self.held.revocations = whole(document)?,
+            Some(Kind::Policy) => self.held.policy = whole(document)?,
             Some(Kind::Freshness) => self.held.freshness = whole(document)?,
             _ => return Err(TrustError::NoSuchDocument),
         }
@@ -109,13 +129,19 @@ impl NetworkTrust {
     /// The documents that are held, for passing on and for keeping, in the order in which they must be taken.
     pub fn documents(&self) -> impl Iterator<Item = &[u8]> {
         let revocations = self.held.revocations.as_ref().map(Verified::bytes);
+        let policy = self.held.policy.as_ref().map(Verified::bytes);
         let freshness = self.held.freshness.as_ref().map(Verified::bytes);
-        [revocations, freshness].into_iter().flatten()
+        [revocations, policy, freshness].into_iter().flatten()
     }
 
     /// What is taken back, if anything ever was.
     pub fn revocations(&self) -> Option<&Verified<Revocations>> {
         self.held.revocations.as_ref()
+    }
+
+    /// Who may talk to whom, if that was ever said.
+    pub fn policy(&self) -> Option<&Verified<Policy>> {
+        self.held.policy.as_ref()
     }
 
     /// A registrar's last word on what is in force.

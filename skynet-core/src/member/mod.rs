@@ -7,7 +7,7 @@
 //!                          └─ token key ─▶ certificate {identity, name, IPv4}     made by the node at first boot
 //!                                            └─ identity ─▶ binding {X25519}, record {endpoints}
 //!       registrar ─▶ receipt {identity, X25519, name, IPv4, token}, freshness {epochs in force}
-//!    root key, or an issuer ─▶ revocations {nodes, tokens}
+//!    root key, or an issuer ─▶ revocations {nodes, tokens}, policy {rules}
 //! ```
 //!
 //! Nothing here trusts the relay that delivers the documents. A token without a registrar's receipt, or a registrar
@@ -24,6 +24,7 @@ pub mod freshness;
 pub mod issued;
 pub mod manifest;
 pub mod name;
+pub mod policy;
 pub mod record;
 pub mod revocation;
 pub mod tlv;
@@ -40,6 +41,7 @@ pub use enrol::{Enrolment, NodeIdentity};
 pub use freshness::Freshness;
 pub use manifest::{Genesis, Manifest, RelayEntry};
 pub use name::{Name, NamePattern, Tags};
+pub use policy::{Policy, Rule, Service};
 pub use record::{Binding, Endpoint, Receipt, Record, RelayRtt};
 pub use revocation::{Extent, Revocations, RevokedNode, RevokedToken};
 pub use token::{JoinToken, TokenError, TokenRelay};

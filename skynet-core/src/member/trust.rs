@@ -51,6 +51,9 @@ pub enum TrustError {
     /// Signed by whoever may not.
     #[error("the {0} was signed by a key that may not sign it")]
     NotEntitled(Kind),
+    /// Its time is not here yet.
+    #[error("the {0} is from the future: one of the clocks is wrong")]
+    FromTheFuture(Kind),
     /// A roll-back.
     #[error("the {kind} has epoch {got}, and epoch {have} is known: the relay sent an old one")]
     OlderDocument {

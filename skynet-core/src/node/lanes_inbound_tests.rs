@@ -41,6 +41,7 @@ fn table(generation: u32) -> Arc<ForwardingTable> {
         path: None,
         most_lanes: 1,
         lane_epoch: 0,
+        policy: None,
         by_port: Vec::new(),
         bulk: Vec::new(),
         activity: Arc::default(),

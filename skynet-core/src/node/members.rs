@@ -52,6 +52,7 @@ impl Node {
                     self.look_up_remembered(now);
                 }
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
+                MembershipEvent::Policy => self.apply_policy(),
                 MembershipEvent::Gone(key) => {
                     if let Some(slot) = self.peers.by_key(&key) {
                         self.remove_peer(slot, now);
@@ -75,6 +76,7 @@ impl Node {
             (self.peers.by_key(&member.x25519()), inserted)
         {
             self.refresh_member(slot, &member, now);
+            self.compile_policy(slot);
         }
         if inserted == Inserted::Full {
             return;

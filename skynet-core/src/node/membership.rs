@@ -20,6 +20,7 @@ use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DownCause, RequestId};
 use crate::id::RelayNo;
 use crate::key::{PublicKey, StaticSecret};
+use crate::member::chain::ChainError;
 use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::manifest::MAX_RELAY_ADDRESSES;
 use crate::member::{
@@ -63,6 +64,8 @@ pub(super) enum MembershipEvent {
         member: Box<Member>,
         inserted: Inserted,
     },
+    /// Another policy is in force.
+    Policy,
     /// A member's documents have ended, none newer came.
     Gone(PublicKey),
     /// Nobody answers to this.
@@ -140,12 +143,13 @@ impl MembershipAgent {
     /// At every later start.
     ///
     /// A node that was off for longer than its key binding lives signs a new one; its peers accept that with the
-    /// receipt it has.
+    /// receipt it has. If that has ended too, a registrar renews it, unless the node was revoked; so a machine that was off
+    /// for months comes back by itself, as long as its certificate lives.
     pub(super) fn resume(mut credentials: Credentials, rng: &mut Rng, now: Now) -> Result<Self, String> {
         if binding_is_old(&credentials, now.unix) {
             credentials.renew_binding(now.unix).map_err(|e| e.to_string())?;
         }
-        let me = credentials.member(now.unix).map_err(|e| format!("this node's own documents: {e}"))?;
+        let me = credentials.lapsed_member(now.unix).map_err(|e| own_documents(&e))?;
         let targets = targets_of(credentials.trust().manifest());
         if targets.is_empty() {
             return Err("the manifest names no relay".into());
@@ -577,6 +581,18 @@ impl MembershipAgent {
             self.drain_control(now);
         }
     }
+}
+
+/// Why a node cannot be what its credentials say. The chain's errors speak of "the peer", which here is the node itself.
+fn own_documents(error: &ChainError) -> String {
+    let what = error.to_string().replace("the peer", "this node");
+    let cure = match error {
+        ChainError::Revoked | ChainError::Expired(_) | ChainError::TokenExpired => {
+            "; the cure: ask for a new token, move the state directory away, and join anew"
+        }
+        _ => "",
+    };
+    format!("{what}{cure}")
 }
 
 /// Relays in the order of the manifest, whose first is the one with the directory: each by its first address, then each

@@ -31,6 +31,7 @@ mod membership;
 mod nat_observer;
 mod paths;
 mod peers;
+mod policy;
 mod ports;
 mod publish;
 mod refused;
@@ -81,6 +82,7 @@ use crate::node::sessions::{PendingInitiations, Source};
 use crate::node::staging::{Added, MAX_STAGED_PER_PEER, Unresolved};
 use crate::path::check::PunchRate;
 use crate::path::{Candidate, Guessing, MtuConfig, NatSeen, ProbeTags};
+use crate::policy::Connections;
 use crate::rng::Rng;
 use crate::session::{Admission, IndexAllocator, LocalKey, Mac1Check, PathSource, Tai64n, TimestampClock};
 use crate::time::{Duration, Instant, Now, earliest};
@@ -123,6 +125,8 @@ pub struct Node {
     unresolved: Unresolved,
     remembered: Remembered,
     drops: Arc<DropCounters>,
+    /// Who began which flow; made with the first policy that forbids anything.
+    connections: Option<Arc<Connections>>,
     leased_timestamp: Tai64n,
     table_version: u64,
     /// What the shell found of the network around.
@@ -196,6 +200,7 @@ impl Node {
             unresolved: Unresolved::default(),
             remembered: Remembered::new(config.last_peers),
             drops: Arc::default(),
+            connections: None,
             leased_timestamp: config.floors.handshake_timestamp,
             table_version: 0,
             host: views::Host::default(),
@@ -554,6 +559,7 @@ impl Node {
 
     /// A packet for a known peer that has no key or no path.
     pub(super) fn on_stage(&mut self, slot: PeerSlot, packet: Vec<u8>, now: Now) -> Result<(), DropReason> {
+        self.check_policy(slot, &packet, now.mono)?;
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
         if peer.staged.push(packet, MAX_STAGED_PER_PEER, now.mono) {
             self.drops.count(DropReason::NoSession);

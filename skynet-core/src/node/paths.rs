@@ -49,6 +49,7 @@ impl Node {
         if let Some(membership) = &mut self.membership {
             membership.directory.note_used(&member.identity());
         }
+        self.compile_policy(slot);
         self.choose_relay(slot, now);
         self.lanes_changed = true;
         let least = self.min_lanes;

@@ -17,6 +17,7 @@ use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
 use crate::node::views::Views;
 use crate::path::{PathAgent, StockPath};
+use crate::policy::PeerPolicy;
 use crate::relay::PairRelay;
 use crate::session::{SealingKey, Session};
 use crate::time::Instant;
@@ -51,6 +52,8 @@ pub(super) struct Peer {
     pub(super) views: Views,
     /// When it last asked to relay by us.
     pub(super) applied_at: Option<Instant>,
+    /// What may pass, under the policy in force.
+    pub(super) policy: Option<Arc<PeerPolicy>>,
 }
 
 /// What the peer is to us.
@@ -130,6 +133,7 @@ impl Peers {
             trains: TrainCheck::new(),
             views: Views::default(),
             applied_at: None,
+            policy: None,
             kind,
             session,
             sealing: None,

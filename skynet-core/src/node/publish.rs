@@ -41,6 +41,7 @@ impl Node {
                 bulk: self.usable_lanes(peer),
                 most_lanes: peer.lanes.agreed(),
                 lane_epoch: peer.load.epoch(),
+                policy: peer.policy.clone(),
                 activity: Arc::clone(peer.session.activity()),
                 direct: Arc::clone(&peer.direct),
                 relayed: Arc::clone(&peer.relayed),

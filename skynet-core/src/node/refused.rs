@@ -102,6 +102,7 @@ impl From<&TrustError> for Refusal {
             | TrustError::ForkedManifest(_) => Self::FalseManifest,
             TrustError::OlderDocument { .. } => Self::OlderDocument,
             TrustError::ForeignDocument(..) => Self::ForeignNetwork,
+            TrustError::FromTheFuture(_) => Self::NotValidNow,
             TrustError::NoSuchDocument
             | TrustError::Document(_)
             | TrustError::NotEntitled(_)

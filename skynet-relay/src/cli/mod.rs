@@ -13,6 +13,7 @@ mod drain;
 mod log;
 mod network;
 mod node;
+mod policy;
 mod run;
 mod status;
 mod token;
@@ -60,6 +61,9 @@ enum Verb {
     /// See the machines of the network, take one out.
     #[command(subcommand)]
     Node(node::NodeVerb),
+    /// Say who may talk to whom, by tags.
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Show the network of this host.
     #[command(subcommand)]
     Network(network::NetworkVerb),
@@ -105,6 +109,7 @@ impl Cli {
             Verb::Run(run) => run::run(&self.common, run),
             Verb::Token(verb) => token::execute(&self.common, verb),
             Verb::Node(verb) => node::execute(&self.common, verb),
+            Verb::Policy(verb) => policy::execute(&self.common, verb),
             Verb::Network(verb) => network::execute(&self.common, verb),
             Verb::Status(verb) => status::execute(&self.common, verb),
             Verb::Drain(drain) => drain::execute(&self.common, drain),

@@ -6,7 +6,7 @@ use skynet_core::key::Identity;
 use skynet_core::member::RevokedNode;
 use skynet_core::time::UnixTime;
 use skynet_relay::clock::Clock;
-use skynet_relay::network::{Revoke, load_network, revoke};
+use skynet_relay::network::{Revoke, load_documents_of, revoke};
 
 use super::{Common, Failure, directory};
 
@@ -53,9 +53,8 @@ fn nodes(all: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn list(common: &Common, all: &Value) -> Result<(), Failure> {
-    let network = load_network(&common.dir)?;
-    let revoked: Vec<String> = network
-        .trust
+    let trust = load_documents_of(&common.dir)?;
+    let revoked: Vec<String> = trust
         .revocations()
         .into_iter()
         .flat_map(|list| &list.nodes)
@@ -92,7 +91,7 @@ fn show(common: &Common, node: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-fn find<'a>(all: &'a Value, who: &str) -> Result<&'a Value, Failure> {
+pub(super) fn find<'a>(all: &'a Value, who: &str) -> Result<&'a Value, Failure> {
     let is = |node: &&Value| ["name", "ipv4", "identity"].iter().any(|key| node[key] == who);
     let missing =
         || anyhow::anyhow!("no machine of the network is called {who}; see `skynet-relay node list`");

@@ -8,7 +8,7 @@ use skynet_core::member::{Delegation, Extent, Ipv4Prefix, RevokedToken, Tags};
 use skynet_core::time::UnixTime;
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::network::{
-    Issued, NewToken, Revoke, TokenOptions, create_token, list_tokens, load_network, revoke, token_entry,
+    Issued, NewToken, Revoke, TokenOptions, create_token, list_tokens, load_documents_of, revoke, token_entry,
 };
 
 use super::{Common, Failure, directory, duration};
@@ -96,14 +96,14 @@ fn make(common: &Common, create: &Create) -> Result<(), Failure> {
 }
 
 fn list(common: &Common) -> Result<(), Failure> {
-    let network = load_network(&common.dir)?;
+    let trust = load_documents_of(&common.dir)?;
     let uses = directory::read(common)?;
     let now = Clock::new().now().unix;
     let describe = |token: &Issued| {
         let allowed = &token.delegation;
         let id = allowed.token_id.to_string();
         let used = uses["token_uses"][id.as_str()].as_u64().unwrap_or(0);
-        let entry = network.trust.revocations().and_then(|list| list.token(&allowed.token_id));
+        let entry = trust.revocations().and_then(|list| list.token(&allowed.token_id));
         json!({
             "token_id": id,
             "state": state(allowed, entry, used, now),

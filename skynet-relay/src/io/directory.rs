@@ -36,8 +36,8 @@ impl<S: Store> LocalDirectory<S> {
     }
 
     /// Takes a newer document of the network; another one changes nothing.
-    fn adopt(&mut self, document: &[u8]) {
-        let kind = match self.registrar.trust_mut().take(document) {
+    fn adopt(&mut self, document: &[u8], now: UnixTime) {
+        let kind = match self.registrar.trust_mut().take_at(document, now) {
             Ok(Some(kind)) => kind,
             Ok(None) => return,
             Err(error) => return warn!(%error, "a document of the network is not taken over"),
@@ -127,7 +127,7 @@ impl<S: Store + 'static> LocalDirectory<S> {
     /// The part of an operation that changes what the registrar itself goes by.
     fn adopt_of(&mut self, op: &StoreOp, now: UnixTime) {
         if let StoreOp::Adopt { document } = op {
-            self.adopt(document);
+            self.adopt(document, now);
         }
         if matches!(op, StoreOp::Adopt { .. } | StoreOp::InForce) {
             self.registrar.confirm_documents(now);

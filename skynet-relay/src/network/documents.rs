@@ -9,13 +9,15 @@ use skynet_core::member::document::Kind;
 use super::files::{FileError, RESTORE, exists, owner, read_private, replace, write_new};
 use super::{MANIFEST, NetworkError, load_root_key, load_trust};
 
-const REVOCATIONS: &str = "revocations";
+pub(super) const REVOCATIONS: &str = "revocations";
+pub(super) const POLICY: &str = "policy";
 
 /// The file that a kind of document is kept in; what a registrar says anew every hour is kept in none.
 const fn file_of(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Manifest => Some(MANIFEST),
         Kind::Revocations => Some(REVOCATIONS),
+        Kind::Policy => Some(POLICY),
         _ => None,
     }
 }
@@ -42,19 +44,17 @@ pub fn keep_document(dir: &Path, kind: Kind, document: &[u8]) -> Result<(), File
 /// # Errors
 /// A file.
 pub fn load_documents(dir: &Path) -> Result<Vec<Vec<u8>>, FileError> {
-    let files = [MANIFEST, REVOCATIONS].map(|name| dir.join(name));
+    let files = [MANIFEST, REVOCATIONS, POLICY].map(|name| dir.join(name));
     let there = files.iter().filter(|path| exists(path));
     there.map(|path| read_private(path, false).map(|bytes| bytes.to_vec())).collect()
 }
 
 /// Puts what is kept beside the manifest into `trust`.
 pub(super) fn restore(dir: &Path, trust: &mut NetworkTrust) -> Result<(), FileError> {
-    let path = dir.join(REVOCATIONS);
-    if exists(&path) {
-        let document = read_private(&path, false)?;
-        trust.take(&document).map_err(|e| {
-            FileError::new(&path, format!("is damaged or not of this network ({e})"), RESTORE)
-        })?;
+    for path in [REVOCATIONS, POLICY].map(|name| dir.join(name)).iter().filter(|path| exists(path)) {
+        let document = read_private(path, false)?;
+        let damaged = |e| FileError::new(path, format!("is damaged or not of this network ({e})"), RESTORE);
+        trust.take(&document).map_err(damaged)?;
     }
     Ok(())
 }

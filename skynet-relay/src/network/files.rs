@@ -135,6 +135,12 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Resu
     sync_directory(path)
 }
 
+/// Removes a file for good.
+pub(super) fn remove(path: &Path) -> Result<(), FileError> {
+    fs::remove_file(path).map_err(|e| FileError::io(path, "cannot be removed", &e))?;
+    sync_directory(path)
+}
+
 /// Replaces a file that has been read and understood before; its owner stays.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let temporary = write_temporary(path, bytes, Some(owner(path)?))?;

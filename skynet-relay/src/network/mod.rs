@@ -5,6 +5,7 @@
 //!   genesis         root's first word; its hash is the network
 //!   manifest        epoch, registrars, relays, IPv4 range; written last: with it the network exists
 //!   revocations     nodes and tokens that were taken back, if any ever was
+//!   policy          who may talk to whom, if that was ever said
 //!   registrar.key   signs admission receipts; not on further relays
 //!   relay.key       Noise static key of the control channel
 //!   cluster.key     tickets and bind keys             directory.redb   the directory (crate::store)
@@ -20,6 +21,8 @@ mod create;
 mod documents;
 mod files;
 mod invitation;
+mod offline;
+mod policy;
 mod relays;
 mod revoke;
 mod tokens;
@@ -28,6 +31,8 @@ pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
 pub use documents::{keep_document, load_documents};
 pub use files::{FileError, Owner};
 pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
+pub use offline::{export_root, has_root_key, import_documents, split};
+pub use policy::{Explained, PolicyError, PolicyFile, explain, render, set_policy};
 pub use relays::{accept_invitation, add_relay, remove_relay};
 pub use revoke::{Revoke, revoke, token_entry};
 pub use tokens::{Issued, NewToken, TokenOptions, create_token, list_tokens};
@@ -130,6 +135,15 @@ pub fn load_network(dir: &Path) -> Result<Network, NetworkError> {
         None
     };
     Ok(Network { trust, registrar_key, relay_key, cluster_key, relay_no, directory: dir.join(DIRECTORY) })
+}
+
+/// Genesis and the documents that hold, of a relay's directory or of an operator's own.
+///
+/// # Errors
+/// A file.
+pub fn load_documents_of(dir: &Path) -> Result<NetworkTrust, NetworkError> {
+    check_directory(dir)?;
+    Ok(load_trust(dir)?)
 }
 
 /// Genesis and manifest. The pin is the hash of the genesis file: this is where the network has its root.

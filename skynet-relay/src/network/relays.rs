@@ -63,13 +63,16 @@ pub fn add_relay(
 /// # Errors
 /// There is no such relay, or it is this host's own, or a file.
 pub fn remove_relay(dir: &Path, relay_no: u16, now: UnixTime) -> Result<(), NetworkError> {
-    let own = StaticSecret::from_bytes(*read_key(&dir.join(RELAY_KEY), "relay", false)?.expose()).public();
+    // The operator's own directory has no relay's key, and no relay.
+    let own =
+        exists(&dir.join(RELAY_KEY)).then(|| read_key(&dir.join(RELAY_KEY), "relay", false)).transpose()?;
+    let own = own.map(|key| StaticSecret::from_bytes(*key.expose()).public());
     sign_next(dir, now, |manifest| {
         let Some(at) = manifest.relays.iter().position(|r| r.relay_no == relay_no) else {
             return Err(NetworkError::Options(format!("there is no relay {relay_no}; see `network show`")));
         };
-        if manifest.relays[at].key == own {
-            let text = "that is this host's relay, which keeps the directory: it cannot be taken out";
+        if at == 0 || Some(manifest.relays[at].key) == own {
+            let text = "that is the relay which keeps the directory: it cannot be taken out";
             return Err(NetworkError::Options(text.into()));
         }
         manifest.relays.remove(at);

@@ -7,6 +7,7 @@
 
 use skynet_core::key::PublicKey;
 use skynet_core::member::chain::ChainError;
+use skynet_core::member::document::Kind;
 use skynet_core::member::{Bundle, Member};
 use skynet_core::time::UnixTime;
 
@@ -49,6 +50,7 @@ impl Registrar {
         }
         let member = self.trust.verify_member(&bundle, now).map_err(|error| match error {
             ChainError::NoReceipt => needs_registrar("joining for the first time"),
+            ChainError::Expired(Kind::Receipt) => needs_registrar("joining after a long time"),
             error => error.into(),
         })?;
         let known = stored_node(view, &member.identity())?;

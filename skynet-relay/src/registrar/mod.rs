@@ -16,13 +16,11 @@
 //! A registrar signs receipts and nothing else: without a token's certificate its receipt admits nobody, and peers
 //! check both (`skynet_core::member`).
 
-mod authorise;
 mod follow;
 mod join;
 mod lookup;
 mod oust;
 
-pub use authorise::{Caller, Method, authorise};
 use join::keep_the_newest;
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 pub use lookup::{GetBy, MAX_LIST, Page, find, list};
@@ -31,7 +29,7 @@ pub use oust::Ousted;
 use skynet_core::key::{Identity, PublicKey, SigningKey};
 use skynet_core::member::chain::ChainError;
 use skynet_core::member::document::DocumentError;
-use skynet_core::member::{Bundle, Manifest, Member, NetworkTrust, Record, Signed};
+use skynet_core::member::{Bundle, Manifest, NetworkTrust, Record, Signed};
 use skynet_core::time::UnixTime;
 
 use crate::store::{Store, StoreError, Transaction, Versioned, View};
@@ -250,28 +248,6 @@ impl Registrar {
         }
         Ok(transaction)
     }
-
-    /// Who speaks with this proven key: a member if the directory has it and its documents are valid now. Five
-    /// signature checks: once per connection and after JOIN or LEAVE, not per request.
-    pub fn caller(&self, proven: &PublicKey, view: &dyn View, now: UnixTime) -> Result<Caller, StoreError> {
-        let Some(member) = self.member_by_key(proven, view, now)? else {
-            return Ok(Caller::Stranger(*proven));
-        };
-        Ok(Caller::Member { proven: *proven, identity: member.identity(), node_no: member.node_no() })
-    }
-
-    /// The member whose session key this is.
-    pub fn member_by_key(
-        &self,
-        key: &PublicKey,
-        view: &dyn View,
-        now: UnixTime,
-    ) -> Result<Option<Member>, StoreError> {
-        let Some(identity) = identity_at(view, &session_key(key))? else { return Ok(None) };
-        let Some((_, bundle)) = stored_node(view, &identity)? else { return Ok(None) };
-        let member = self.trust.verify_member(&bundle, now).ok();
-        Ok(member.filter(|member| member.x25519() == *key))
-    }
 }
 
 /// Prepares and commits until no compare race is lost, at most [`MAX_RACES`] times.
@@ -360,4 +336,4 @@ fn claims(trust: &NetworkTrust, bundle: &Bundle) -> [String; 4] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

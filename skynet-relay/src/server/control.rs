@@ -25,6 +25,7 @@ use super::connection::{
     MemberKey, REQUEST_RATE, denied_within,
 };
 use super::limit::prefix;
+use super::methods::{Method, Standing};
 use super::{DropReason, Drops};
 use crate::registrar::Ousted;
 use bulletin::Bulletin;
@@ -457,56 +458,66 @@ impl ControlServer {
                 return connection.refuse(0, DeniedCode::Malformed, "malformed message");
             }
         };
-        if let Message::Ping(t) = message {
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        let standing = match connection.member {
+            Some(_) => Standing::Member,
+            None if self.config.relays.contains(&key) => Standing::Relay,
+            None => Standing::Pending,
+        };
+        let method = Method::of(&message);
+        if method == Some(Method::Ping)
+            && let Message::Ping(t) = message
+        {
             return connection.send(request, &Message::Pong(t));
         }
         let (rate, burst) = REQUEST_RATE;
         if connection.pending >= MAX_PENDING || !connection.requests.take(1, rate, burst, now) {
             return connection.refuse(request, DeniedCode::TryAgain, "too many requests");
         }
-        if let Message::Join(bundle) = message {
-            return self.on_join(conn, request, bundle, now);
-        }
-        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
-        if connection.member.is_none() && self.config.relays.contains(&key) {
-            return self.on_relay_message(conn, request, message);
-        }
-        let Some(member) = connection.member else {
-            return connection.refuse(request, DeniedCode::NotJoined, "join first");
-        };
-        let MemberKey { network_id, identity } = member;
-        let op = match message {
-            Message::Update(record) => StoreOp::Update { network_id, identity, key, record },
-            Message::Get(lookup) => StoreOp::Get { network_id, lookup },
-            Message::List { after, limit } => {
-                StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
+        match method {
+            Some(method) if method.is_open_to(standing) => self.serve(conn, request, message, now),
+            None if standing == Standing::Member => {
+                connection.refuse(request, DeniedCode::Malformed, "this message is not a request")
             }
-            Message::Leave => StoreOp::Leave { network_id, identity, key },
             _ => {
-                let text = "this message is not a request";
-                return connection.send(request, &Message::denied(DeniedCode::Malformed, text));
+                let text = match standing {
+                    Standing::Pending => "join first",
+                    Standing::Relay => "a relay may only ask for members and the manifest",
+                    Standing::Member => "only another relay of the network may ask this",
+                };
+                connection.refuse(request, DeniedCode::NotJoined, text)
             }
-        };
-        self.ask(conn, request, op);
-        Ok(())
+        }
     }
 
-    /// Another relay of the network looks members up as a member may, and asks for the manifest.
-    fn on_relay_message(&mut self, conn: ConnId, request: u32, message: Message) -> Result<(), DropReason> {
-        let network_id = self.config.network_id;
+    /// A request that the table of methods lets through.
+    fn serve(
+        &mut self,
+        conn: ConnId,
+        request: u32,
+        message: Message,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let connection = self.connections.get(&conn).ok_or(DropReason::BrokenChannel)?;
+        let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
+        let member = connection.member;
+        let network_id = member.map_or(self.config.network_id, |member| member.network_id);
+        let identity = member.map(|member| member.identity);
         let op = match message {
-            Message::GetManifest => StoreOp::Manifest,
-            Message::Get(lookup) => StoreOp::Get { network_id, lookup },
+            Message::Join(bundle) => return self.on_join(conn, request, bundle, now),
+            Message::Update(record) => {
+                identity.map(|identity| StoreOp::Update { network_id, identity, key, record })
+            }
+            Message::Leave => identity.map(|identity| StoreOp::Leave { network_id, identity, key }),
+            Message::Get(lookup) => Some(StoreOp::Get { network_id, lookup }),
             Message::List { after, limit } => {
-                StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) }
+                Some(StoreOp::List { network_id, after, limit: limit.min(MAX_LISTED) })
             }
-            _ => {
-                let text = "a relay may only ask for members and the manifest";
-                let denied = Message::denied(DeniedCode::NotJoined, text);
-                let connection = self.connections.get_mut(&conn).ok_or(DropReason::BrokenChannel)?;
-                return connection.send(request, &denied);
-            }
+            Message::GetManifest => Some(StoreOp::Manifest),
+            _ => None,
         };
+        // The table lets nobody else get here.
+        let op = op.ok_or(DropReason::BrokenChannel)?;
         self.ask(conn, request, op);
         Ok(())
     }

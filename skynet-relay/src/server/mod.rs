@@ -6,6 +6,7 @@
 mod connection;
 pub mod control;
 pub mod measure;
+mod methods;
 pub mod seats;
 mod stun;
 
@@ -14,6 +15,7 @@ pub use control::{
     StreamOutput,
 };
 pub use measure::Measure;
+pub use methods::{Method, Standing};
 pub use seats::{Seat, Seats};
 pub use skynet_core::forwarder::{
     Action, ClusterKeys, DropReason, Drops, ForwardConfig, ForwardCounters, Forwarder, Local, Rate,

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use skynet_core::crypto::hash;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, RelayEntry, Revocations, Tags,
-    TokenId, TokenRelay, Verified,
+    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, Policy, RelayEntry, Revocations,
+    Rule, Tags, TokenId, TokenRelay, Verified,
 };
 use skynet_core::node::RELAY_TAG;
 use skynet_core::rng::Rng;
@@ -27,6 +28,7 @@ pub struct MemberNetwork {
     root: SigningKey,
     /// Signed after the manifest, the last of each kind.
     revocations: Option<Verified<Revocations>>,
+    policy: Option<Verified<Policy>>,
     token_id: TokenId,
     registrar: SigningKey,
     relay_keys: Vec<StaticSecret>,
@@ -110,6 +112,7 @@ impl MemberNetwork {
             old_manifest,
             root,
             revocations: None,
+            policy: None,
             token_id,
             registrar,
             relay_keys,
@@ -136,6 +139,44 @@ impl MemberNetwork {
     /// What the join token is called when it is taken back.
     pub const fn token_id(&self) -> TokenId {
         self.token_id
+    }
+
+    /// A join token whose nodes have these tags.
+    ///
+    /// # Panics
+    /// If they are no tags.
+    pub fn token_with(&self, tags: &[&str]) -> String {
+        let sound = "made of values that hold";
+        let mut token = JoinToken::parse(&self.token).expect(sound);
+        let key = SigningKey::from_seed(&hash(&[b"a token of the simulation", tags.join(",").as_bytes()]));
+        let delegation = Delegation {
+            token_key: key.identity(),
+            token_id: TokenId(*key.identity().as_bytes().first_chunk().expect("32 bytes")),
+            tags: Tags::new(tags).expect("the caller names tags"),
+            ..token.delegation().unverified().clone()
+        };
+        let delegation = delegation.sign(&self.root).expect(sound).into_signed();
+        token = JoinToken::new(token.root_pin(), key.seed(), token.relays().to_vec(), delegation);
+        token.encode().to_string()
+    }
+
+    /// Signs the next policy, and returns it.
+    ///
+    /// # Panics
+    /// If it is beyond the limits.
+    pub fn set_policy(&mut self, now: UnixTime, allow_by_default: bool, rules: Vec<Rule>) -> Vec<u8> {
+        let policy = Policy {
+            network_id: self.manifest.network_id,
+            epoch: self.policy.as_ref().map_or(0, |last| last.epoch) + 1,
+            issued: now,
+            signer: self.root.identity(),
+            allow_by_default,
+            rules,
+        };
+        let signed = policy.sign(&self.root).expect("within the limits");
+        let bytes = signed.bytes().to_vec();
+        self.policy = Some(signed);
+        bytes
     }
 
     /// Signs the next list of revocations, changed so, and returns it.
@@ -178,8 +219,10 @@ impl MemberNetwork {
     pub(super) fn registrar(&self, relay_no: u16) -> Registrar {
         let trust = NetworkTrust::new(self.genesis.root_pin(), self.genesis.bytes(), self.manifest.bytes());
         let mut trust = trust.expect("signed by the root a moment ago");
-        if let Some(list) = &self.revocations {
-            trust.take(list.bytes()).expect("signed by the root a moment ago");
+        let (list, policy) =
+            (self.revocations.as_ref().map(Verified::bytes), self.policy.as_ref().map(Verified::bytes));
+        for document in [list, policy].into_iter().flatten() {
+            trust.take(document).expect("signed by the root a moment ago");
         }
         match relay_no {
             1 => Registrar::new(self.registrar.clone(), trust),

@@ -6,6 +6,7 @@
 mod agent;
 mod binaries;
 mod relay;
+mod secrets;
 mod stale;
 mod status;
 pub mod stock;
@@ -20,7 +21,9 @@ pub use agent::{Agent, Extra, Finished};
 pub use binaries::Binaries;
 pub use relay::Relay;
 pub use stale::{remove_all_stale, remove_labs_on_signals_and_panics};
-pub use status::{AgentState, Candidate, PathKind, PeerStatus, PortMapping, Refused, RelayStatus, Status};
+pub use status::{
+    AgentState, Candidate, Documents, PathKind, PeerStatus, PortMapping, Refused, RelayStatus, Status,
+};
 
 use crate::lab::Lab;
 use crate::{clock, wait};

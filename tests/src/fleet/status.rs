@@ -69,6 +69,17 @@ pub struct Status {
     /// What relays said that it did not believe.
     #[serde(default)]
     pub refused: Vec<Refused>,
+    /// Which documents of the network hold.
+    pub documents: Option<Documents>,
+}
+
+/// Which documents of the network hold.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Documents {
+    /// Epoch of the list of what was taken back.
+    pub revocations_epoch: Option<u64>,
+    /// Epoch of the policy.
+    pub policy_epoch: Option<u64>,
 }
 
 /// What one relay said that was not believed, of one kind.

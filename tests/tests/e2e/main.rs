@@ -23,6 +23,7 @@ mod mtu;
 mod offload;
 mod pairs;
 mod paths;
+mod policy;
 mod refusal;
 mod relay;
 mod relays;
@@ -79,6 +80,8 @@ impl Story {
         if let Some(sniffer) = &self.sniffer {
             sniffer.assert_clean();
         }
+        let places = self.fleet.scan_for_secrets().unwrap();
+        println!("no secret in {places} places");
         drop(self.fleet);
         self.lab.remove().unwrap();
     }

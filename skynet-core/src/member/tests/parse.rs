@@ -33,6 +33,7 @@ fn samples() -> Vec<Sample> {
         checked(bundle.receipt.as_ref().unwrap(), network.registrar.identity()),
         checked(bundle.record.as_ref().unwrap(), own),
         checked(&network.revocations().sign(&network.root).unwrap().into_signed(), network.root.identity()),
+        checked(&network.policy().sign(&network.root).unwrap().into_signed(), network.root.identity()),
         checked(&freshness.sign(&network.registrar).unwrap().into_signed(), network.registrar.identity()),
     ]
 }

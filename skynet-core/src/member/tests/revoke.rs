@@ -159,6 +159,9 @@ fn a_word_on_what_is_in_force_is_good_for_a_day_and_for_no_older_list() {
     assert_eq!(take(&mut trust, &by_root, &network.root), Err(TrustError::NotEntitled(Kind::Freshness)));
     let old = Freshness { issued: UnixTime(NOW.0 - 1), ..word.clone() };
     assert!(matches!(take(&mut trust, &old, &network.registrar), Err(TrustError::OlderDocument { .. })));
+    let future = Freshness { issued: NOW.plus_secs(301), ..word.clone() };
+    let future = future.sign(&network.registrar).unwrap();
+    assert_eq!(trust.take_at(future.bytes(), NOW), Err(TrustError::FromTheFuture(Kind::Freshness)));
     // There is a list that was not shown to us.
     let later = Freshness { issued: NOW.plus_secs(60), revocations: 1, ..word };
     take(&mut trust, &later, &network.registrar).unwrap();

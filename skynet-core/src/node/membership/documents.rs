@@ -5,6 +5,8 @@ use crate::member::document::Kind;
 use crate::node::refused::Refusal;
 use crate::time::{Duration, Instant, Now, UnixTime};
 
+/// A word on what is in force is written to the disk this often at most.
+const KEEP_WORD: Duration = Duration::from_secs(1_800);
 /// What a node whose credentials were taken back says.
 const REVOKED: &str = "the operator has revoked this machine; it talks to nobody any more. The cure: ask for a new token, and join anew";
 
@@ -15,6 +17,8 @@ pub struct Documents {
     pub manifest_epoch: u64,
     /// Epoch of the revocations; `None` if nothing was ever taken back.
     pub revocations_epoch: Option<u64>,
+    /// Epoch of the policy; `None` if there never was one.
+    pub policy_epoch: Option<u64>,
     /// Until when a registrar's last word on what is in force is good; `None` before the first.
     pub good_until: Option<UnixTime>,
     /// Whether that is past: newer ones may have been missed.
@@ -29,6 +33,8 @@ pub(super) struct Age {
     is_stale: bool,
     /// When it will be.
     stale_at: Option<Instant>,
+    /// When a word was written last.
+    word_kept_at: Option<Instant>,
     /// Then nobody is a peer until there is a fresh word.
     fail_closed: bool,
 }
@@ -43,16 +49,23 @@ impl MembershipAgent {
     /// A document that holds for the whole network. One that is not newer, or not by who may sign it, changes nothing.
     pub(super) fn on_document(&mut self, document: &[u8], now: Now) {
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        let kind = match credentials.trust_mut().take(document) {
+        let kind = match credentials.trust_mut().take_at(document, now.unix) {
             Ok(Some(kind)) => kind,
             Ok(None) => return,
             Err(error) => return self.refuse(Refusal::from(&error), &error, now.mono),
         };
         tracing::debug!(%kind, "a newer document of the network");
-        let kept = credentials.encode().to_vec();
-        self.events.push_back(MembershipEvent::Persist(kept));
-        if kind == Kind::Revocations {
-            self.apply_revocations();
+        // A word comes every hour, or as often as a relay likes: it is written seldom.
+        let is_word = kind == Kind::Freshness;
+        if !is_word || self.age.word_kept_at.is_none_or(|at| now.mono >= at + KEEP_WORD) {
+            self.age.word_kept_at = Some(now.mono);
+            let kept = credentials.encode().to_vec();
+            self.events.push_back(MembershipEvent::Persist(kept));
+        }
+        match kind {
+            Kind::Revocations => self.apply_revocations(),
+            Kind::Policy => self.events.push_back(MembershipEvent::Policy),
+            _ => {}
         }
         self.look_at_age(now);
     }
@@ -116,6 +129,7 @@ impl MembershipAgent {
         Some(Documents {
             manifest_epoch: trust.manifest().epoch,
             revocations_epoch: trust.revocations().map(|revocations| revocations.epoch),
+            policy_epoch: trust.policy().map(|policy| policy.epoch),
             good_until: trust.stale_since(),
             is_stale: self.age.is_stale,
             is_revoked: self.is_revoked,

@@ -57,6 +57,12 @@ impl ControlServer {
         self.bulletin.revoked.take()
     }
 
+    /// The keys of the network's relays.
+    #[cfg(test)]
+    pub(in crate::server) fn set_relays(&mut self, relays: Vec<skynet_core::key::PublicKey>) {
+        self.config.relays = relays;
+    }
+
     /// Asks what is in force: at the start, once in a while, and when the shell knows that it has changed.
     pub fn ask_in_force(&mut self, now: Instant) {
         self.bulletin.ask = Some(now + ASK_EVERY);
