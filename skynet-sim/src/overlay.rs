@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
+use skynet_core::member::Tags;
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -74,6 +75,10 @@ pub struct Offer {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// The tag of its token, if it has one,
+    pub role: Option<&'static str>,
+    /// and whether that token's nodes are forgotten when they leave.
+    pub ephemeral: bool,
 }
 
 impl Default for Offer {
@@ -87,6 +92,8 @@ impl Default for Offer {
             mtu: MtuConfig::default(),
             known_members: MAX_MEMBERS,
             guessing: Guessing::default(),
+            role: None,
+            ephemeral: false,
         }
     }
 }
@@ -247,8 +254,15 @@ impl Overlay {
     }
 
     fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing } = offer;
-        let (token, engine, n) = (self.network.token().to_owned(), self.engine, self.agents.len());
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, role, ephemeral } =
+            offer;
+        let token = match (role, ephemeral) {
+            (None, false) => self.network.token().to_owned(),
+            (role, ephemeral) => {
+                self.network.token_for(&Tags::new(role).expect("a role is a tag"), ephemeral)
+            }
+        };
+        let (engine, n) = (self.engine, self.agents.len());
         move |site, v6| AgentConfig {
             token,
             name: format!("n{n}"),
@@ -310,6 +324,36 @@ impl Overlay {
         self.world_mut().with_host(from, |agent: &mut AgentHost, now| {
             agent.application_mut().start(Flow::new(to, now.mono, every, count, 200));
         })
+    }
+
+    /// Somebody on `id` waits for members with this role, for everybody if there is none.
+    ///
+    /// # Errors
+    /// What ended the run.
+    ///
+    /// # Panics
+    /// If the role is no tag.
+    pub fn watch(&mut self, id: HostId, role: Option<&str>) -> Result<(), RunError> {
+        let tags = Tags::new(role).expect("a role is a tag");
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.watch(Some(tags), now))
+    }
+
+    /// Names of the members with this role, or of all, that `id` takes to be there.
+    pub fn present(&self, id: HostId, role: Option<&str>) -> Vec<String> {
+        let members = self.agent(id).roster().map(|r| r.members).unwrap_or_default();
+        let has = |tags: &Tags| role.is_none_or(|role| tags.contains(role));
+        members.into_iter().filter(|m| m.online && has(&m.tags)).map(|m| m.name.to_string()).collect()
+    }
+
+    /// The process of `id` is told to end, tells its relay, and is gone half a second later.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn stop_agent(&mut self, id: HostId) -> Result<(), RunError> {
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.stop(now))?;
+        self.world_mut().run_for(Duration::from_millis(500))?;
+        self.world_mut().stop_host(id, Stop::Kill);
+        Ok(())
     }
 
     /// What `to` has of `from`'s packets.

@@ -14,7 +14,7 @@ use skynet_core::crypto;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::PortNo;
 use skynet_core::key::Secret;
-use skynet_core::member::Credentials;
+use skynet_core::member::{Credentials, Tags};
 use skynet_core::node::{ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent};
 use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
@@ -82,7 +82,9 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         guessing: skynet_core::path::Guessing::default(),
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
-    let node = Node::new(config, [1; 32], now).expect("the credentials are in order");
+    let mut node = Node::new(config, [1; 32], now).expect("the credentials are in order");
+    // Somebody waits for whoever comes, so that every word about presence is heard.
+    node.watch(Some(Tags::default()), now);
     let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
     let mut world = World {
         outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
@@ -177,6 +179,7 @@ impl World {
                     | NodeEvent::CloseCarrier
                     | NodeEvent::PersistPeers(_)
                     | NodeEvent::PersistRoster(_)
+                    | NodeEvent::RosterChanged
                     | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}
@@ -317,5 +320,6 @@ impl World {
             assert!(!peer.established, "a session with nobody");
             self.met = true;
         }
+        assert!(self.node.roster().members.len() <= 2, "a relay made a member");
     }
 }

@@ -3,12 +3,15 @@
 mod down;
 mod exit;
 mod format;
+mod hosts;
 mod netcheck;
 mod ping;
+mod roster_formats;
 mod run;
 mod spawn;
 mod status;
 mod up;
+mod wait;
 mod why;
 
 use std::ffi::OsString;
@@ -55,6 +58,10 @@ enum Verb {
     Down(down::DownArgs),
     /// This node, its relays and one line per peer; LAST is the age of the newest handshake.
     Status(status::StatusArgs),
+    /// The members that are there, by role: as a table, JSON, /etc/hosts, an MPI hostfile or an Ansible inventory.
+    Hosts(hosts::HostsArgs),
+    /// Wait until so many members of a role are there: a barrier for scripts.
+    Wait(wait::WaitArgs),
     /// Ping a peer through the overlay and name the path of each answer.
     Ping(ping::PingArgs),
     /// Say why a peer is reached as it is, directly or not, and the one change that would set it right.
@@ -131,6 +138,9 @@ struct AgentArgs {
     /// Ask the cloud's metadata service for the public address [default: true].
     #[arg(long, env = "SKYNET_CLOUD_METADATA", value_name = "BOOL")]
     cloud_metadata: Option<bool>,
+    /// Directory with programs to be run when members come and go.
+    #[arg(long, env = "SKYNET_HOOKS", value_name = "DIR")]
+    hooks: Option<PathBuf>,
 }
 
 impl AgentArgs {
@@ -158,6 +168,7 @@ impl AgentArgs {
             advertise: self.advertise.clone(),
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
+            hooks: self.hooks.clone(),
         };
         Ok(Config::load(overrides)?)
     }
@@ -197,6 +208,7 @@ impl AgentArgs {
         push("--advertise", advertise.map(|list| list.join(",").into()));
         push("--port-mapping", self.port_mapping.map(|on| on.to_string().into()));
         push("--cloud-metadata", self.cloud_metadata.map(|on| on.to_string().into()));
+        push("--hooks", self.hooks.clone().map(Into::into));
         flags
     }
 }
@@ -228,6 +240,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => ("run/1", args.json, run::run(&args)),
         Verb::Down(args) => ("down/1", args.ask.json, down::run(&args)),
         Verb::Status(args) => ("status/1", args.ask.json, status::run(&args)),
+        Verb::Hosts(args) => ("hosts/1", args.is_json(), hosts::run(&args)),
+        Verb::Wait(args) => ("wait/1", args.ask.json, wait::run(&args)),
         Verb::Ping(args) => ("ping/1", args.ask.json, ping::run(&args)),
         Verb::Why(args) => ("why/1", args.ask.json, why::run(&args)),
         Verb::Netcheck(args) => ("netcheck/1", args.ask.json, netcheck::run(&args)),

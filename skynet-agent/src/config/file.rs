@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
+use super::hooks::HooksSection;
 use super::paths::Paths;
 use super::relay::RelaySection;
 use super::{
@@ -25,6 +26,7 @@ pub(super) struct File {
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
     pub(super) paths: Paths,
+    pub(super) hooks: HooksSection,
     pub(super) peer: Vec<Peer>,
 }
 

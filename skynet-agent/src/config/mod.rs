@@ -26,6 +26,11 @@
 //! cloud_metadata = true                # ask the cloud for the public address
 //! birthday = 128                       # sockets to guess ports with; 0: never
 //!
+//! [hooks]
+//! directory = "/etc/skynet/hooks.d"    # its programs are run when members come and go
+//! roles = ["worker"]                   # only for these; default: for everybody
+//! timeout = "30s"                      # for each program
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -39,6 +44,7 @@
 
 mod dataplane;
 mod file;
+mod hooks;
 mod mtu;
 mod offload;
 mod paths;
@@ -63,6 +69,7 @@ pub use dataplane::{
     Ciphers, Nice, Threading, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_nice,
     parse_worker_threads,
 };
+pub use hooks::Hooks;
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
@@ -129,6 +136,8 @@ pub struct Overrides {
     pub port_mapping: Option<bool>,
     /// Ask the cloud for the public address.
     pub cloud_metadata: Option<bool>,
+    /// Programs to be run when members come and go.
+    pub hooks: Option<PathBuf>,
 }
 
 /// What the agent runs with.
@@ -170,6 +179,8 @@ pub struct Config {
     pub port_mapping: bool,
     /// Whether the cloud is asked for the public address.
     pub cloud_metadata: bool,
+    /// Programs to be run when members come and go.
+    pub hooks: Option<Hooks>,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -286,6 +297,7 @@ impl Config {
         paths::check_advertised(&advertise).map_err(ConfigError::Advertise)?;
         let in_file = file.paths.birthday.map(check_birthday).transpose();
         let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
+        let hooks = file.hooks.check(overrides.hooks).map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -321,6 +333,7 @@ impl Config {
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
+            hooks,
             wireguard,
             peers,
         })

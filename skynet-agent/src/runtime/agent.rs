@@ -17,11 +17,13 @@ use tokio::sync::mpsc;
 
 use super::carrier::{Carried, Carrier};
 use super::data_plane::{DataPlane, Fault};
+use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
+use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
@@ -34,6 +36,8 @@ use crate::udp::UdpSocket;
 
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
+/// For the last words to the relay.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The agent. Dropping it stops the threads; [`Agent::finish`] also cleans up what outlives the process.
 pub(super) struct Agent {
@@ -59,6 +63,8 @@ pub(super) struct Agent {
     faults: mpsc::Receiver<Fault>,
     pub(super) fault_sender: mpsc::Sender<Fault>,
     pub(super) looks: why::Looks,
+    pub(super) interests: Interests,
+    pub(super) hooks: Hooks,
     spins: u32,
     stopping: bool,
 }
@@ -82,6 +88,8 @@ enum Happened {
     NetworkChanged,
     Reached(Reached),
     Looked(NetworkEvidence),
+    LeaseOver,
+    Hooks,
     Busy,
     Sample,
     Timeout,
@@ -100,6 +108,8 @@ impl Agent {
         interface::clean_up(&net).await;
         let (fault_sender, faults) = mpsc::channel(4);
         let reach = Reach::new(&config, clock::monotonic());
+        let (mut interests, hooks) = (Interests::default(), Hooks::new(&config));
+        config.hooks.iter().for_each(|hooks| interests.stand(hooks.roles.clone()));
         let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
             config,
@@ -121,6 +131,8 @@ impl Agent {
             faults,
             fault_sender,
             looks: why::Looks::new(),
+            interests,
+            hooks,
             spins: 0,
             stopping: false,
         };
@@ -153,6 +165,8 @@ impl Agent {
                 Happened::NetworkChanged => self.tell_addresses().await,
                 Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
                 Happened::Looked(seen) => self.looked(&seen),
+                Happened::LeaseOver => self.tend_watch(),
+                Happened::Hooks => self.run_hooks(),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
@@ -170,6 +184,7 @@ impl Agent {
         changes: &mut mpsc::Receiver<()>,
     ) -> Happened {
         let (deadline, sampling) = (self.deadline(), self.sampling_due());
+        let lease = self.interests.poll_timeout();
         let busy = self.engine.as_ref().map(|e| Arc::clone(e.plane.busy()));
         let busy = async {
             match &busy {
@@ -197,6 +212,8 @@ impl Agent {
             Some(()) = changes.recv() => Happened::NetworkChanged,
             happened = self.reach.next() => Happened::Reached(happened),
             Some(seen) = self.looks.next() => Happened::Looked(seen),
+            () = sleep_until(lease) => Happened::LeaseOver,
+            () = self.hooks.next() => Happened::Hooks,
         }
     }
 
@@ -298,6 +315,7 @@ impl Agent {
                 }
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
+            NodeEvent::RosterChanged => self.run_hooks(),
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "refused"),
             NodeEvent::LookAround => self.look_around(),
@@ -376,6 +394,7 @@ impl Agent {
                 let echo = Echo { sent: echo_sent, received: echo_received };
                 self.why(&peer, (echo_sent > 0).then_some(echo))
             }
+            Request::Roster { roles, since } => self.roster(&roles, since),
             Request::Relays => Reply::ok(&self.relays()),
             Request::Join { token, name } => match self.join(&token, name).await {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
@@ -403,8 +422,30 @@ impl Agent {
         Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
     }
 
+    /// Tells the relay that this process ends, if it can be told at once: then nobody waits for this node to come back.
+    async fn take_leave(&mut self) {
+        let now = clock::now();
+        let Some(is_answered) = self.engine.as_mut().map(|e| e.node.stop(now)) else { return };
+        let told = async {
+            self.drain().await?;
+            while is_answered && self.engine.as_ref().is_some_and(|e| e.node.is_joined()) {
+                let event = self.stream.next().await;
+                self.feed(|node, now| node.handle_control(event, now));
+                self.drain().await?;
+            }
+            self.stream.finish().await;
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(FAREWELL, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::debug!("{e:#}"),
+            Err(_) => tracing::debug!("the relay was not told that this node stops"),
+        }
+    }
+
     /// Stops the threads and removes interface and routes.
     pub(super) async fn finish(mut self) {
+        self.take_leave().await;
         self.stream.close();
         self.carrier.close();
         self.remove_interface().await;

@@ -12,6 +12,7 @@ use skynet_core::worker::{ControlClass, ControlSink};
 use tokio::sync::oneshot;
 
 use super::super::data_plane::Counted;
+use super::super::hooks::Hooks;
 use super::super::queues::{QueueSink, queues};
 use super::*;
 use crate::config::DisabledOffloads;
@@ -70,6 +71,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         advertise: Vec::new(),
         port_mapping: false,
         cloud_metadata: false,
+        hooks: None,
         wireguard: None,
         peers: Vec::new(),
     };
@@ -88,6 +90,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     )
     .unwrap();
     let agent = Agent {
+        interests: Default::default(),
+        hooks: Hooks::new(&config),
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

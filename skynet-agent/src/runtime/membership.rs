@@ -96,6 +96,7 @@ impl Agent {
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());
         self.tell_addresses().await;
+        self.tend_watch();
         if !is_member {
             self.make_interface(None).await?;
         }

@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::channel::{Channel, ChannelError};
 use crate::control::message::{ConflictWhat, Lookup, Member, Message, MessageError, Welcome};
+use crate::control::roll::Roll;
 use crate::key::{PublicKey, StaticSecret};
+use crate::member::Tags;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, earliest};
 
@@ -111,6 +113,8 @@ pub enum ControlEvent {
     Manifest(RequestId, Vec<u8>),
     /// The relay pushed a member's documents.
     Pushed(Member),
+    /// Who of those watched is here, or what changed.
+    Roll(Roll),
     /// The channel is down; the next attempt starts after this long.
     Reconnect(Duration, DownCause),
 }
@@ -147,7 +151,7 @@ struct Open {
 }
 
 /// The machine. *Getters* `is_ready`, `is_joined`; *handle* `handle_connected`, `handle_bytes`, `handle_closed`,
-/// `handle_timeout`; *commands* `join`, `get`, `list`, `update`, `leave`; *poll* `poll_event`, `poll_bytes` until
+/// `handle_timeout`; *commands* `join`, `get`, `list`, `watch`, `update`, `bye`, `leave`; *poll* `poll_event`, `poll_bytes` until
 /// `None`, then `poll_timeout`.
 pub struct ControlClient {
     config: ControlConfig,
@@ -302,6 +306,18 @@ impl ControlClient {
     /// Publishes a node record.
     pub fn update(&mut self, record: Vec<u8>, now: Instant) -> Option<RequestId> {
         self.request(&Message::Update(record), now)
+    }
+    /// Asks to be told who with one of these tags comes and goes, everybody if there are none; `None`: no more.
+    pub fn watch(&mut self, tags: Option<Tags>, now: Instant) -> Option<RequestId> {
+        self.request(&Message::Watch(tags), now)
+    }
+    /// This process ends: the relay need not wait whether it comes back. Not answered.
+    pub fn bye(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if self.is_joined() {
+            self.send(&Message::Bye, 0);
+            self.flush();
+        }
     }
     /// Ends presence at the relay; once acknowledged the client stops.
     pub fn leave(&mut self, now: Instant) -> Option<RequestId> {
@@ -493,6 +509,7 @@ impl ControlClient {
             }
             Message::Pong(_) => {}
             Message::Peer(member) if request == 0 => self.events.push_back(ControlEvent::Pushed(member)),
+            Message::Roll(roll) => self.events.push_back(ControlEvent::Roll(roll)),
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;
                 self.on_join_answer(message);

@@ -9,7 +9,9 @@
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::control::channel::MAX_MESSAGE;
+use crate::control::roll::Roll;
 use crate::key::{Identity, PublicKey, Secret};
+use crate::member::Tags;
 use crate::wire::address;
 use crate::wire::relay::TICKET_LEN;
 
@@ -199,6 +201,12 @@ pub enum Message {
     GetManifest,
     /// 16: this one.
     Manifest(Vec<u8>),
+    /// 24: tell me who with one of these tags comes and goes, everybody if there are none; `None`: no more.
+    Watch(Option<Tags>),
+    /// 25: who is here.
+    Roll(Roll),
+    /// 26: I stop, and stay a member.
+    Bye,
 }
 
 impl Message {
@@ -226,7 +234,12 @@ impl Message {
                 out.push(u8::from(member.online));
                 put_limited(&mut out, &member.bundle, MAX_BUNDLE)?;
             }
-            Self::NoPeer | Self::Leave | Self::GetManifest => {}
+            Self::NoPeer | Self::Leave | Self::GetManifest | Self::Bye => {}
+            Self::Watch(tags) => {
+                out.push(u8::from(tags.is_some()));
+                out.extend(tags.iter().flat_map(Tags::encode));
+            }
+            Self::Roll(roll) => roll.encode(&mut out)?,
             Self::Manifest(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
@@ -286,6 +299,13 @@ impl Message {
             14 => Self::Leave,
             15 => Self::GetManifest,
             16 => Self::Manifest(r.rest(MAX_MANIFEST)?),
+            24 => {
+                let on = r.u8()? & 1 == 1;
+                let tags = Tags::decode(&r.rest(MAX_MESSAGE)?).ok_or(MessageError::Malformed)?;
+                Self::Watch(on.then_some(tags))
+            }
+            25 => Self::Roll(Roll::parse(&r.rest(MAX_MESSAGE)?)?),
+            26 => Self::Bye,
             _ => return Err(MessageError::UnknownType { kind, request }),
         };
         if r.0.is_empty() { Ok((request, message)) } else { Err(MessageError::Malformed) }
@@ -318,6 +338,9 @@ impl Message {
             Self::Leave => 14,
             Self::GetManifest => 15,
             Self::Manifest(_) => 16,
+            Self::Watch(_) => 24,
+            Self::Roll(_) => 25,
+            Self::Bye => 26,
         }
     }
 }
@@ -448,6 +471,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::roll::{Presence, RollEntry};
 
     fn samples() -> Vec<Message> {
         let member = Member { online: true, bundle: vec![3; 20] };
@@ -481,6 +505,14 @@ mod tests {
             Message::Leave,
             Message::GetManifest,
             Message::Manifest(vec![7; 900]),
+            Message::Watch(Some(Tags::new(["gpu", "worker"]).unwrap())),
+            Message::Watch(None),
+            Message::Roll(Roll {
+                begins: true,
+                ends: true,
+                entries: vec![RollEntry { node_no: 9, presence: Presence::Online, mark: 0xdead_beef }; 2],
+            }),
+            Message::Bye,
         ]
     }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::control::message::Lookup;
+use crate::control::roll;
 use crate::id::NodeNo;
 use crate::key::{Identity, PublicKey};
-use crate::member::Member;
 use crate::member::chain::{Age, CLOCK_TOLERANCE};
+use crate::member::{Bundle, Member};
 use crate::time::UnixTime;
 
 /// Members kept at most (design §7); beyond, new ones are refused until others expire or leave.
@@ -23,6 +24,11 @@ pub struct Entry {
     pub online: bool,
     /// Whether this node has talked to it.
     pub used: bool,
+    /// The relay says that it is no member any more. Its documents hold nevertheless, and so do sessions with it; only
+    /// people and scripts are not told of it.
+    pub left: bool,
+    /// Tells its certificate from others.
+    mark: u32,
 }
 
 /// The cache.
@@ -32,6 +38,7 @@ pub struct Directory {
     by_key: BTreeMap<PublicKey, Identity>,
     by_address: BTreeMap<IpAddr, Identity>,
     by_name: BTreeMap<String, Identity>,
+    revision: u64,
 }
 
 /// What [`Directory::insert`] did.
@@ -74,8 +81,8 @@ impl Directory {
             },
             None => Inserted::New,
         };
-        if let (Inserted::Unchanged | Inserted::Older | Inserted::Forked, Some(held)) = (result, previous) {
-            held.online = online;
+        if let (Inserted::Unchanged | Inserted::Older | Inserted::Forked, Some(_)) = (result, previous) {
+            self.note_presence(&identity, online);
             return result;
         }
         if self.taken_by_another(&member) {
@@ -84,19 +91,63 @@ impl Directory {
         if result == Inserted::New && self.by_identity.len() >= MAX_MEMBERS {
             return Inserted::Full;
         }
-        let used = self.remove(&identity).is_some_and(|held| held.used);
+        let revision = self.revision;
+        let before = self.remove(&identity);
+        let used = before.as_ref().is_some_and(|held| held.used);
         self.by_key.insert(member.x25519(), identity);
         self.by_address.insert(IpAddr::V4(member.v4()), identity);
         self.by_address.insert(IpAddr::V6(member.v6()), identity);
         self.by_name.insert(member.name().to_string(), identity);
-        self.by_identity.insert(identity, Entry { member: Arc::new(member), online, used });
+        let mark = Bundle::parse(member.bundle()).map_or(0, |b| roll::mark(b.certificate.bytes()));
+        let entry = Entry { member: Arc::new(member), online, used, left: false, mark };
+        let shown = |e: &Entry| (e.mark, e.online, e.left);
+        let is_news = before.is_none_or(|before| shown(&before) != shown(&entry));
+        self.revision = revision + u64::from(is_news);
+        self.by_identity.insert(identity, entry);
         result
     }
 
     /// Whether these very documents are held; if so, only what the relay says of the member's presence is news.
     pub fn confirm(&mut self, identity: &Identity, bundle: &[u8], online: bool) -> bool {
-        let held = self.by_identity.get_mut(identity).filter(|e| e.member.bundle() == bundle);
-        held.map(|e| e.online = online).is_some()
+        let is_held = self.by_identity.get(identity).is_some_and(|e| e.member.bundle() == bundle);
+        if is_held {
+            self.note_presence(identity, online);
+        }
+        is_held
+    }
+
+    /// The relay lists it, and says whether it is there.
+    fn note_presence(&mut self, identity: &Identity, online: bool) {
+        if let Some(entry) = self.by_identity.get_mut(identity) {
+            self.revision += u64::from(entry.online != online || entry.left);
+            (entry.online, entry.left) = (online, false);
+        }
+    }
+
+    /// The relay says whether it is there.
+    pub fn set_online(&mut self, node_no: NodeNo, online: bool) {
+        if let Some(identity) = self.by_node_no(node_no).map(|e| e.member.identity()) {
+            self.note_presence(&identity, online);
+        }
+    }
+
+    /// The relay says that it is no member any more.
+    pub fn set_left(&mut self, node_no: NodeNo) {
+        let identity = self.by_node_no(node_no).map(|e| e.member.identity());
+        if let Some(entry) = identity.and_then(|i| self.by_identity.get_mut(&i)) {
+            self.revision += u64::from(!entry.left);
+            (entry.online, entry.left) = (false, true);
+        }
+    }
+
+    /// Rises with every change that the roster of members shows.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Which certificate is held of the member with this number.
+    pub fn mark_of(&self, node_no: NodeNo) -> Option<u32> {
+        self.by_node_no(node_no).map(|e| e.mark)
     }
 
     /// This node talks to it.
@@ -116,6 +167,7 @@ impl Directory {
     /// Forgets a member.
     pub fn remove(&mut self, identity: &Identity) -> Option<Entry> {
         let entry = self.by_identity.remove(identity)?;
+        self.revision += 1;
         self.by_key.remove(&entry.member.x25519());
         self.by_address.remove(&IpAddr::V4(entry.member.v4()));
         self.by_address.remove(&IpAddr::V6(entry.member.v6()));

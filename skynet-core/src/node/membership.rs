@@ -9,6 +9,7 @@
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
 mod learn;
+mod watching;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +28,7 @@ use crate::node::event::{Addresses, ControlStreamEvent};
 use crate::node::kept;
 use crate::node::refused::{Refusal, RefusedTable};
 use crate::node::roster::Roster;
+use crate::node::watch::Watch;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
@@ -84,6 +86,9 @@ pub(super) struct MembershipAgent {
     control: ControlClient,
     lookups: BTreeMap<RequestId, Lookup>,
     roster: Roster,
+    watch: Watch,
+    /// What whoever watches was told last: the directory's revision, whether we are a member, whether all is known.
+    told: Option<(u64, bool, bool)>,
     refused: RefusedTable,
     /// When the control channel goes back to the first relay, which was lost and is there again.
     return_at: Option<Instant>,
@@ -158,6 +163,8 @@ impl MembershipAgent {
             control,
             lookups: BTreeMap::new(),
             roster: Roster::new(MAX_MEMBERS, rng.fork()),
+            watch: Watch::new(),
+            told: None,
             refused: RefusedTable::default(),
             return_at: None,
             rng: rng.fork(),
@@ -305,6 +312,12 @@ impl MembershipAgent {
             self.list(due, now);
             self.renew(now);
         }
+        if self.watch.poll_timeout().is_some_and(|at| now.mono >= at) {
+            if self.watch.handle_timeout(&mut self.directory, now.mono) {
+                self.ask_watch(now);
+            }
+            self.fetch(now);
+        }
     }
 
     pub(super) fn poll_event(&mut self) -> Option<MembershipEvent> {
@@ -313,7 +326,8 @@ impl MembershipAgent {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let control = self.control.poll_timeout().map(|(at, _)| at);
-        [self.roster.poll_timeout(), self.return_at, self.keep_at].into_iter().fold(control, earliest)
+        let others = [self.roster.poll_timeout(), self.return_at, self.keep_at, self.watch.poll_timeout()];
+        others.into_iter().fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -404,17 +418,21 @@ impl MembershipAgent {
             ControlEvent::Conflict(what) => self.on_conflict(what, now),
             ControlEvent::Denied(None, code, text) => self.on_denied(code, text, now),
             ControlEvent::Peer(id, found) => {
+                self.watch.fetched(id);
                 let lookup = self.lookups.remove(&id);
                 if !self.learn(&found.bundle, found.online, lookup.as_ref(), now)
                     && let Some(lookup) = lookup
                 {
                     self.events.push_back(MembershipEvent::NotFound(lookup));
                 }
+                self.fetch(now);
             }
             ControlEvent::Pushed(found) => {
                 self.learn(&found.bundle, found.online, None, now);
             }
+            ControlEvent::Roll(roll) => self.on_roll(&roll, now),
             ControlEvent::NoPeer(id) | ControlEvent::Failed(id) | ControlEvent::Denied(Some(id), ..) => {
+                self.not_watched(&event, id, now);
                 self.roster.failed(id);
                 self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
@@ -473,6 +491,7 @@ impl MembershipAgent {
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);
                 self.list(first, now);
+                self.ask_watch(now);
             }
             Err(reason) => self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: true }),
         }
@@ -513,6 +532,7 @@ impl MembershipAgent {
 
     fn on_down(&mut self, cause: DownCause, now: Instant) {
         self.roster.down();
+        self.watch.down();
         if let Some(reason) = Refusal::of_down(cause) {
             self.refuse(reason, cause, now);
         }

@@ -36,6 +36,7 @@ mod relay_set;
 mod relays;
 mod remembered;
 mod roster;
+mod roster_view;
 mod sessions;
 pub mod staging;
 mod status;
@@ -44,6 +45,7 @@ mod tests;
 mod train_check;
 mod trains;
 mod views;
+mod watch;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -55,6 +57,7 @@ pub use load::{LoadSample, PortLoad};
 pub use peers::MAX_PEERS;
 pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
+pub use roster_view::{RosterMember, RosterView};
 pub use status::{LaneStatus, PeerStatus, RelayStatus, Status};
 
 use crate::carrier::Way;

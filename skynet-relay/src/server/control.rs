@@ -4,6 +4,7 @@
 //! [`StoreRequest`], and the member is answered only after the shell has called
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
+mod roll;
 mod room;
 
 use core::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use skynet_core::control::message::{ConflictWhat, HEADER_LEN, Lookup, MAX_BUNDLE, member_len};
 use skynet_core::control::message::{Member, MessageError, Welcome};
+use skynet_core::control::roll::Presence;
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::{Identity, PublicKey, StaticSecret};
 use skynet_core::member::Tags;
@@ -25,6 +27,7 @@ use super::connection::{
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use roll::Rolls;
 use room::release;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
@@ -155,8 +158,12 @@ pub struct Joined {
     pub identity: Identity,
     /// Its overlay IPv4 address as a number.
     pub node_no: u32,
-    /// Its certificate's tags.
+    /// Its certificate's tags,
     pub tags: Tags,
+    /// what tells that certificate from others,
+    pub mark: u32,
+    /// and whether it is forgotten when it is gone.
+    pub ephemeral: bool,
     /// The admission receipt.
     pub receipt: Vec<u8>,
     /// The genesis document.
@@ -226,6 +233,7 @@ pub struct ControlServer {
     /// Bytes that readers are behind, all together.
     unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
+    rolls: Rolls,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
     /// One entry per connection; a deadline that moved is armed again when its entry comes up.
@@ -249,6 +257,7 @@ impl ControlServer {
             unjoined: BTreeMap::new(),
             unsent: 0,
             online: BTreeMap::new(),
+            rolls: Rolls::default(),
             asked: BTreeMap::new(),
             next_id: 1,
             deadlines: BTreeSet::new(),
@@ -335,7 +344,8 @@ impl ControlServer {
     }
 
     /// A stream is gone.
-    pub fn handle_stream_closed(&mut self, conn: ConnId) {
+    pub fn handle_stream_closed(&mut self, conn: ConnId, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
         self.forget(conn);
     }
 
@@ -392,6 +402,7 @@ impl ControlServer {
                 self.close(conn, DropReason::JoinDeadline);
             }
         }
+        self.tell_rolls(now.mono);
     }
 
     /// The next thing for the store. Answer each exactly once.
@@ -408,7 +419,8 @@ impl ControlServer {
             return Some(self.last_now);
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
-        earliest(self.deadlines.first().map(|&(at, _)| at), drain)
+        let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
+        earliest(deadline, self.rolls.poll_timeout())
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
@@ -431,9 +443,15 @@ impl ControlServer {
         if connection.pending >= MAX_PENDING || !connection.requests.take(1, rate, burst, now) {
             return connection.refuse(request, DeniedCode::TryAgain, "too many requests");
         }
-        if let Message::Join(bundle) = message {
-            return self.on_join(conn, request, bundle, now);
-        }
+        let message = match message {
+            Message::Join(bundle) => return self.on_join(conn, request, bundle, now),
+            Message::Watch(tags) => return self.on_watch(conn, request, tags, now),
+            Message::Bye => {
+                self.on_bye(conn, now);
+                return Ok(());
+            }
+            message => message,
+        };
         let key = connection.channel.remote().ok_or(DropReason::BrokenChannel)?;
         if connection.member.is_none() && self.config.relays.contains(&key) {
             return self.on_relay_message(conn, request, message);
@@ -519,6 +537,7 @@ impl ControlServer {
     fn welcome(&mut self, conn: ConnId, joined: Joined, now: Now) -> Message {
         let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
         self.set_online(conn, member, now.mono);
+        self.rolls.arrived(member, &joined, now.mono);
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
             kid,
@@ -553,6 +572,7 @@ impl ControlServer {
             Some(old) if old != member => {
                 if self.online.get(&old) == Some(&conn) {
                     self.online.remove(&old);
+                    self.rolls.closed(old, now);
                 }
             }
             Some(_) => {}
@@ -571,6 +591,7 @@ impl ControlServer {
             if self.online.get(&member) == Some(&conn) {
                 self.online.remove(&member);
             }
+            self.rolls.gone(member, Presence::Left, now);
             self.arm(conn);
         }
     }
@@ -650,12 +671,14 @@ impl ControlServer {
     fn forget(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.remove(&conn) else { return };
         self.unsent -= connection.unsent;
+        self.forget_roll(conn);
         self.deadlines.remove(&(connection.armed, conn));
         match connection.member {
             None => release(&mut self.unjoined, prefix(connection.peer.ip()), conn),
             Some(member) => {
                 if self.online.get(&member) == Some(&conn) {
                     self.online.remove(&member);
+                    self.rolls.closed(member, self.last_now);
                 }
             }
         }
@@ -665,6 +688,9 @@ impl ControlServer {
 /// Most members asked of the store at once; a frame holds fewer.
 const MAX_LISTED: u16 = 256;
 
+#[cfg(test)]
+#[path = "roll_tests.rs"]
+mod roll_tests;
 #[cfg(test)]
 #[path = "control_tests.rs"]
 mod tests;

@@ -18,9 +18,10 @@ use skynet_core::drop::DropReason;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
 use skynet_core::key::PublicKey;
-use skynet_core::member::{Credentials, JoinToken};
+use skynet_core::member::{Credentials, JoinToken, Tags};
 use skynet_core::node::{
-    Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
+    Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, RosterView,
+    Status,
 };
 use skynet_core::offload::VnetHeader;
 use skynet_core::path::{Guessing, MtuConfig};
@@ -123,6 +124,8 @@ pub struct AgentHost {
     rx_bytes: u64,
     eats_trains: bool,
     host_view: HostView,
+    roster_changes: u64,
+    watched: Option<Tags>,
 }
 
 impl AgentHost {
@@ -143,7 +146,36 @@ impl AgentHost {
             rx_bytes: 0,
             eats_trains: false,
             host_view: HostView::default(),
+            roster_changes: 0,
+            watched: None,
         }
+    }
+
+    /// Somebody on this host waits for members with one of these tags, for everybody if there are none.
+    pub fn watch(&mut self, tags: Option<Tags>, now: Now) {
+        self.watched = tags;
+        if let Some(running) = &mut self.running {
+            running.node.watch(self.watched.clone(), now);
+        }
+        self.settle(now);
+    }
+
+    /// Its process is told to end, and tells its relay.
+    pub fn stop(&mut self, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.stop(now);
+        }
+        self.settle(now);
+    }
+
+    /// Who is in the network, as far as it knows.
+    pub fn roster(&self) -> Option<RosterView> {
+        self.running.as_ref().map(|r| r.node.roster())
+    }
+
+    /// How often it was told that the roster has changed.
+    pub const fn roster_changes(&self) -> u64 {
+        self.roster_changes
     }
 
     /// From now on this host's network card loses what is sent as a train of more than one datagram, or does not.
@@ -310,6 +342,7 @@ impl AgentHost {
             guessing: self.config.guessing,
         };
         let mut node = Node::new(config, self.config.seed, now)?;
+        node.watch(self.watched.clone(), now);
         node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)
     }
@@ -391,6 +424,7 @@ impl AgentHost {
                 self.application.set_address(addresses.ipv4);
                 self.addresses = Some(addresses);
             }
+            NodeEvent::RosterChanged => self.roster_changes += 1,
             NodeEvent::JoinFailed { reason, fatal } => {
                 self.note(now, format!("join failed{}: {reason}", if fatal { " for good" } else { "" }));
             }

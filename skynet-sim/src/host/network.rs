@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use skynet_core::crypto::hash;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
@@ -20,11 +21,13 @@ const LIFETIME_SECS: u64 = 365 * 86_400;
 /// Everything an operator holds of a network.
 #[derive(Clone, Debug)]
 pub struct MemberNetwork {
+    root: SigningKey,
     genesis: Verified<Genesis>,
     manifest: Verified<Manifest>,
     old_manifest: Verified<Manifest>,
     registrar: SigningKey,
     relay_keys: Vec<StaticSecret>,
+    token_relays: Vec<TokenRelay>,
     cluster_key: Secret,
     token: String,
 }
@@ -63,30 +66,55 @@ impl MemberNetwork {
         };
         let old_manifest = Manifest { epoch: 1, ..manifest.clone() }.sign(&root).expect(sound);
         let manifest = manifest.sign(&root).expect(sound);
-        let delegation = Delegation {
-            network_id,
-            token_id: TokenId(rng.array()),
-            token_key: token_key.identity(),
-            signer: root.identity(),
-            not_after: UnixTime(UNIX_START.0 + LIFETIME_SECS),
-            max_node_lifetime: u32::try_from(LIFETIME_SECS).expect(sound),
-            max_uses: 0,
-            ephemeral: false,
-            tags: Tags::default(),
-            pool,
-            names: None,
-        };
         let at = |r: &RelayEntry, address: Option<&SocketAddr>| {
             Some(TokenRelay { relay_no: r.relay_no, key: r.key, address: *address? })
         };
         let firsts = entries.iter().filter_map(|r| at(r, r.addresses.first()));
         let v6 = entries.iter().filter_map(|r| at(r, r.addresses.iter().find(|a| a.is_ipv6())));
-        let relays = firsts.chain(v6).collect();
-        let delegation = delegation.sign(&root).expect(sound).into_signed();
-        let token = JoinToken::new(genesis.root_pin(), token_key.seed(), relays, delegation);
-        let token = token.encode().to_string();
+        let token_relays = firsts.chain(v6).collect();
+        let token_id = rng.array();
         let cluster_key = Secret::random(&mut rng);
-        Self { genesis, manifest, old_manifest, registrar, relay_keys, cluster_key, token }
+        let mut network = Self {
+            root,
+            genesis,
+            manifest,
+            old_manifest,
+            registrar,
+            relay_keys,
+            token_relays,
+            cluster_key,
+            token: String::new(),
+        };
+        network.token = network.make_token(&token_key, TokenId(token_id), Tags::default(), false);
+        network
+    }
+
+    /// Another join token as text: for nodes with these tags, which are forgotten when they leave or are not.
+    pub fn token_for(&self, tags: &Tags, ephemeral: bool) -> String {
+        let text: Vec<&str> = tags.iter().collect();
+        let seed = hash(&[self.registrar.seed().expose(), text.join(",").as_bytes(), &[u8::from(ephemeral)]]);
+        let mut rng = Rng::from_seed(seed);
+        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), tags.clone(), ephemeral)
+    }
+
+    fn make_token(&self, key: &SigningKey, token_id: TokenId, tags: Tags, ephemeral: bool) -> String {
+        let sound = "made of values that hold";
+        let delegation = Delegation {
+            network_id: self.genesis.root_pin().network_id(),
+            token_id,
+            token_key: key.identity(),
+            signer: self.root.identity(),
+            not_after: UnixTime(UNIX_START.0 + LIFETIME_SECS),
+            max_node_lifetime: u32::try_from(LIFETIME_SECS).expect(sound),
+            max_uses: 0,
+            ephemeral,
+            tags,
+            pool: self.manifest.v4,
+            names: None,
+        };
+        let delegation = delegation.sign(&self.root).expect(sound).into_signed();
+        let relays = self.token_relays.clone();
+        JoinToken::new(self.genesis.root_pin(), key.seed(), relays, delegation).encode().to_string()
     }
 
     /// The join token as text.

@@ -26,6 +26,7 @@ mod refusal;
 mod relay;
 mod relays;
 mod restart;
+mod roster;
 mod sinks;
 mod tls;
 mod tokens;

@@ -61,7 +61,8 @@ impl MembershipAgent {
                     continue;
                 }
             }
-            self.learn(&found.bundle, found.online, None, now);
+            let online = found.online || self.is_held_online(&found.bundle);
+            self.learn(&found.bundle, online, None, now);
         }
         match self.roster.handle_page(&numbers, more, self.directory.len(), now.mono) {
             Page::Next(asked) => self.list(Some(asked), now),
@@ -120,7 +121,9 @@ impl MembershipAgent {
             ));
         }
         let what = format!("{} at {}", member.name(), member.v4());
-        match self.directory.insert(member.clone(), online) {
+        let inserted = self.directory.insert(member.clone(), online);
+        self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
+        match inserted {
             Inserted::Older => Err((Refusal::OlderMember, what)),
             Inserted::Forked => Err((Refusal::ForkedMember, what)),
             Inserted::Taken => Err((Refusal::Taken, what)),
