@@ -34,6 +34,8 @@ const MAX_STEPS: usize = 32;
 /// Timers that fire in one script. After that time jumps, as on a host that slept: each reconnect is a handshake, and a
 /// script of days is no better than one of minutes.
 const MAX_TIMERS: usize = 100;
+/// PROTOCOL §4.1.
+const ROLL: u8 = 25;
 /// What one step may make the node say: everything its queues hold, and some.
 const MAX_OUTPUT: usize = 4 * ControlClass::CAPACITY;
 /// `K_b` of the session at the relay.
@@ -82,9 +84,7 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
         guessing: skynet_core::path::Guessing::default(),
     };
     let now = Now { mono: Instant::ZERO, unix: NOW, unix_nanos: 0 };
-    let mut node = Node::new(config, [1; 32], now).expect("the credentials are in order");
-    // Somebody waits for whoever comes, so that every word about presence is heard.
-    node.watch(Some(Tags::default()), now);
+    let node = Node::new(config, [1; 32], now).expect("the credentials are in order");
     let (drops, flows) = (Arc::clone(node.drops()), Arc::clone(node.flows()));
     let mut world = World {
         outbound: Outbound::new(Arc::clone(&drops), Arc::clone(&flows)),
@@ -116,7 +116,15 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
 impl World {
     fn step(&mut self, input: &mut Input<'_>) {
         match input.byte() % 12 {
-            0 => self.say_bytes(input.slice()),
+            0 => {
+                let message = input.slice();
+                // Somebody waits for whoever comes, so that a word about presence is heard.
+                if message.first() == Some(&ROLL) {
+                    self.node.watch(Some(Tags::default()), self.now);
+                    self.settle();
+                }
+                self.say_bytes(message);
+            }
             1 => self.welcome(),
             2 => self.members(input.byte(), input.short(), input.byte()),
             3 => self.datagram(self.relay, input.slice()),

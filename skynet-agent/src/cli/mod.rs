@@ -22,8 +22,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides, ProxyEnvironment, WorkerThreads,
-    parse_advertised, parse_birthday, parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
+    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides,
+    ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday, parse_max_lanes, parse_mtu,
+    parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -88,6 +89,13 @@ struct AgentArgs {
     /// Name to join under [default: the host name].
     #[arg(long, env = "SKYNET_NAME")]
     name: Option<String>,
+    /// Roles to join with, of those the token allows [default: all of them].
+    #[arg(long = "role", env = "SKYNET_ROLE", value_name = "ROLE,…", value_delimiter = ',')]
+    roles: Option<Vec<String>>,
+    /// Ask the cloud's metadata service for settings that nobody else gives: auto (where the firmware names a cloud),
+    /// always or never [default: auto].
+    #[arg(long, env = "SKYNET_BOOT_METADATA", value_enum, hide_possible_values = true)]
+    boot_metadata: Option<BootMetadata>,
     /// Name of the TUN device [default: skynet0].
     #[arg(long, env = "SKYNET_INTERFACE", value_name = "NAME")]
     interface: Option<String>,
@@ -145,12 +153,23 @@ struct AgentArgs {
 
 impl AgentArgs {
     fn load(&self) -> Result<Config, Failure> {
-        let overrides = Overrides {
+        Ok(Config::load(self.overrides())?)
+    }
+
+    /// With what the machine's metadata says below.
+    fn load_over(&self, below: &[BootSettings]) -> Result<Config, Failure> {
+        Ok(Config::load_over(self.overrides(), below)?)
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
             config: self.config.clone(),
             state_dir: self.state_dir.clone(),
             socket: self.socket.clone(),
             token: self.token.clone().map(SecretText::new),
             name: self.name.clone(),
+            roles: self.roles.clone(),
+            boot_metadata: self.boot_metadata,
             interface: self.interface.clone(),
             port: self.port,
             relay: self.relay,
@@ -169,8 +188,7 @@ impl AgentArgs {
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
             hooks: self.hooks.clone(),
-        };
-        Ok(Config::load(overrides)?)
+        }
     }
 
     /// The same as flags, for the background process; never the token, nor the proxy, which may have a password.
@@ -183,6 +201,9 @@ impl AgentArgs {
         push("--state-dir", self.state_dir.clone().map(Into::into));
         push("--socket", self.socket.clone().map(Into::into));
         push("--name", self.name.clone().map(Into::into));
+        push("--role", self.roles.as_ref().filter(|r| !r.is_empty()).map(|roles| roles.join(",").into()));
+        let metadata = self.boot_metadata.and_then(|m| m.to_possible_value());
+        push("--boot-metadata", metadata.map(|m| m.get_name().into()));
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
         push("--relay", self.relay.map(|r| r.to_string().into()));

@@ -33,6 +33,11 @@ pub struct Hooks {
 }
 
 impl HooksSection {
+    /// Whether anything is said of hooks.
+    pub(super) fn is_given(&self) -> bool {
+        self.directory.is_some() || !self.roles.is_empty() || self.timeout.is_some()
+    }
+
     /// `directory` of flag or environment beats the file's.
     pub(super) fn check(self, directory: Option<PathBuf>) -> Result<Option<Hooks>, (&'static str, String)> {
         let roles = Tags::new(&self.roles).map_err(|e| ("hooks.roles", e.to_string()))?;

@@ -3,6 +3,7 @@
 //! ```toml
 //! token = "file:/etc/skynet/token"     # how to join, once
 //! name = "worker-7"                    # default: the machine's host name
+//! roles = ["worker"]                   # of those the token allows; default: all of them
 //!
 //! [relay]                              # or relay = "IP:PORT" for the address alone
 //! proxy = "http://user:password@proxy:3128"   # or "file:PATH", or "off"; default: HTTPS_PROXY
@@ -31,6 +32,9 @@
 //! roles = ["worker"]                   # only for these; default: for everybody
 //! timeout = "30s"                      # for each program
 //!
+//! [boot]
+//! metadata = "auto"                    # ask the cloud for settings that are missing here; "always", "never"
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -42,6 +46,7 @@
 //! With `[interface] private_key` and `address` the agent is a plain WireGuard node without any network membership.
 //! Unknown keys are refused: a typing error must not become a default.
 
+mod boot;
 mod dataplane;
 mod file;
 mod hooks;
@@ -57,7 +62,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
-use skynet_core::member::Name;
+use skynet_core::member::{Name, Tags};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Guessing;
 
@@ -65,6 +70,7 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
+pub use boot::{BootMetadata, BootSettings};
 pub use dataplane::{
     Ciphers, Nice, Threading, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_nice,
     parse_worker_threads,
@@ -102,6 +108,10 @@ pub struct Overrides {
     pub token: Option<SecretText>,
     /// The name to join under.
     pub name: Option<String>,
+    /// The roles to join with.
+    pub roles: Option<Vec<String>>,
+    /// Whether the cloud is asked for settings.
+    pub boot_metadata: Option<BootMetadata>,
     /// The TUN device's name.
     pub interface: Option<String>,
     /// The UDP port; 0: any.
@@ -151,6 +161,10 @@ pub struct Config {
     pub token: Option<SecretText>,
     /// The name to join under; the host name unless one is given.
     pub name: Name,
+    /// The roles to join with; all that the token allows unless some are given.
+    pub roles: Option<Tags>,
+    /// Whether the cloud is asked for settings.
+    pub boot_metadata: BootMetadata,
     /// The TUN device's name.
     pub interface: String,
     /// The UDP port; 0: any.
@@ -254,13 +268,22 @@ impl Config {
     /// # Errors
     /// The file's name, the key and what is wrong with it.
     pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        Self::load_over(overrides, &[])
+    }
+
+    /// The same with what the machine's metadata says below the file, the first before the others. Settings that make no
+    /// sense, or are not for metadata to give, are left out with a line in the log.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_over(overrides: Overrides, below: &[BootSettings]) -> Result<Self, ConfigError> {
         let path = overrides.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        Self::parse(&text, &path, overrides)
+        Self::parse_over(&text, &path, overrides, below)
     }
 
     /// Like [`Config::load`], of a text already read. Never panics; an entry for fuzzing.
@@ -268,11 +291,18 @@ impl Config {
     /// # Errors
     /// The file's name, the key and what is wrong with it.
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
-        let file: file::File = toml::from_str(text).map_err(|e| {
-            // Not the error's own text: it quotes the line, which may hold a secret.
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            ConfigError::Parse { path: path.to_owned(), what: format!("line {line}: {}", e.message()) }
-        })?;
+        Self::parse_over(text, path, overrides, &[])
+    }
+
+    fn parse_over(
+        text: &str,
+        path: &Path,
+        overrides: Overrides,
+        below: &[BootSettings],
+    ) -> Result<Self, ConfigError> {
+        let file = boot::parse(text)
+            .map_err(|what| ConfigError::Parse { path: path.to_owned(), what })
+            .map(|file| boot::lay_over(file, below))?;
         let at =
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let (relay, relay_tls, proxy) = relay::RelaySection::split(file.relay);
@@ -303,7 +333,11 @@ impl Config {
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
             (None, None) => Name::from_hostname(&host_name()),
         };
+        let roles = overrides.roles.or_else(|| file.roles.map(file::OneOrMany::into_vec));
+        let roles = roles.map(Tags::new).transpose().map_err(|e| at("roles", e.to_string()))?;
         Ok(Self {
+            roles,
+            boot_metadata: overrides.boot_metadata.or(file.boot.metadata).unwrap_or_default(),
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
             token: overrides.token.or(file.token),

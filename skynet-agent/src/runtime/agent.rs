@@ -14,9 +14,12 @@ use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use super::Ended;
 use super::carrier::{Carried, Carrier};
 use super::data_plane::{DataPlane, Fault};
+use super::first_boot::{Search, WAITS};
 use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
@@ -28,7 +31,7 @@ use super::stream::ControlStream;
 use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{BootSettings, Config};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
@@ -65,6 +68,7 @@ pub(super) struct Agent {
     pub(super) looks: why::Looks,
     pub(super) interests: Interests,
     pub(super) hooks: Hooks,
+    pub(super) search: Search,
     spins: u32,
     stopping: bool,
 }
@@ -90,6 +94,7 @@ enum Happened {
     Looked(NetworkEvidence),
     LeaseOver,
     Hooks,
+    Found(Vec<BootSettings>),
     Busy,
     Sample,
     Timeout,
@@ -110,6 +115,7 @@ impl Agent {
         let reach = Reach::new(&config, clock::monotonic());
         let (mut interests, hooks) = (Interests::default(), Hooks::new(&config));
         config.hooks.iter().for_each(|hooks| interests.stand(hooks.roles.clone()));
+        let search = Search::new(&config, false);
         let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
             config,
@@ -133,11 +139,17 @@ impl Agent {
             looks: why::Looks::new(),
             interests,
             hooks,
+            search,
             spins: 0,
             stopping: false,
         };
-        if let Some(membership) = agent.membership()? {
-            agent.start_engine(membership).await?;
+        match agent.membership()? {
+            Some(membership) => agent.start_engine(membership).await?,
+            None => agent.search = Search::new(&agent.config, true),
+        }
+        if agent.search.is_on() {
+            tracing::info!("{WAITS}");
+            agent.message = Some(WAITS.to_owned());
         }
         Ok(agent)
     }
@@ -145,18 +157,18 @@ impl Agent {
     /// Runs until `stop` resolves, a client says so, or something breaks.
     pub(super) async fn run(
         &mut self,
-        stop: impl Future<Output = ()>,
+        stop: &mut (impl Future<Output = ()> + Unpin),
         calls: &mut mpsc::Receiver<Call>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ended> {
         let mut changes = watch_changes().context("watching the network configuration")?;
-        let mut stop = std::pin::pin!(stop);
         while !self.stopping {
-            let happened = self.wait(&mut stop, calls, &mut changes).await;
+            let happened = self.wait(stop, calls, &mut changes).await;
             if !matches!(happened, Happened::Timeout) {
                 self.spins = 0;
             }
             match happened {
-                Happened::Stop => return Ok(()),
+                Happened::Stop => return Ok(Ended::Stopped),
+                Happened::Found(settings) => return Ok(Ended::Found(settings)),
                 Happened::Fault(fault) => return Err(fault),
                 Happened::Worker(message) => self.feed_worker(message),
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
@@ -174,7 +186,7 @@ impl Agent {
             self.tend_reach();
             self.drain().await?;
         }
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     async fn wait(
@@ -214,6 +226,7 @@ impl Agent {
             Some(seen) = self.looks.next() => Happened::Looked(seen),
             () = sleep_until(lease) => Happened::LeaseOver,
             () = self.hooks.next() => Happened::Hooks,
+            settings = self.search.next() => Happened::Found(settings),
         }
     }
 
@@ -467,11 +480,11 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// Listens on the control socket and hands authorised requests over.
-pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Call>> {
+pub(super) fn listen(path: &Path) -> anyhow::Result<(mpsc::Receiver<Call>, JoinHandle<()>)> {
     let server = Server::bind(path)?;
     let (sender, calls) = mpsc::channel(16);
-    tokio::spawn(server.serve(sender));
-    Ok(calls)
+    let serving = tokio::spawn(server.serve(sender));
+    Ok((calls, serving))
 }
 
 #[cfg(test)]

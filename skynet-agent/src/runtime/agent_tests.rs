@@ -58,6 +58,8 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         socket: dir.join("sock"),
         token: None,
         name: "fair".parse().unwrap(),
+        roles: None,
+        boot_metadata: Default::default(),
         interface: "skytest0".into(),
         port: 0,
         relay: None,
@@ -92,6 +94,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     let agent = Agent {
         interests: Default::default(),
         hooks: Hooks::new(&config),
+        search: Search::new(&config, false),
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

@@ -43,9 +43,14 @@ impl Agent {
         }
         if let Some(token) = &self.config.token {
             let token = JoinToken::parse(&token.resolve()?)?;
-            return Ok(Some(enrolment(token, self.config.name.clone())));
+            return Ok(Some(self.enrolment(token, self.config.name.clone())));
         }
         Ok(self.config.wireguard.is_some().then_some(Membership::None))
+    }
+
+    fn enrolment(&self, token: JoinToken, name: Name) -> Membership {
+        let tags = self.config.roles.clone();
+        Membership::Token { token: Box::new(token), name, tags, fingerprint: fingerprint::machine() }
     }
 
     /// A configured token is for the first start only; if it is for another network, somebody is mistaken.
@@ -137,9 +142,10 @@ impl Agent {
             _ => {
                 parsed.check_expiry(clock::now().unix)?;
                 let name = name.map_or_else(|| Ok(self.config.name.clone()), |n| n.parse::<Name>())?;
-                enrolment(parsed, name)
+                self.enrolment(parsed, name)
             }
         };
+        self.search.end();
         self.stream.close();
         self.carrier.close();
         self.remove_interface().await;
@@ -239,10 +245,6 @@ impl Agent {
             interface::clean_up(&self.net).await;
         }
     }
-}
-
-fn enrolment(token: JoinToken, name: Name) -> Membership {
-    Membership::Token { token: Box::new(token), name, fingerprint: fingerprint::machine() }
 }
 
 fn stock_peer(peer: &StaticPeer) -> StockPeer {

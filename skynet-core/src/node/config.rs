@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use crate::allowed_ips::Prefix;
 use crate::id::NodeNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
-use crate::member::{Credentials, JoinToken, Name};
+use crate::member::{Credentials, JoinToken, Name, Tags};
 use crate::node::event::Floors;
 use crate::path::{Guessing, MtuConfig};
 use crate::session::Engine;
@@ -54,6 +54,8 @@ pub enum Membership {
         token: Box<JoinToken>,
         /// The wish for a name; a number is appended if it is taken.
         name: Name,
+        /// The roles it wants, of those the token has; `None`: all of them.
+        tags: Option<Tags>,
         /// Of the machine, see `Certificate`.
         fingerprint: [u8; 16],
     },

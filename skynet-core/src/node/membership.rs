@@ -21,7 +21,7 @@ use crate::key::{PublicKey, StaticSecret};
 use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::manifest::MAX_RELAY_ADDRESSES;
 use crate::member::{
-    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt,
+    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt, Tags,
 };
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS};
 use crate::node::event::{Addresses, ControlStreamEvent};
@@ -115,16 +115,18 @@ pub(super) struct MembershipAgent {
 }
 
 impl MembershipAgent {
-    /// For the first time, with a token.
+    /// For the first time, with a token, a name and maybe not all of the token's tags.
     pub(super) fn enrol(
         token: JoinToken,
-        name: Name,
+        (name, tags): (Name, Option<Tags>),
         fingerprint: [u8; 16],
         rng: &mut Rng,
         now: Now,
     ) -> Result<Self, String> {
         let node = NodeIdentity::random(Some(fingerprint), rng);
-        let enrolment = Enrolment::new(token, node, name, now.unix, rng).map_err(|e| e.to_string())?;
+        let enrolment = Enrolment::new(token, node, name, now.unix, rng);
+        let enrolment = enrolment.and_then(|e| tags.into_iter().try_fold(e, Enrolment::with_tags));
+        let enrolment = enrolment.map_err(|e| e.to_string())?;
         let named = enrolment.token().relays().iter();
         let targets: Vec<ControlTarget> =
             named.map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address }).collect();

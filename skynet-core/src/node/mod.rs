@@ -144,8 +144,8 @@ impl Node {
         let mut rng = Rng::from_seed(seed);
         let mut membership = match config.membership {
             Membership::None => None,
-            Membership::Token { token, name, fingerprint } => {
-                Some(MembershipAgent::enrol(*token, name, fingerprint, &mut rng, now)?)
+            Membership::Token { token, name, tags, fingerprint } => {
+                Some(MembershipAgent::enrol(*token, (name, tags), fingerprint, &mut rng, now)?)
             }
             Membership::Joined(credentials) => Some(MembershipAgent::resume(*credentials, &mut rng, now)?),
         };

@@ -323,6 +323,7 @@ impl AgentHost {
             None => Membership::Token {
                 token: Box::new(JoinToken::parse(&self.config.token).map_err(|e| e.to_string())?),
                 name: self.config.name.parse().map_err(|_| "not a name".to_owned())?,
+                tags: None,
                 fingerprint: *self.config.seed.first_chunk().expect("32 bytes"),
             },
         };

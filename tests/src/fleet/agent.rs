@@ -123,6 +123,22 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Starts an agent on `host` that is told nothing but these arguments and where to keep its state.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_untold(
+        lab: &Lab,
+        host: &str,
+        binaries: &Binaries,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut agent = Self::new(lab, host, binaries)?;
+        agent.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        agent.restart()?;
+        Ok(agent)
+    }
+
     /// Starts it again with the state it has; it must have been stopped or killed.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 
 mod abuse;
 mod attack;
+mod boot;
 mod bulk;
 mod candidates;
 mod changes;

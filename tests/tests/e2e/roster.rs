@@ -79,6 +79,11 @@ fn a_barrier_opens_with_the_last_worker_and_everybody_has_the_same_roster() {
     let table = hosts(&head, &[]);
     assert!(table.contains("this node") && table.contains("worker"), "{table}");
 
+    // Whoever comes and goes within a second is told to nobody.
+    wait_until(BARRIER, "the hook to be told of both", || {
+        ["a2", "b1"].iter().all(|name| note().lines().any(|l| l.split("left").next().unwrap().contains(name)))
+    })
+    .unwrap();
     // One stops, one is killed.
     let stopped = clock::now();
     assert_eq!(first.command(&["down"]).unwrap().code, Some(0));
