@@ -510,6 +510,18 @@ impl Overlay {
         self.world_mut().start_host(id, host);
     }
 
+    /// A machine with a copy of `id`'s disk starts in `cloud`, and its firmware says nothing.
+    pub fn copy_agent(&mut self, id: HostId, cloud: CloudId) -> HostId {
+        let old = self.agent(id);
+        let (config, persisted, batch) = (old.config().clone(), old.persisted().clone(), Rc::clone(&self.batch));
+        let copy = self.topology.add_host(cloud, |site| {
+            let local = SocketAddr::new(site.ip, AGENT_PORT);
+            Box::new(AgentHost::new(AgentConfig { local, seed: site.seed, persisted, ..config }, batch))
+        });
+        self.agents.push(copy);
+        copy
+    }
+
     /// An agent's machine gets another interface with another address instead of the one it has, and notices.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::channel::{Channel, ChannelError};
-use crate::control::message::{ConflictWhat, Lookup, Member, Message, MessageError, Welcome};
+use crate::control::message::{BootEpoch, ConflictWhat, DeniedCode, Lookup, Member, Message, MessageError, Welcome};
 use crate::control::roll::Roll;
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::Tags;
@@ -161,6 +161,7 @@ pub struct ControlClient {
     target: usize,
     backoff: Duration,
     bundle: Option<Vec<u8>>,
+    epoch: Option<BootEpoch>,
     joined: bool,
     next_request: u32,
     pending: BTreeMap<u32, Instant>,
@@ -180,6 +181,7 @@ impl ControlClient {
             target: 0,
             backoff: FIRST_BACKOFF,
             bundle: None,
+            epoch: None,
             joined: false,
             next_request: 1,
             pending: BTreeMap::new(),
@@ -286,6 +288,15 @@ impl ControlClient {
         if self.is_ready() {
             self.send_join(now);
         }
+    }
+    /// Which process this is, said with every JOIN.
+    pub fn set_epoch(&mut self, epoch: BootEpoch) {
+        self.epoch = Some(epoch);
+    }
+    /// Randomness starts anew: this machine may be a copy. The channel, whose keys the other has too, ends.
+    pub fn reseed(&mut self, rng: Rng, now: Instant) {
+        self.rng = rng;
+        self.reconnect(now);
     }
     /// Joins with `bundle` after the next reconnect.
     pub fn set_bundle(&mut self, bundle: Vec<u8>) {
@@ -471,6 +482,9 @@ impl ControlClient {
 
     fn send_join(&mut self, now: Instant) {
         let Some(bundle) = self.bundle.clone() else { return };
+        if let Some(epoch) = self.epoch {
+            self.send(&Message::Start(epoch), 0);
+        }
         let id = self.next_request();
         if self.send(&Message::Join(bundle), id)
             && let State::Open(open) = &mut self.state
@@ -510,6 +524,9 @@ impl ControlClient {
             Message::Pong(_) => {}
             Message::Peer(member) if request == 0 => self.events.push_back(ControlEvent::Pushed(member)),
             Message::Roll(roll) => self.events.push_back(ControlEvent::Roll(roll)),
+            Message::Denied(code, text) if request == 0 && code == DeniedCode::Duplicate as u16 => {
+                self.events.push_back(ControlEvent::Denied(None, code, text));
+            }
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;
                 self.on_join_answer(message);

@@ -101,6 +101,8 @@ pub enum DeniedCode {
     NotJoined = 9,
     /// A document is not valid yet: the node's clock, or the relay's, is wrong.
     Clock = 10,
+    /// Another process with the same identity runs elsewhere, began earlier and answers.
+    Duplicate = 11,
 }
 
 impl DeniedCode {
@@ -117,6 +119,7 @@ impl DeniedCode {
             8 => Self::TryAgain,
             9 => Self::NotJoined,
             10 => Self::Clock,
+            11 => Self::Duplicate,
             _ => return None,
         })
     }
@@ -130,6 +133,15 @@ pub enum ConflictWhat {
     Ipv4 = 1,
     /// Another member has this name.
     Name = 2,
+}
+
+/// Which process a node is: two at once with one identity are copies of each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BootEpoch {
+    /// Unix milliseconds of its start: of two that live, the earlier keeps the identity.
+    pub started_ms: u64,
+    /// Random: tells a process that connects again from another.
+    pub nonce: u64,
 }
 
 /// How GET names a member.
@@ -207,6 +219,8 @@ pub enum Message {
     Roll(Roll),
     /// 26: I stop, and stay a member.
     Bye,
+    /// 27: this process is it that is going to join. Not answered.
+    Start(BootEpoch),
 }
 
 impl Message {
@@ -240,6 +254,10 @@ impl Message {
                 out.extend(tags.iter().flat_map(Tags::encode));
             }
             Self::Roll(roll) => roll.encode(&mut out)?,
+            Self::Start(epoch) => {
+                out.extend_from_slice(&epoch.started_ms.to_be_bytes());
+                out.extend_from_slice(&epoch.nonce.to_be_bytes());
+            }
             Self::Manifest(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
@@ -306,6 +324,7 @@ impl Message {
             }
             25 => Self::Roll(Roll::parse(&r.rest(MAX_MESSAGE)?)?),
             26 => Self::Bye,
+            27 => Self::Start(BootEpoch { started_ms: r.u64()?, nonce: r.u64()? }),
             _ => return Err(MessageError::UnknownType { kind, request }),
         };
         if r.0.is_empty() { Ok((request, message)) } else { Err(MessageError::Malformed) }
@@ -341,6 +360,7 @@ impl Message {
             Self::Watch(_) => 24,
             Self::Roll(_) => 25,
             Self::Bye => 26,
+            Self::Start(_) => 27,
         }
     }
 }
@@ -513,6 +533,7 @@ mod tests {
                 entries: vec![RollEntry { node_no: 9, presence: Presence::Online, mark: 0xdead_beef }; 2],
             }),
             Message::Bye,
+            Message::Start(BootEpoch { started_ms: 1_700_000_000_000, nonce: 7 }),
         ]
     }
 

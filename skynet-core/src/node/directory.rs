@@ -175,6 +175,14 @@ impl Directory {
         Some(entry)
     }
 
+    /// Forgets everybody; returns their session keys.
+    pub fn clear(&mut self) -> Vec<PublicKey> {
+        let revision = self.revision + 1;
+        let before = core::mem::take(self);
+        self.revision = revision;
+        before.by_key.into_keys().collect()
+    }
+
     /// Forgets members whose documents have ended (with the tolerance peers apply); returns their session keys.
     pub fn expire(&mut self, now: UnixTime) -> Vec<PublicKey> {
         let ended = |e: &&Entry| e.member.not_after().plus_secs(CLOCK_TOLERANCE) < now;

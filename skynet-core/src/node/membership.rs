@@ -14,7 +14,7 @@ mod watching;
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
+use crate::control::message::{BootEpoch, ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DownCause, RequestId};
 use crate::id::RelayNo;
 use crate::key::{PublicKey, StaticSecret};
@@ -29,7 +29,7 @@ use crate::node::kept;
 use crate::node::refused::{Refusal, RefusedTable};
 use crate::node::roster::Roster;
 use crate::node::watch::Watch;
-use crate::rng::Rng;
+use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
 /// A relay's clock that differs by more from ours is worth a line: documents are judged by ours alone.
@@ -99,6 +99,8 @@ pub(super) struct MembershipAgent {
     clock_ahead_ms: Option<i64>,
     /// The relay said that our documents are from the future.
     pub(super) clock_refused: bool,
+    /// A relay has let this process in.
+    welcomed: bool,
     /// Where the control channel was last tried, for people.
     relay_address: Option<SocketAddr>,
     /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
@@ -135,7 +137,7 @@ impl MembershipAgent {
         }
         let config = ControlConfig { local: enrolment.node().static_secret.clone(), targets };
         let bundle = enrolment.bundle().encode();
-        Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now.mono))
+        Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now))
     }
 
     /// At every later start.
@@ -154,12 +156,15 @@ impl MembershipAgent {
         let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
         let bundle = credentials.bundle().encode();
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
-        Ok(Self::start(phase, config, bundle, rng, now.mono))
+        Ok(Self::start(phase, config, bundle, rng, now))
     }
 
-    fn start(phase: Phase, config: ControlConfig, bundle: Vec<u8>, rng: &mut Rng, now: Instant) -> Self {
-        let mut control = ControlClient::new(config, rng.fork(), now);
-        control.join(bundle, now);
+    fn start(phase: Phase, config: ControlConfig, bundle: Vec<u8>, rng: &mut Rng, now: Now) -> Self {
+        let mut control = ControlClient::new(config, rng.fork(), now.mono);
+        control.join(bundle, now.mono);
+        let epoch = boot_epoch(rng, now);
+        control.set_epoch(epoch);
+        let now = now.mono;
         let mut agent = Self {
             phase,
             control,
@@ -173,6 +178,7 @@ impl MembershipAgent {
             published: Default::default(),
             clock_ahead_ms: None,
             clock_refused: false,
+            welcomed: false,
             relay_address: None,
             update: None,
             unpublished: false,
@@ -489,6 +495,7 @@ impl MembershipAgent {
                 self.events.push_back(MembershipEvent::Persist(credentials.encode().to_vec()));
                 self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
+                self.welcomed = true;
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);
@@ -519,7 +526,11 @@ impl MembershipAgent {
 
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
     fn on_denied(&mut self, code: u16, text: String, now: Now) {
-        let passing = DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
+        let duplicate = DeniedCode::from_u16(code) == Some(DeniedCode::Duplicate);
+        if duplicate {
+            self.on_duplicate();
+        }
+        let passing = duplicate || DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
         self.clock_refused = DeniedCode::from_u16(code) == Some(DeniedCode::Clock);
         let fatal = matches!(self.phase, Phase::Enrolling(_)) && !passing;
         if fatal {
@@ -593,6 +604,12 @@ fn targets_of(manifest: &Manifest) -> Vec<ControlTarget> {
     };
     let nth = |n: usize| relays.clone().filter_map(move |r| Some(target(r, r.addresses.get(n)?)));
     (0..MAX_RELAY_ADDRESSES).flat_map(nth).collect()
+}
+
+/// Of this process, from now on.
+fn boot_epoch(rng: &mut Rng, now: Now) -> BootEpoch {
+    let started_ms = now.unix.0.saturating_mul(1_000).saturating_add(u64::from(now.unix_nanos / 1_000_000));
+    BootEpoch { started_ms, nonce: rng.next_u64() }
 }
 
 fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {

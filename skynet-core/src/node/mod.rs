@@ -416,11 +416,23 @@ impl Node {
         self.settle(now);
     }
 
-    /// Forgets every session at once: after a suspend, or when this machine may be a copy. Nothing is sent with an old
-    /// key afterwards. Randomness starts anew from `seed`.
+    /// Forgets every session at once, with peers and relays: this machine may be a copy of another, which has the same keys
+    /// and counters. Nothing is sealed with an old key and counter afterwards; randomness starts anew from `seed`.
     pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
         self.rng = Rng::from_seed(seed);
+        if let Some(membership) = &mut self.membership {
+            membership.reseed(&mut self.rng, now);
+        }
+        if self.ports.relays.stream().is_some() {
+            self.events.push_back(NodeEvent::CloseCarrier);
+            self.ports.relays.carrier_closed(&mut self.rng, now.mono);
+        }
         for slot in self.peers.slots() {
+            // A member's probes have counters too: it is met anew.
+            if self.peers.get(slot).is_some_and(|peer| peer.member().is_some()) {
+                self.remove_peer(slot, now);
+                continue;
+            }
             let _done = self.with_session(slot, |peer, cx| {
                 peer.session.close(cx);
                 Ok(())

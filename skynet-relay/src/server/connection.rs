@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use skynet_core::control::message::HEADER_LEN;
+use skynet_core::control::message::{BootEpoch, HEADER_LEN};
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) peer: SocketAddr,
     pub(super) member: Option<MemberKey>,
+    /// Which process it is, if it said so.
+    pub(super) epoch: Option<BootEpoch>,
     pub(super) joins: u8,
     pub(super) pending: u16,
     pub(super) requests: Bucket,
@@ -59,6 +61,7 @@ impl Connection {
             channel,
             peer,
             member: None,
+            epoch: None,
             joins: 0,
             pending: 0,
             requests: Bucket::full(REQUEST_RATE.1, now),

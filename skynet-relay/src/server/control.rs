@@ -4,6 +4,7 @@
 //! [`StoreRequest`], and the member is answered only after the shell has called
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
+mod fence;
 mod roll;
 mod room;
 
@@ -27,6 +28,7 @@ use super::connection::{
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use fence::Fences;
 use roll::Rolls;
 use room::release;
 
@@ -234,6 +236,7 @@ pub struct ControlServer {
     unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
     rolls: Rolls,
+    fences: Fences,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
     /// One entry per connection; a deadline that moved is armed again when its entry comes up.
@@ -258,6 +261,7 @@ impl ControlServer {
             unsent: 0,
             online: BTreeMap::new(),
             rolls: Rolls::default(),
+            fences: Fences::default(),
             asked: BTreeMap::new(),
             next_id: 1,
             deadlines: BTreeSet::new(),
@@ -332,6 +336,7 @@ impl ControlServer {
             Ok(()) => self.flush(conn),
             Err(reason) => self.close(conn, reason),
         }
+        self.settle_fences(now);
     }
 
     /// `n` bytes of a stream were written.
@@ -357,7 +362,10 @@ impl ControlServer {
         connection.pending -= 1;
         let stranger = connection.member.is_none();
         let message = match reply {
-            StoreReply::Joined(joined) => self.welcome(asked.conn, *joined, now),
+            StoreReply::Joined(joined) => match self.fence(asked.conn, asked.request, *joined, now) {
+                Some(joined) => self.welcome(asked.conn, joined, now),
+                None => return,
+            },
             StoreReply::Conflict(what) => Message::Conflict(what),
             StoreReply::Denied(code, text) => Message::denied(code, &text),
             StoreReply::Done(version) => Message::Ack(version),
@@ -402,6 +410,7 @@ impl ControlServer {
                 self.close(conn, DropReason::JoinDeadline);
             }
         }
+        self.settle_fences(now);
         self.tell_rolls(now.mono);
     }
 
@@ -420,7 +429,7 @@ impl ControlServer {
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
         let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
-        earliest(deadline, self.rolls.poll_timeout())
+        [self.rolls.poll_timeout(), self.fences.poll_timeout()].into_iter().fold(deadline, earliest)
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
@@ -448,6 +457,14 @@ impl ControlServer {
             Message::Watch(tags) => return self.on_watch(conn, request, tags, now),
             Message::Bye => {
                 self.on_bye(conn, now);
+                return Ok(());
+            }
+            Message::Start(epoch) => {
+                connection.epoch = Some(epoch);
+                return Ok(());
+            }
+            Message::Pong(t) => {
+                self.on_alive(conn, t);
                 return Ok(());
             }
             message => message,
@@ -672,6 +689,7 @@ impl ControlServer {
         let Some(connection) = self.connections.remove(&conn) else { return };
         self.unsent -= connection.unsent;
         self.forget_roll(conn);
+        self.fences.forget(conn);
         self.deadlines.remove(&(connection.armed, conn));
         match connection.member {
             None => release(&mut self.unjoined, prefix(connection.peer.ip()), conn),

@@ -188,6 +188,14 @@ impl AgentHost {
         self.host_view = view;
     }
 
+    /// The hypervisor says that this machine may be a copy now.
+    pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.reset_sessions(seed, now);
+        }
+        self.settle(now);
+    }
+
     /// Somebody asks why this peer is reached as it is.
     pub fn inquire(&mut self, peer: &PublicKey, now: Now) {
         if let Some(running) = &mut self.running {

@@ -1,10 +1,12 @@
 //! Who comes and goes, for whoever waits for it here: what `node::watch` decides, carried out.
 
-use super::MembershipAgent;
+use super::{MembershipAgent, MembershipEvent, boot_epoch};
 use crate::control::message::{DeniedCode, Lookup};
 use crate::control::roll::Roll;
 use crate::control::{ControlEvent, RequestId};
 use crate::member::{Bundle, Tags};
+use crate::node::kept;
+use crate::rng::Rng;
 use crate::time::Now;
 
 impl MembershipAgent {
@@ -38,6 +40,25 @@ impl MembershipAgent {
         }
         self.drain_control(now);
         leaves
+    }
+
+    /// Another process with this identity runs elsewhere, says the relay. One that was never let in is the copy, and falls
+    /// silent; one that was goes on, for no relay can end a membership.
+    pub(super) fn on_duplicate(&mut self) {
+        if !self.welcomed {
+            self.kept = kept::Roster::default();
+            self.events.extend(self.directory.clear().into_iter().map(MembershipEvent::Gone));
+        }
+    }
+
+    /// This machine may be a copy from now on: what both would say alike is said no more.
+    pub(in crate::node) fn reseed(&mut self, rng: &mut Rng, now: Now) {
+        self.rng = rng.fork();
+        self.control.set_epoch(boot_epoch(rng, now));
+        self.control.reseed(rng.fork(), now.mono);
+        self.watch.down();
+        self.roster.down();
+        self.drain_control(now);
     }
 
     pub(super) fn ask_watch(&mut self, now: Now) {
