@@ -513,7 +513,8 @@ impl Overlay {
     /// A machine with a copy of `id`'s disk starts in `cloud`, and its firmware says nothing.
     pub fn copy_agent(&mut self, id: HostId, cloud: CloudId) -> HostId {
         let old = self.agent(id);
-        let (config, persisted, batch) = (old.config().clone(), old.persisted().clone(), Rc::clone(&self.batch));
+        let (config, persisted, batch) =
+            (old.config().clone(), old.persisted().clone(), Rc::clone(&self.batch));
         let copy = self.topology.add_host(cloud, |site| {
             let local = SocketAddr::new(site.ip, AGENT_PORT);
             Box::new(AgentHost::new(AgentConfig { local, seed: site.seed, persisted, ..config }, batch))

@@ -158,7 +158,9 @@ fn after_the_copy(told: Option<u8>) -> Sealed {
     let left = copied.saturating_sub(o.elapsed());
     o.world_mut().run_for(left).unwrap();
     if let Some(seed) = told {
-        o.world_mut().with_host(a, |agent: &mut AgentHost, now| agent.reset_sessions([seed; 32], now)).unwrap();
+        o.world_mut()
+            .with_host(a, |agent: &mut AgentHost, now| agent.reset_sessions([seed; 32], now))
+            .unwrap();
     }
     o.world_mut().run_for(60 * S).unwrap();
     for (from, to) in [(a, b), (b, a)] {

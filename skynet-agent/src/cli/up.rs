@@ -152,7 +152,9 @@ fn join(
         progress.set_message(status.message.clone().unwrap_or_else(|| "joining".to_owned()));
         let waiting = match status.state {
             AgentState::Up => return Ok(status),
-            AgentState::NotJoined => return Err(not_joined()),
+            AgentState::NotJoined => {
+                return Err(status.message.map_or_else(not_joined, |m| Failure::new(Exit::NotJoined, m)));
+            }
             AgentState::Failed => {
                 let refused = || "the network refused this machine".to_owned();
                 return Err(Failure::new(Exit::Failed, status.message.unwrap_or_else(refused)));

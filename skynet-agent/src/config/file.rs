@@ -88,6 +88,7 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Boot {
     pub(super) metadata: Option<BootMetadata>,
+    pub(super) bind_identity: Option<bool>,
 }
 
 /// Fields of `self`, or else of `below`.
@@ -107,7 +108,7 @@ impl File {
             ("interface.private_key", below.interface.private_key.is_some()),
             ("interface.address", below.interface.address.is_some()),
             ("hooks", below.hooks.is_given()),
-            ("boot", below.boot.metadata.is_some()),
+            ("boot", below.boot.metadata.is_some() || below.boot.bind_identity.is_some()),
             ("peer", !below.peer.is_empty()),
             ("token: a file", below.token.as_ref().is_some_and(SecretText::is_file)),
             ("relay.proxy: a file", below.relay.as_ref().is_some_and(RelaySection::names_a_file)),

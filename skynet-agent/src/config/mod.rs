@@ -33,6 +33,7 @@
 //! timeout = "30s"                      # for each program
 //!
 //! [boot]
+//! bind_identity = true                 # a copy of this disk in another machine joins as a new node
 //! metadata = "auto"                    # ask the cloud for settings that are missing here; "always", "never"
 //!
 //! # A stock WireGuard peer beside the members of the network:
@@ -165,6 +166,8 @@ pub struct Config {
     pub roles: Option<Tags>,
     /// Whether the cloud is asked for settings.
     pub boot_metadata: BootMetadata,
+    /// Whether an identity is good only on the machine it was made on.
+    pub bind_identity: bool,
     /// The TUN device's name.
     pub interface: String,
     /// The UDP port; 0: any.
@@ -337,6 +340,7 @@ impl Config {
         let roles = roles.map(Tags::new).transpose().map_err(|e| at("roles", e.to_string()))?;
         Ok(Self {
             roles,
+            bind_identity: file.boot.bind_identity.unwrap_or(true),
             boot_metadata: overrides.boot_metadata.or(file.boot.metadata).unwrap_or_default(),
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),

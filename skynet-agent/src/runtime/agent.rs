@@ -20,9 +20,11 @@ use super::Ended;
 use super::carrier::{Carried, Carrier};
 use super::data_plane::{DataPlane, Fault};
 use super::first_boot::{Search, WAITS};
+use super::generation::Generation;
 use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
+use super::membership::FOREIGN_DISK;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
@@ -30,12 +32,12 @@ use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
-use crate::clock;
 use crate::config::{BootSettings, Config};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
+use crate::{clock, entropy};
 
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
@@ -69,6 +71,7 @@ pub(super) struct Agent {
     pub(super) interests: Interests,
     pub(super) hooks: Hooks,
     pub(super) search: Search,
+    pub(super) generation: Generation,
     spins: u32,
     stopping: bool,
 }
@@ -92,6 +95,7 @@ enum Happened {
     NetworkChanged,
     Reached(Reached),
     Looked(NetworkEvidence),
+    Copied,
     LeaseOver,
     Hooks,
     Found(Vec<BootSettings>),
@@ -140,6 +144,7 @@ impl Agent {
             interests,
             hooks,
             search,
+            generation: Generation::new(),
             spins: 0,
             stopping: false,
         };
@@ -147,7 +152,9 @@ impl Agent {
             Some(membership) => agent.start_engine(membership).await?,
             None => agent.search = Search::new(&agent.config, true),
         }
-        if agent.search.is_on() {
+        if agent.engine.is_none() && agent.is_copy() {
+            agent.message = Some(FOREIGN_DISK.to_owned());
+        } else if agent.search.is_on() {
             tracing::info!("{WAITS}");
             agent.message = Some(WAITS.to_owned());
         }
@@ -163,6 +170,10 @@ impl Agent {
         let mut changes = watch_changes().context("watching the network configuration")?;
         while !self.stopping {
             let happened = self.wait(stop, calls, &mut changes).await;
+            // Before anything is made of it with the keys of before.
+            if let Some(why) = self.generation.check(matches!(happened, Happened::NetworkChanged)) {
+                self.begin_anew(why)?;
+            }
             if !matches!(happened, Happened::Timeout) {
                 self.spins = 0;
             }
@@ -177,6 +188,7 @@ impl Agent {
                 Happened::NetworkChanged => self.tell_addresses().await,
                 Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
                 Happened::Looked(seen) => self.looked(&seen),
+                Happened::Copied => self.begin_anew("the hypervisor says so")?,
                 Happened::LeaseOver => self.tend_watch(),
                 Happened::Hooks => self.run_hooks(),
                 Happened::Busy => self.begin_sampling(),
@@ -226,6 +238,7 @@ impl Agent {
             Some(seen) = self.looks.next() => Happened::Looked(seen),
             () = sleep_until(lease) => Happened::LeaseOver,
             () = self.hooks.next() => Happened::Hooks,
+            () = self.generation.next() => Happened::Copied,
             settings = self.search.next() => Happened::Found(settings),
         }
     }
@@ -396,6 +409,14 @@ impl Agent {
         if let Some(candidates) = self.reach.tend(engine.node.observed(), now.mono) {
             engine.node.set_told_candidates(&candidates, now);
         }
+    }
+
+    /// This machine may be a copy of another from now on, which has the same keys and counters.
+    fn begin_anew(&mut self, why: &str) -> anyhow::Result<()> {
+        tracing::warn!(why, "this machine was resumed or copied: all sessions begin anew");
+        let seed = entropy::seed()?;
+        self.feed(|node, now| node.reset_sessions(seed, now));
+        Ok(())
     }
 
     async fn answer(&mut self, call: Call) {

@@ -13,6 +13,7 @@ mod agent;
 mod carrier;
 mod data_plane;
 mod first_boot;
+mod generation;
 mod halves;
 mod hooks;
 mod interface;

@@ -13,7 +13,9 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::channel::{Channel, ChannelError};
-use crate::control::message::{BootEpoch, ConflictWhat, DeniedCode, Lookup, Member, Message, MessageError, Welcome};
+use crate::control::message::{
+    BootEpoch, ConflictWhat, DeniedCode, Lookup, Member, Message, MessageError, Welcome,
+};
 use crate::control::roll::Roll;
 use crate::key::{PublicKey, StaticSecret};
 use crate::member::Tags;

@@ -13,6 +13,7 @@ mod boot;
 mod bulk;
 mod candidates;
 mod changes;
+mod clones;
 mod ecn;
 mod evil;
 mod idle;
