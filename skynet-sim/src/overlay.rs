@@ -209,6 +209,30 @@ impl Overlay {
         self.add_multihomed_agent(cloud, offer, Vec::new())
     }
 
+    /// [`Overlay::add_agent_with`], which wishes for this name.
+    pub fn add_agent_named(&mut self, cloud: CloudId, offer: Offer, name: &str) -> HostId {
+        self.add_agent_as(cloud, offer, |config| AgentConfig { name: name.to_owned(), ..config })
+    }
+
+    /// An agent with this name and token.
+    pub fn add_agent_with_token(&mut self, cloud: CloudId, token: &str, name: &str) -> HostId {
+        let (token, name) = (token.to_owned(), name.to_owned());
+        self.add_agent_as(cloud, Offer::default(), |config| AgentConfig { token, name, ..config })
+    }
+
+    fn add_agent_as(
+        &mut self,
+        cloud: CloudId,
+        offer: Offer,
+        change: impl FnOnce(AgentConfig) -> AgentConfig,
+    ) -> HostId {
+        let (config, batch) = (self.agent_config(offer), Rc::clone(&self.batch));
+        let id =
+            self.topology.add_host(cloud, |site| Box::new(AgentHost::new(change(config(site, None)), batch)));
+        self.agents.push(id);
+        id
+    }
+
     /// The same on a machine that has these addresses of the internet too, by interfaces of their own; its kernel sends
     /// from its cloud's.
     pub fn add_multihomed_agent(&mut self, cloud: CloudId, offer: Offer, others: Vec<IpAddr>) -> HostId {

@@ -135,3 +135,139 @@ fn a_hundred_members_have_equal_rosters() {
     println!("100 members, five a second: the first knew all {took:?} after the last had joined");
     assert_eq!(o.present(agents[7], Some("worker")).len(), 60);
 }
+
+fn ephemeral() -> Offer {
+    Offer { ephemeral: true, ..offer("worker") }
+}
+
+/// Whether `id` knows a member of this name, there or not.
+fn knows(o: &Overlay, id: HostId, name: &str) -> bool {
+    o.agent(id).roster().unwrap().members.iter().any(|m| m.name.as_str() == name)
+}
+
+#[test]
+fn ephemeral_members_leave_names_addresses_and_rosters_within_thirty_seconds() {
+    for how in [None, Some(Stop::Kill), Some(Stop::PowerOff)] {
+        let (mut o, agents) = overlay(6, &["head", "head"]);
+        let cloud = o.topology.cloud_of(agents[0]).unwrap();
+        let gone = o.add_agent_with(cloud, ephemeral());
+        o.watch(agents[0], None).unwrap();
+        assert!(o.join_all(10 * S).unwrap());
+        o.world_mut().run_for(30 * S).unwrap();
+        let name = o.agent(gone).addresses().unwrap().name.clone();
+        assert!(agents.iter().all(|id| knows(&o, *id, &name)));
+        let begin = o.elapsed();
+        match how {
+            None => o.stop_agent(gone).unwrap(),
+            Some(how) => o.world_mut().stop_host(gone, how),
+        }
+        let mut after = [None, None];
+        while o.elapsed() - begin < 70 * S {
+            o.world_mut().run_for(100 * MS).unwrap();
+            for (id, after) in agents.iter().zip(&mut after) {
+                if !knows(&o, *id, &name) {
+                    after.get_or_insert(o.elapsed() - begin);
+                }
+            }
+        }
+        let [watching, listing] = after.map(|after| after.expect("forgotten"));
+        println!(
+            "{how:?}: gone from a roster that is watched after {watching:?}, from one that is not after {listing:?}"
+        );
+        let (soon, late) = match how {
+            None => (S, 21 * S),
+            Some(Stop::Kill) => (9 * S, 30 * S),
+            Some(Stop::PowerOff) => (30 * S, 50 * S),
+        };
+        assert!(watching <= soon && listing <= late, "{how:?} {watching:?} {listing:?}");
+        // The name is free: the next of the same name has no number behind it.
+        let next = o.add_agent_named(cloud, ephemeral(), &name);
+        assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+        assert_eq!(o.agent(next).addresses().unwrap().name, name);
+        until(&mut o, agents[0], None, 3, 5 * S).expect("the next of that name");
+    }
+}
+
+#[test]
+fn ephemeral_member_that_comes_back_at_once_is_who_it_was() {
+    let (mut o, agents) = overlay(7, &["head"]);
+    let cloud = o.topology.cloud_of(agents[0]).unwrap();
+    let id = o.add_agent_with(cloud, ephemeral());
+    assert!(o.join_all(10 * S).unwrap());
+    o.world_mut().run_for(5 * S).unwrap();
+    let before = o.agent(id).addresses().cloned();
+    o.restart_agent(id, Stop::Kill);
+    o.world_mut().run_for(60 * S).unwrap();
+    assert_eq!(o.agent(id).addresses().cloned(), before);
+    assert!(o.agent(id).is_joined());
+}
+
+#[test]
+fn a_machine_made_anew_takes_the_place_that_an_issuer_gave_it() {
+    let (mut o, agents) = overlay(8, &["head", "head"]);
+    let cloud = o.topology.cloud_of(agents[0]).unwrap();
+    let token = o.network().token_for_place(&"db".parse().unwrap(), "10.7.200.1/32".parse().unwrap());
+    let first = o.add_agent_with_token(cloud, &token, "db");
+    assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+    o.world_mut().run_for(25 * S).unwrap();
+    o.flow(agents[0], first, 100 * MS, 50).unwrap();
+    o.world_mut().run_for(10 * S).unwrap();
+    assert!(o.received(agents[0], first).unwrap().is_complete(50), "{}", o.report());
+    o.world_mut().stop_host(first, Stop::PowerOff);
+    let second = o.add_agent_with_token(cloud, &token, "db");
+    assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+    let place = o.agent(second).addresses().unwrap();
+    assert_eq!((place.name.as_str(), place.ipv4.to_string()), ("db", "10.7.200.1".to_owned()));
+    // Everybody finds the new one there.
+    o.world_mut().run_for(25 * S).unwrap();
+    o.flow(agents[0], second, 100 * MS, 100).unwrap();
+    o.world_mut().run_for(15 * S).unwrap();
+    let missing = o.received(agents[0], second).map_or(100, |r| r.missing(100).len());
+    assert!(missing == 0, "{missing} missing\n{}", o.report());
+}
+
+/// A hundred more, five a second, on a hundred: nobody waits long, and nobody hears of it who did not ask.
+#[test]
+fn a_hundred_more_join_a_hundred_and_are_killed_again() {
+    let mut o = Overlay::with_engine(9, Engine::Null);
+    let clouds = [NatKind::PortRestricted, NatKind::Symmetric, NatKind::Public].map(|kind| o.cloud(kind));
+    for n in 0..100 {
+        o.add_agent_with(clouds[n % 3], offer("worker"));
+    }
+    assert!(o.join_all(20 * S).unwrap(), "{}", o.report());
+    let old = o.agents().to_vec();
+    o.watch(old[0], None).unwrap();
+    o.world_mut().run_for(25 * S).unwrap();
+    for pair in old[..40].chunks_exact(2) {
+        o.flow(pair[0], pair[1], 100 * MS, 600).unwrap();
+    }
+    let mut joins = Vec::new();
+    let mut new = Vec::new();
+    for n in 0..100 {
+        let id = o.add_agent_with(clouds[n % 3], ephemeral());
+        let begin = o.elapsed();
+        new.push((id, begin));
+        o.world_mut().run_for(200 * MS).unwrap();
+    }
+    o.world_mut().run_for(3 * S).unwrap();
+    for (id, begin) in &new {
+        let joined = o.agent(*id).joined_at().expect("joined");
+        joins.push(
+            o.world().world_time(*id, joined).saturating_since(skynet_core::time::Instant::ZERO) - *begin,
+        );
+    }
+    joins.sort();
+    println!("100 joins, five a second: median {:?}, slowest {:?}", joins[50], joins[99]);
+    assert!(joins[99] <= 3 * S, "{:?}", joins[99]);
+    until(&mut o, old[0], None, 200, 5 * S).expect("all two hundred");
+    for (id, _) in &new {
+        o.world_mut().stop_host(*id, Stop::Kill);
+    }
+    let took = until(&mut o, old[0], None, 100, 30 * S).expect("the hundred are gone");
+    println!("100 killed at once: gone from the roster after {took:?}");
+    o.world_mut().run_for(40 * S).unwrap();
+    for pair in old[..40].chunks_exact(2) {
+        let missing = o.received(pair[0], pair[1]).unwrap().missing(600);
+        assert!(missing.is_empty(), "{missing:?}\n{}", o.report());
+    }
+}

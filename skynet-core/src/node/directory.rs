@@ -1,7 +1,7 @@
 //! What this node knows of the others: verified members only, found by address, key, identity or name.
 
 use core::net::{IpAddr, Ipv4Addr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::control::message::Lookup;
@@ -140,6 +140,24 @@ impl Directory {
         }
     }
 
+    /// Of ephemeral members only these are still there.
+    pub fn keep_ephemeral(&mut self, listed: &BTreeSet<u32>) {
+        let is_gone = |e: &&Entry| {
+            !e.left && e.member.candidate().certificate().ephemeral && !listed.contains(&e.member.node_no())
+        };
+        let gone: Vec<u32> = self.by_identity.values().filter(is_gone).map(|e| e.member.node_no()).collect();
+        gone.into_iter().for_each(|node_no| self.set_left(NodeNo(node_no)));
+    }
+
+    /// Forgets whoever must yield their name or address to this member; returns their session keys.
+    pub fn make_place_for(&mut self, member: &Member) -> Vec<PublicKey> {
+        let holders =
+            [self.by_address(member.v4().into()), self.by_name(member.name().as_str())].into_iter().flatten();
+        let yields: Vec<Identity> =
+            holders.filter(|held| yields(held, member)).map(|held| held.member.identity()).collect();
+        yields.iter().filter_map(|identity| self.remove(identity)).map(|e| e.member.x25519()).collect()
+    }
+
     /// Rises with every change that the roster of members shows.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -223,6 +241,18 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.by_identity.is_empty()
     }
+}
+
+/// A name or address stays with whoever had it first, except: an ephemeral member that has left yields to whoever was admitted
+/// later, and one whose token is for this very name or address to whoever joined with the same token later.
+fn yields(held: &Entry, newcomer: &Member) -> bool {
+    let (old, new) = (&held.member, newcomer);
+    if old.identity() == new.identity() || new.receipt().issued < old.receipt().issued {
+        return false;
+    }
+    let gone = held.left && old.candidate().certificate().ephemeral;
+    let same_token = old.candidate().certificate().token_id == new.candidate().certificate().token_id;
+    gone || (same_token && new.candidate().delegation().is_pinned())
 }
 
 /// Whether the relay answered for whom it was asked: it could show another, genuine member.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use skynet_core::member::{Ipv4Prefix, Tags};
+use skynet_core::member::{Ipv4Prefix, NamePattern, Tags};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::network::{NewToken, TokenOptions, create_token};
 
@@ -37,6 +37,10 @@ pub(crate) struct TokenArgs {
     /// Addresses for machines that join with it, inside the network's range.
     #[arg(long, value_name = "PREFIX")]
     token_pool: Option<Ipv4Prefix>,
+    /// Names for machines that join with it: a name, or a beginning followed by *. A single name, or a pool of one address
+    /// (/32), is a place: whoever joins with the token later takes it over.
+    #[arg(long, value_name = "PATTERN")]
+    token_name: Option<NamePattern>,
     /// A tag of the machines that join with it, such as one that names a rate class; can be given several times.
     #[arg(long = "token-tag", value_name = "TAG")]
     token_tags: Vec<String>,
@@ -50,6 +54,7 @@ impl TokenArgs {
             ephemeral: self.token_ephemeral,
             pool: self.token_pool,
             tags: Tags::new(&self.token_tags)?,
+            names: self.token_name.clone(),
             ..TokenOptions::default()
         })
     }

@@ -160,6 +160,8 @@ pub struct Joined {
     pub identity: Identity,
     /// Its overlay IPv4 address as a number.
     pub node_no: u32,
+    /// Its session key.
+    pub key: PublicKey,
     /// Its certificate's tags,
     pub tags: Tags,
     /// what tells that certificate from others,
@@ -404,8 +406,9 @@ impl ControlServer {
             let Some(connection) = self.connections.get(&conn) else { continue };
             if connection.deadline > now.mono {
                 self.arm(conn);
-            } else if connection.member.is_some() {
+            } else if let Some(member) = connection.member {
                 self.close(conn, DropReason::Idle);
+                self.forget_if_ephemeral(member, now.mono);
             } else {
                 self.close(conn, DropReason::JoinDeadline);
             }
@@ -553,6 +556,9 @@ impl ControlServer {
     /// Enters the member as online and mints its ticket.
     fn welcome(&mut self, conn: ConnId, joined: Joined, now: Now) -> Message {
         let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
+        if let (Some(connection), true) = (self.connections.get_mut(&conn), joined.ephemeral) {
+            connection.ephemeral = true;
+        }
         self.set_online(conn, member, now.mono);
         self.rolls.arrived(member, &joined, now.mono);
         let (kid, cluster_key) = self.keys.current();

@@ -109,6 +109,7 @@ pub(super) fn joined(identity: u8) -> Joined {
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),
+        key: PublicKey([identity; 32]),
         tags: Tags::default(),
         mark: u32::from(identity),
         ephemeral: false,

@@ -125,6 +125,7 @@ pub struct AgentHost {
     eats_trains: bool,
     host_view: HostView,
     roster_changes: u64,
+    joined_at: Option<Instant>,
     watched: Option<Tags>,
 }
 
@@ -147,6 +148,7 @@ impl AgentHost {
             eats_trains: false,
             host_view: HostView::default(),
             roster_changes: 0,
+            joined_at: None,
             watched: None,
         }
     }
@@ -171,6 +173,11 @@ impl AgentHost {
     /// Who is in the network, as far as it knows.
     pub fn roster(&self) -> Option<RosterView> {
         self.running.as_ref().map(|r| r.node.roster())
+    }
+
+    /// When it had its place in the overlay first, by its own clock.
+    pub const fn joined_at(&self) -> Option<Instant> {
+        self.joined_at
     }
 
     /// How often it was told that the roster has changed.
@@ -431,6 +438,7 @@ impl AgentHost {
             NodeEvent::PersistRoster(roster) => self.persisted.roster = roster,
             NodeEvent::Joined(addresses) => {
                 self.application.set_address(addresses.ipv4);
+                self.joined_at.get_or_insert(now.mono);
                 self.addresses = Some(addresses);
             }
             NodeEvent::RosterChanged => self.roster_changes += 1,

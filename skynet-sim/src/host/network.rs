@@ -6,8 +6,8 @@ use skynet_core::crypto::hash;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, RelayEntry, Tags, TokenId,
-    TokenRelay, Verified,
+    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, Name, NamePattern, NetworkTrust, RelayEntry, Tags,
+    TokenId, TokenRelay, Verified,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -85,7 +85,8 @@ impl MemberNetwork {
             cluster_key,
             token: String::new(),
         };
-        network.token = network.make_token(&token_key, TokenId(token_id), Tags::default(), false);
+        network.token =
+            network.make_token(&token_key, TokenId(token_id), (Tags::default(), false), (pool, None));
         network
     }
 
@@ -94,10 +95,25 @@ impl MemberNetwork {
         let text: Vec<&str> = tags.iter().collect();
         let seed = hash(&[self.registrar.seed().expose(), text.join(",").as_bytes(), &[u8::from(ephemeral)]]);
         let mut rng = Rng::from_seed(seed);
-        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), tags.clone(), ephemeral)
+        let place = (self.manifest.v4, None);
+        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), (tags.clone(), ephemeral), place)
     }
 
-    fn make_token(&self, key: &SigningKey, token_id: TokenId, tags: Tags, ephemeral: bool) -> String {
+    /// Another join token as text: for one name and one address, whoever's they are at a time.
+    pub fn token_for_place(&self, name: &Name, address: Ipv4Prefix) -> String {
+        let seed = hash(&[self.registrar.seed().expose(), name.as_str().as_bytes(), b"place"]);
+        let mut rng = Rng::from_seed(seed);
+        let place = (address, Some(NamePattern::Exact(name.clone())));
+        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), (Tags::default(), false), place)
+    }
+
+    fn make_token(
+        &self,
+        key: &SigningKey,
+        token_id: TokenId,
+        (tags, ephemeral): (Tags, bool),
+        (pool, names): (Ipv4Prefix, Option<NamePattern>),
+    ) -> String {
         let sound = "made of values that hold";
         let delegation = Delegation {
             network_id: self.genesis.root_pin().network_id(),
@@ -109,8 +125,8 @@ impl MemberNetwork {
             max_uses: 0,
             ephemeral,
             tags,
-            pool: self.manifest.v4,
-            names: None,
+            pool,
+            names,
         };
         let delegation = delegation.sign(&self.root).expect(sound).into_signed();
         let relays = self.token_relays.clone();

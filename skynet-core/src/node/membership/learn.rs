@@ -66,7 +66,11 @@ impl MembershipAgent {
         }
         match self.roster.handle_page(&numbers, more, self.directory.len(), now.mono) {
             Page::Next(asked) => self.list(Some(asked), now),
-            Page::Later => {}
+            Page::Later => {
+                if let Some(all) = self.roster.take_all() {
+                    self.directory.keep_ephemeral(&all);
+                }
+            }
             Page::Circular => self.refuse(Refusal::EndlessList, "the numbers do not rise", now.mono),
         }
     }
@@ -121,6 +125,8 @@ impl MembershipAgent {
             ));
         }
         let what = format!("{} at {}", member.name(), member.v4());
+        let displaced = self.directory.make_place_for(&member);
+        self.events.extend(displaced.into_iter().map(MembershipEvent::Gone));
         let inserted = self.directory.insert(member.clone(), online);
         self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
         match inserted {

@@ -12,17 +12,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skynet_core::control::roll::{MAX_ENTRIES, Presence, Roll, RollEntry};
 use skynet_core::control::{DeniedCode, Message};
+use skynet_core::key::PublicKey;
 use skynet_core::member::Tags;
 use skynet_core::time::{Duration, Instant, earliest};
 
-use super::{ConnId, ControlServer, Joined};
+use super::{ConnId, ControlServer, Joined, StoreOp, StoreRequest};
 use crate::server::connection::{MemberKey, REQUEST_RATE};
 use crate::server::drops::DropReason;
 
 /// Between two rolls to those who watch.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Whoever's connection closed without a word has so long to come back; as long as a node takes at most to connect again.
-pub(super) const AWAY_AFTER: Duration = Duration::from_secs(10);
+const AWAY_AFTER: Duration = Duration::from_secs(10);
+/// The same of an ephemeral one: with the twenty seconds of a list it is out of every small network's rosters in thirty.
+const AWAY_AFTER_EPHEMERAL: Duration = Duration::from_secs(8);
 /// What a message of a snapshot costs of a connection's rate of requests.
 const SNAPSHOT_COST: u64 = 10;
 
@@ -30,6 +33,7 @@ const SNAPSHOT_COST: u64 = 10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Present {
     node_no: u32,
+    key: PublicKey,
     tags: Tags,
     mark: u32,
     ephemeral: bool,
@@ -76,13 +80,14 @@ impl Rolls {
     pub(super) fn arrived(&mut self, member: MemberKey, joined: &Joined, now: Instant) {
         let here = Present {
             node_no: joined.node_no,
+            key: joined.key,
             tags: joined.tags.clone(),
             mark: joined.mark,
             ephemeral: joined.ephemeral,
             away_at: None,
         };
         let before = self.take(&member);
-        let before = before.map(|before| Present { away_at: None, ..before });
+        let before = before.map(|before| Present { away_at: None, key: here.key, ..before });
         if before.as_ref() != Some(&here) {
             let was = before.as_ref().map_or_else(Tags::default, |before| before.tags.clone());
             if let Some(before) = before.filter(|before| before.node_no != here.node_no) {
@@ -98,7 +103,7 @@ impl Rolls {
         if let Some(present) = self.present.get_mut(&member)
             && present.away_at.is_none()
         {
-            let at = now + AWAY_AFTER;
+            let at = now + if present.ephemeral { AWAY_AFTER_EPHEMERAL } else { AWAY_AFTER };
             present.away_at = Some(at);
             self.away.insert((at, member));
         }
@@ -111,11 +116,14 @@ impl Rolls {
         }
     }
 
-    /// Whoever did not come back in time.
-    fn expire(&mut self, now: Instant) {
-        while let Some((_, member)) = self.away.first().copied().filter(|(at, _)| *at <= now) {
-            self.gone(member, Presence::Away, now);
-        }
+    /// The next who did not come back in time.
+    fn poll_late(&self, now: Instant) -> Option<MemberKey> {
+        self.away.first().filter(|(at, _)| *at <= now).map(|(_, member)| *member)
+    }
+
+    /// Its session key, if it is ephemeral and here.
+    fn ephemeral(&self, member: &MemberKey) -> Option<PublicKey> {
+        self.present.get(member).filter(|p| p.ephemeral).map(|p| p.key)
     }
 
     fn take(&mut self, member: &MemberKey) -> Option<Present> {
@@ -188,9 +196,21 @@ impl ControlServer {
         }
     }
 
+    /// An ephemeral member that is gone leaves the directory, with its name and address. Nobody is answered.
+    pub(super) fn forget_if_ephemeral(&mut self, member: MemberKey, now: Instant) {
+        if let Some(key) = self.rolls.ephemeral(&member) {
+            let MemberKey { network_id, identity } = member;
+            self.requests.push_back(StoreRequest { id: 0, op: StoreOp::Leave { network_id, identity, key } });
+            self.rolls.gone(member, Presence::Left, now);
+        }
+    }
+
     /// Tells whoever watches what has changed.
     pub(super) fn tell_rolls(&mut self, now: Instant) {
-        self.rolls.expire(now);
+        while let Some(member) = self.rolls.poll_late(now) {
+            self.forget_if_ephemeral(member, now);
+            self.rolls.gone(member, Presence::Away, now);
+        }
         if self.rolls.due.take_if(|at| *at <= now).is_none() {
             return;
         }
