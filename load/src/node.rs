@@ -183,11 +183,13 @@ async fn next_bytes(
         let interest =
             if unsent.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         let Ok(ready) = stream.ready(interest).await else { return StreamEvent::Closed };
-        if ready.is_writable()
-            && !unsent.is_empty()
-            && let Ok(n) = stream.try_write(unsent)
-        {
-            unsent.drain(..n);
+        if ready.is_writable() && !unsent.is_empty() {
+            match stream.try_write(unsent) {
+                Ok(n) => drop(unsent.drain(..n)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It stays writable, and would be tried for ever.
+                Err(_) => return StreamEvent::Closed,
+            }
         }
         let mut buffer = [0; 16_384];
         match stream.try_read(&mut buffer) {

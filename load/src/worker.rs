@@ -131,6 +131,7 @@ fn config(args: &WorkerArgs, n: u32, local: SocketAddr) -> AgentConfig {
         mtu: MtuConfig::default(),
         known_members: args.known,
         guessing: Guessing::default(),
+        fail_closed: false,
         persisted: Persisted::default(),
     }
 }

@@ -15,6 +15,8 @@ use skynet_core::relay::{RelayClient, RelayClientConfig, RelayClock, RelayEvent}
 use skynet_core::wire::relay::{Class, Frame};
 use skynet_relay::clock::{Clock, os_rng};
 
+#[path = "daemon/crashes.rs"]
+mod crashes;
 #[path = "daemon/operator.rs"]
 mod operator;
 #[path = "daemon/tls.rs"]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
-use skynet_core::member::Tags;
+use skynet_core::key::Identity;
+use skynet_core::member::{Credentials, Revocations, Tags};
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -302,6 +303,7 @@ impl Overlay {
             mtu,
             known_members,
             guessing,
+            fail_closed: false,
             persisted: Persisted::default(),
         }
     }
@@ -522,6 +524,25 @@ impl Overlay {
     pub fn drain_relay(&mut self, relay_no: u16) -> Result<(), RunError> {
         let relay = self.relay_host(relay_no);
         self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.drain(now))
+    }
+
+    /// The operator signs another list of revocations, changed so, and the first relay, if it runs, is told. The list.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn revoke(&mut self, change: impl FnOnce(&mut Revocations)) -> Result<Vec<u8>, RunError> {
+        let relay = self.relay();
+        let now = self.world().host_now(relay).unix;
+        let list = self.network.revoke(now, change);
+        let document = list.clone();
+        self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.adopt(document, now))?;
+        Ok(list)
+    }
+
+    /// Who an agent is, once it has joined.
+    pub fn identity(&self, id: HostId) -> Option<Identity> {
+        let credentials = Credentials::decode(self.agent(id).persisted().credentials.as_ref()?).ok()?;
+        Some(credentials.node().identity())
     }
 
     /// Kills an agent's process and starts it again with what it had persisted.

@@ -168,8 +168,7 @@ fn after_the_copy(told: Option<u8>) -> Sealed {
         assert!(missing.len() < 250, "traffic goes on: {} missing\n{}", missing.len(), o.report());
     }
     assert!(o.agent(a).is_joined());
-    let seen = seen.borrow().clone();
-    seen
+    seen.borrow().clone()
 }
 
 /// Two copies of one machine are two runs of one world: the same to the last bit until they are told.

@@ -32,11 +32,14 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let o = Overlay::new(seed);
+        let mut o = Overlay::new(seed);
+        let old_document = Some(o.revoke(|_| ()).unwrap());
+        o.revoke(|_| ()).unwrap();
         let loot = Loot {
             registrar: Some(o.network().registrar_key()),
             token: Some(o.token().to_owned()),
             old_manifest: Some(o.network().old_manifest().to_vec()),
+            old_document,
         };
         let (agents, since) = ([o.relay(); 4], (Instant::ZERO, [0; 2]));
         let mut world = Self { orders: Orders::default(), loot, agents, since, truth: BTreeMap::new(), o };

@@ -12,7 +12,7 @@ use skynet_core::member::{Bundle, Enrolment, JoinToken, NetworkId, NodeIdentity,
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use skynet_relay::io::control::Directory;
-use skynet_relay::server::{Joined, Listed, StoreOp, StoreReply};
+use skynet_relay::server::{InForce, Joined, Listed, StoreOp, StoreReply};
 
 /// One way to lie.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -45,11 +45,15 @@ pub enum Trick {
     FalseReceipt,
     /// A ticket for the place of another node.
     FalseTicket,
+    /// A list of revocations that was replaced.
+    OldDocument,
+    /// Documents of the whole network with a byte changed.
+    FalseDocument,
 }
 
 impl Trick {
     /// Every trick.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::SwapKey,
         Self::SwapMember,
         Self::RollBack,
@@ -64,6 +68,8 @@ impl Trick {
         Self::FalseManifest,
         Self::FalseReceipt,
         Self::FalseTicket,
+        Self::OldDocument,
+        Self::FalseDocument,
     ];
 
     /// The label under which `status` must count it.
@@ -80,6 +86,8 @@ impl Trick {
             Self::FalseManifest => "false_manifest",
             Self::FalseReceipt => "false_receipt",
             Self::FalseTicket => "false_ticket",
+            Self::OldDocument => "older_document",
+            Self::FalseDocument => "false_document",
         }
     }
 }
@@ -93,6 +101,8 @@ pub struct Loot {
     pub token: Option<String>,
     /// A manifest that was replaced.
     pub old_manifest: Option<Vec<u8>>,
+    /// A list of revocations that was replaced.
+    pub old_document: Option<Vec<u8>>,
 }
 
 /// What it does now, shared with whoever gives orders.
@@ -234,7 +244,9 @@ impl<D: Directory> EvilDirectory<D> {
             | Trick::OldManifest
             | Trick::FalseManifest
             | Trick::FalseReceipt
-            | Trick::FalseTicket => return None,
+            | Trick::FalseTicket
+            | Trick::OldDocument
+            | Trick::FalseDocument => return None,
         }
         Some(bundle.encode())
     }
@@ -300,6 +312,21 @@ impl<D: Directory> EvilDirectory<D> {
         joined
     }
 
+    fn lie_in_documents(&self, mut in_force: Box<InForce>) -> Box<InForce> {
+        let tricks = self.orders.get();
+        if let Some(old) = self.loot.old_document.as_ref().filter(|_| tricks.contains(&Trick::OldDocument)) {
+            in_force.documents = vec![old.clone()];
+        }
+        if tricks.contains(&Trick::FalseDocument) {
+            for document in &mut in_force.documents {
+                if let Some(last) = document.last_mut() {
+                    *last ^= 1;
+                }
+            }
+        }
+        in_force
+    }
+
     fn receipt_under_another_address(&self, joined: &Joined, now: UnixTime) -> Option<Vec<u8>> {
         let mut receipt = Signed::<Receipt>::parse(&joined.receipt).ok()?.unverified().clone();
         receipt.v4 = (joined.node_no ^ 1).into();
@@ -324,6 +351,7 @@ impl<D: Directory> Directory for EvilDirectory<D> {
                 let circle = self.orders.get().contains(&Trick::Circle);
                 StoreReply::Listed(more || circle, self.lie_in_list(listed, now))
             }
+            StoreReply::InForce(in_force) => StoreReply::InForce(self.lie_in_documents(in_force)),
             other => other,
         }
     }

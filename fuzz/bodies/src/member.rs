@@ -7,8 +7,8 @@ use skynet_core::key::{Identity, SigningKey};
 use skynet_core::member::document::{Content, Kind, kind_of};
 use skynet_core::member::token::PREFIX;
 use skynet_core::member::{
-    Binding, Bundle, Certificate, Credentials, Delegation, Genesis, JoinToken, Manifest, Member, Receipt,
-    Record, Signed,
+    Binding, Bundle, Certificate, Credentials, Delegation, Freshness, Genesis, JoinToken, Manifest, Member,
+    Receipt, Record, Revocations, Signed,
 };
 use skynet_core::node::kept::{MAX_KEPT, Roster};
 use skynet_core::time::UnixTime;
@@ -18,10 +18,10 @@ use crate::Input;
 use crate::sample::{self, NOW};
 
 /// Each kind of document. A first byte with bit 7: the rest is a body, put into a container of the kind in the low
-/// three bits; without: the rest is a document.
+/// four bits; without: the rest is a document.
 pub fn document(bytes: &[u8]) -> bool {
     let Some((&mode, rest)) = bytes.split_first() else { return false };
-    let bytes = if mode & 0x80 == 0 { rest.to_vec() } else { container(mode & 7, rest, &[0; 64]) };
+    let bytes = if mode & 0x80 == 0 { rest.to_vec() } else { container(mode & 15, rest, &[0; 64]) };
     match kind_of(&bytes) {
         Some(Kind::Genesis) => check::<Genesis>(&bytes),
         Some(Kind::Manifest) => check::<Manifest>(&bytes),
@@ -30,6 +30,8 @@ pub fn document(bytes: &[u8]) -> bool {
         Some(Kind::Binding) => check::<Binding>(&bytes),
         Some(Kind::Receipt) => check::<Receipt>(&bytes),
         Some(Kind::Record) => check::<Record>(&bytes),
+        Some(Kind::Revocations) => check::<Revocations>(&bytes),
+        Some(Kind::Freshness) => check::<Freshness>(&bytes),
         None => false,
     }
 }
@@ -49,14 +51,16 @@ fn check<T: Content + PartialEq>(bytes: &[u8]) -> bool {
     let signer =
         [&network.root, &network.token_key, &network.registrar, &network.credentials.node().identity]
             [match T::KIND {
-                Kind::Genesis | Kind::Manifest | Kind::Delegation => 0,
+                Kind::Genesis | Kind::Manifest | Kind::Delegation | Kind::Revocations => 0,
                 Kind::Certificate => 1,
-                Kind::Receipt => 2,
+                Kind::Receipt | Kind::Freshness => 2,
                 Kind::Binding | Kind::Record => 3,
             }];
     if signed.is_signed_by(&signer.identity()) {
         let roots = [network.genesis.bytes(), network.manifest.bytes()];
-        assert!(roots.iter().chain(&sample::documents()).any(|d| *d == bytes), "a forged document");
+        let issued = network.issued.iter().map(Vec::as_slice);
+        let known: Vec<&[u8]> = roots.into_iter().chain(sample::documents()).chain(issued).collect();
+        assert!(known.contains(&bytes), "a forged document");
     }
     true
 }

@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Bundle, Credentials, Delegation, Endpoint, Enrolment, Genesis, JoinToken, Manifest, NodeIdentity,
-    Receipt, RelayEntry, RelayRtt, Tags, TokenId, TokenRelay, Verified,
+    Bundle, Credentials, Delegation, Endpoint, Enrolment, Extent, Genesis, JoinToken, Manifest, NetworkTrust,
+    NodeIdentity, Receipt, RelayEntry, RelayRtt, Revocations, RevokedNode, RevokedToken, Tags, TokenId,
+    TokenRelay, Verified,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -34,6 +35,8 @@ pub struct Network {
     pub credentials: Credentials,
     /// The documents of another member.
     pub other: Bundle,
+    /// Documents of which one at a time holds, in the order of their kinds.
+    pub issued: Vec<Vec<u8>>,
 }
 
 /// The key of the network's one relay.
@@ -86,7 +89,23 @@ fn make_network() -> Network {
     let token = JoinToken::new(genesis.root_pin(), token_key.seed(), vec![relay], delegation);
     let mut enrol = |name| enrol(&token, name, (&genesis, &manifest), &registrar, &mut rng);
     let (credentials, other) = (enrol("web-1"), enrol("web-2").bundle().clone());
-    Network { root, registrar, token_key, genesis, manifest, token, credentials, other }
+    let issued = issued(credentials.trust(), &root, &registrar);
+    Network { root, registrar, token_key, genesis, manifest, token, credentials, other, issued }
+}
+
+fn issued(trust: &NetworkTrust, root: &SigningKey, registrar: &SigningKey) -> Vec<Vec<u8>> {
+    let until = NOW.plus_secs(90 * DAY);
+    let revocations = Revocations {
+        network_id: trust.network_id(),
+        epoch: 1,
+        issued: NOW,
+        signer: root.identity(),
+        nodes: vec![RevokedNode { identity: registrar.identity(), until }],
+        tokens: vec![RevokedToken { token_id: TokenId([8; 8]), extent: Extent::New, since: NOW, until }],
+    };
+    let revocations = revocations.sign(root).expect("within limits").bytes().to_vec();
+    let freshness = trust.freshness_of(registrar.identity(), NOW).sign(registrar);
+    vec![revocations, freshness.expect("within limits").bytes().to_vec()]
 }
 
 fn enrol(

@@ -254,6 +254,7 @@ pub fn control_message() -> Vec<Seed> {
         ("leave", Message::Leave),
         ("get_manifest", Message::GetManifest),
         ("manifest", Message::Manifest(vec![3; 300])),
+        ("document", Message::Document(vec![3; 200])),
     ];
     named(messages.map(|(name, message)| (name, message.encode(77).expect("a short message"))))
 }
@@ -329,6 +330,8 @@ pub fn document() -> Vec<Seed> {
         ("binding", binding),
         ("receipt", receipt),
         ("record", record),
+        ("revocations", &network.issued[0]),
+        ("freshness", &network.issued[1]),
     ];
     let mut seeds = named(all.map(|(name, bytes)| (name, with(0, bytes))));
     seeds.extend(all.map(|(name, b)| (format!("{name}-body"), with(0x80 | b[0], &b[4..b.len() - 64]))));

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, LaneReport, PeerReport, PortMappingReport, RefusedReport, RelayReport,
-    RelaysReport, SelfReport, StatusReport,
+    AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
+    RelayReport, RelaysReport, SelfReport, StatusReport,
 };
 pub use roster::{MemberReport, RosterReport};
 pub use server::{Call, ServeError, Server};

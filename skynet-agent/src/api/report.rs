@@ -54,6 +54,24 @@ pub struct StatusReport {
     /// What relays said that this node did not believe, by relay and reason; empty is the rule.
     #[serde(default)]
     pub refused: Vec<RefusedReport>,
+    /// Which documents of the network hold here, once joined.
+    #[serde(default)]
+    pub documents: Option<DocumentsReport>,
+}
+
+/// What holds for the whole network, as far as this node was told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DocumentsReport {
+    /// Epoch of the manifest.
+    pub manifest_epoch: u64,
+    /// Epoch of the list of what was taken back; absent if nothing ever was.
+    pub revocations_epoch: Option<u64>,
+    /// Until when a registrar's last word on what is in force is good, Unix seconds.
+    pub good_until: Option<u64>,
+    /// Whether that is past.
+    pub stale: bool,
+    /// Whether this machine was taken back itself.
+    pub revoked: bool,
 }
 
 /// What one relay said that was not believed, of one kind.

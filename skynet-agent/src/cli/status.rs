@@ -73,6 +73,9 @@ fn render(status: &StatusReport) -> String {
     for line in refused_lines(&status.refused) {
         let _ = writeln!(out, "{line}");
     }
+    if status.documents.as_ref().is_some_and(|documents| documents.stale) {
+        out.push_str("stale: no relay with a registrar has confirmed for a day who is revoked\n");
+    }
     if let Some(line) = mapping_line(&status.port_mapping) {
         let _ = writeln!(out, "{line}");
     }
@@ -232,6 +235,7 @@ mod tests {
                 age_s: 1,
             })
             .into(),
+            documents: None,
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820

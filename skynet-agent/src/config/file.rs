@@ -31,7 +31,14 @@ pub(super) struct File {
     pub(super) paths: Paths,
     pub(super) hooks: HooksSection,
     pub(super) boot: Boot,
+    pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Trust {
+    pub(super) fail_closed: bool,
 }
 
 #[derive(Deserialize, Default)]

@@ -36,6 +36,9 @@
 //! bind_identity = true                 # a copy of this disk in another machine joins as a new node
 //! metadata = "auto"                    # ask the cloud for settings that are missing here; "always", "never"
 //!
+//! [trust]
+//! fail_closed = false                  # talk to nobody once no relay has said for a day who is revoked
+//!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
 //! public_key = "…"
@@ -198,6 +201,8 @@ pub struct Config {
     pub cloud_metadata: bool,
     /// Programs to be run when members come and go.
     pub hooks: Option<Hooks>,
+    /// Whether this node talks to nobody once what it knows of revocations is a day old.
+    pub fail_closed: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -372,6 +377,7 @@ impl Config {
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             hooks,
+            fail_closed: file.trust.fail_closed,
             wireguard,
             peers,
         })

@@ -195,6 +195,13 @@ fn offloads_are_switched_off_by_name_and_a_flag_beats_the_file() {
 }
 
 #[test]
+fn a_node_goes_on_with_stale_documents_unless_it_is_told_otherwise() {
+    assert!(!parse("").unwrap().fail_closed);
+    assert!(parse("[trust]\nfail_closed = true").unwrap().fail_closed);
+    assert!(message("[trust]\nfail_open = true").contains("fail_open"));
+}
+
+#[test]
 fn addresses_to_advertise_are_ones_that_peers_may_try() {
     let config = parse("").unwrap();
     assert!(config.advertise.is_empty() && config.port_mapping && config.cloud_metadata);

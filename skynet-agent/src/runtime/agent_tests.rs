@@ -75,6 +75,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         port_mapping: false,
         cloud_metadata: false,
         hooks: None,
+        fail_closed: false,
         wireguard: None,
         peers: Vec::new(),
     };

@@ -104,7 +104,10 @@ impl Agent {
             known_members: skynet_core::node::directory::MAX_MEMBERS,
             guessing: self.config.guessing,
         };
-        let node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
+        let mut node = Node::new(config, entropy::seed()?, clock::now()).map_err(anyhow::Error::msg)?;
+        if self.config.fail_closed {
+            node.fail_closed(clock::now());
+        }
         let (sink, queues) = queues();
         let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
         let plane = DataPlane::start(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use skynet_core::carrier::Way;
 use skynet_core::forwarding::Framing;
-use skynet_core::node::{LaneStatus, PeerStatus, Refused, RelayStatus, Status};
+use skynet_core::node::{Documents, LaneStatus, PeerStatus, Refused, RelayStatus, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
@@ -14,7 +14,9 @@ use super::agent::Agent;
 use super::data_plane::DataPlane;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
-use crate::api::{LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport};
+use crate::api::{
+    DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, SelfReport, StatusReport,
+};
 use crate::clock;
 use crate::config::{Offload, TlsWays};
 use crate::tun::TunWrite;
@@ -43,6 +45,7 @@ impl Agent {
             offload_fallbacks: offloads.iter().filter_map(Fate::fallbacks).collect(),
             drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
             refused: Vec::new(),
+            documents: None,
         };
         if let Some(engine) = &self.engine {
             let status = engine.node.status();
@@ -50,6 +53,7 @@ impl Agent {
             this_node(&status, &mut report.this);
             report.relays = relays(&status, &self.config.tls, self.carrier.trouble.as_deref());
             report.refused = status.refused.iter().map(|r| refused(r, now)).collect();
+            report.documents = status.documents.as_ref().map(documents);
             report.candidates = self.reach.report(&status.candidates);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
             offload_faults::add_paths(&status.peers, &mut report);
@@ -156,6 +160,16 @@ fn relays(status: &Status, tls: &TlsWays, trouble: Option<&str>) -> Vec<RelayRep
         },
     };
     status.relays.iter().map(relay).collect()
+}
+
+fn documents(documents: &Documents) -> DocumentsReport {
+    DocumentsReport {
+        manifest_epoch: documents.manifest_epoch,
+        revocations_epoch: documents.revocations_epoch,
+        good_until: documents.good_until.map(|until| until.0),
+        stale: documents.is_stale,
+        revoked: documents.is_revoked,
+    }
 }
 
 fn refused(refused: &Refused, now: Instant) -> RefusedReport {

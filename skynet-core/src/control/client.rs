@@ -117,6 +117,8 @@ pub enum ControlEvent {
     Pushed(Member),
     /// Who of those watched is here, or what changed.
     Roll(Roll),
+    /// The relay pushed a document that holds for the whole network.
+    Document(Vec<u8>),
     /// The channel is down; the next attempt starts after this long.
     Reconnect(Duration, DownCause),
 }
@@ -529,6 +531,7 @@ impl ControlClient {
             Message::Denied(code, text) if request == 0 && code == DeniedCode::Duplicate as u16 => {
                 self.events.push_back(ControlEvent::Denied(None, code, text));
             }
+            Message::Document(bytes) => self.events.push_back(ControlEvent::Document(bytes)),
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;
                 self.on_join_answer(message);

@@ -19,7 +19,7 @@ use crate::wire::relay::TICKET_LEN;
 pub const HEADER_LEN: usize = 5;
 /// Longest member bundle, bytes.
 pub const MAX_BUNDLE: usize = 4_096;
-/// Longest manifest, bytes.
+/// Longest manifest or other document of a whole network, bytes.
 pub const MAX_MANIFEST: usize = 12_288;
 /// Longest text of DENIED, bytes.
 pub const MAX_TEXT: usize = 512;
@@ -213,6 +213,8 @@ pub enum Message {
     GetManifest,
     /// 16: this one.
     Manifest(Vec<u8>),
+    /// 20, pushed: a document that holds for the whole network.
+    Document(Vec<u8>),
     /// 24: tell me who with one of these tags comes and goes, everybody if there are none; `None`: no more.
     Watch(Option<Tags>),
     /// 25: who is here.
@@ -258,7 +260,7 @@ impl Message {
                 out.extend_from_slice(&epoch.started_ms.to_be_bytes());
                 out.extend_from_slice(&epoch.nonce.to_be_bytes());
             }
-            Self::Manifest(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
+            Self::Manifest(bytes) | Self::Document(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
                 out.extend_from_slice(&limit.to_be_bytes());
@@ -317,6 +319,7 @@ impl Message {
             14 => Self::Leave,
             15 => Self::GetManifest,
             16 => Self::Manifest(r.rest(MAX_MANIFEST)?),
+            20 => Self::Document(r.rest(MAX_MANIFEST)?),
             24 => {
                 let on = r.u8()? & 1 == 1;
                 let tags = Tags::decode(&r.rest(MAX_MESSAGE)?).ok_or(MessageError::Malformed)?;
@@ -357,6 +360,7 @@ impl Message {
             Self::Leave => 14,
             Self::GetManifest => 15,
             Self::Manifest(_) => 16,
+            Self::Document(_) => 20,
             Self::Watch(_) => 24,
             Self::Roll(_) => 25,
             Self::Bye => 26,
@@ -525,6 +529,7 @@ mod tests {
             Message::Leave,
             Message::GetManifest,
             Message::Manifest(vec![7; 900]),
+            Message::Document(vec![8; 300]),
             Message::Watch(Some(Tags::new(["gpu", "worker"]).unwrap())),
             Message::Watch(None),
             Message::Roll(Roll {
@@ -570,6 +575,7 @@ mod tests {
                     | Message::Update(_)
                     | Message::Peer(_)
                     | Message::Manifest(_)
+                    | Message::Document(_)
                     | Message::Get(Lookup::Name(_))
             );
             let bytes = message.encode(1).unwrap();

@@ -65,6 +65,9 @@ pub enum ChainError {
     /// Over.
     #[error("the peer's {0} has expired: the peer did not renew it, or our clock is wrong")]
     Expired(Kind),
+    /// The operator has taken the node, or its token, back.
+    #[error("the peer was revoked")]
+    Revoked,
     /// No receipt.
     #[error("the peer was never admitted by a registrar: its receipt is missing")]
     NoReceipt,
@@ -298,6 +301,9 @@ impl NetworkTrust {
             return Err(ChainError::AddressNotDerived);
         }
         check_time(Kind::Certificate, c.not_before, c.not_after, now)?;
+        if self.is_revoked(c) {
+            return Err(ChainError::Revoked);
+        }
         Ok(c.clone())
     }
 

@@ -13,7 +13,7 @@ use super::chain::{ChainError, Member};
 use super::document::{Content, DocumentError, Signed};
 use super::enrol::{NodeIdentity, RECORD_LIFETIME, sign_binding};
 use super::record::{Endpoint, Receipt, Record, RelayRtt};
-use super::tlv::{Reader, TlvError, Writer};
+use super::tlv::{Cursor, Reader, TlvError, Writer};
 use super::token::TokenRelay;
 use super::trust::{NetworkTrust, TrustError};
 use crate::crypto::{hash, mac_eq};
@@ -24,7 +24,10 @@ const MAGIC: &[u8] = b"skynet credentials";
 const VERSION: u8 = 1;
 const CHECK: usize = 32;
 /// Longest encoding in bytes; a reader need not read more of a file.
-pub const MAX_CREDENTIALS: usize = 32_768;
+pub const MAX_CREDENTIALS: usize = 65_536;
+
+/// Kinds of documents of which one at a time holds.
+const MAX_DOCUMENTS: usize = 3;
 
 /// Why bytes are not credentials: the file was damaged or written by another program.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -155,6 +158,13 @@ impl Credentials {
         let mut relays = Vec::new();
         self.relays.iter().for_each(|relay| relay.encode(&mut relays));
         w.bytes(0x88, &relays);
+        // What holds for the whole network; whoever does not know it goes on without.
+        let mut documents = Vec::new();
+        for document in self.trust.documents() {
+            documents.extend_from_slice(&u16::try_from(document.len()).expect("below 16,384").to_be_bytes());
+            documents.extend_from_slice(document);
+        }
+        w.optional(0x09, &documents);
         let body = Zeroizing::new(w.finish());
         let mut out = Zeroizing::new(Vec::with_capacity(MAGIC.len() + 1 + body.len() + CHECK));
         out.extend_from_slice(MAGIC);
@@ -192,9 +202,16 @@ impl Credentials {
         let identity = SigningKey::from_seed(&r.array(0x82)?);
         let static_secret = StaticSecret::from_bytes(r.array(0x83)?);
         let fingerprint = r.optional_array(0x84)?;
-        let trust = NetworkTrust::new(root_pin, r.required(0x85)?, r.required(0x86)?)?;
+        let mut trust = NetworkTrust::new(root_pin, r.required(0x85)?, r.required(0x86)?)?;
         let bundle = Bundle::parse(r.required(0x87)?)?;
         let relays = r.list(0x88, super::token::MAX_TOKEN_RELAYS, TokenRelay::decode)?;
+        let document = |c: &mut Cursor<'_>| {
+            let length = c.u16()?;
+            c.take(usize::from(length)).map(<[u8]>::to_vec)
+        };
+        for document in r.optional_list(0x09, MAX_DOCUMENTS, document)? {
+            trust.restore(&document)?;
+        }
         r.finish()?;
         let node = NodeIdentity { identity, static_secret, fingerprint };
         if bundle.certificate.unverified().identity != node.identity() {

@@ -20,7 +20,8 @@ const LABEL: &[u8] = b"skynet document 1";
 const HEAD: usize = 4;
 const SIGNATURE: usize = 64;
 
-/// Longest manifest in bytes: with everything else of a WELCOME it still fits one control message of 16,384.
+/// Longest manifest, and longest list of revocations, in bytes: with everything else of a WELCOME it still fits one
+/// control message of 16,384.
 pub const MAX_MANIFEST: usize = 12_288;
 /// Longest document of every other kind in bytes.
 pub const MAX_DOCUMENT: usize = 1_024;
@@ -43,18 +44,25 @@ pub enum Kind {
     Receipt = 6,
     /// Where a node can be reached, by itself.
     Record = 7,
+    /// Which nodes and tokens are taken back, by the root or an issuer.
+    Revocations = 8,
+    /// Which documents are in force, by a registrar.
+    Freshness = 10,
 }
 
 impl Kind {
     fn from_u8(byte: u8) -> Option<Self> {
         use Kind::*;
-        [Genesis, Manifest, Delegation, Certificate, Binding, Receipt, Record]
+        [Genesis, Manifest, Delegation, Certificate, Binding, Receipt, Record, Revocations, Freshness]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
 
     fn max_len(self) -> usize {
-        if self == Self::Manifest { MAX_MANIFEST } else { MAX_DOCUMENT }
+        match self {
+            Self::Manifest | Self::Revocations => MAX_MANIFEST,
+            _ => MAX_DOCUMENT,
+        }
     }
 }
 
@@ -68,6 +76,8 @@ impl fmt::Display for Kind {
             Self::Binding => "key binding",
             Self::Receipt => "admission receipt",
             Self::Record => "node record",
+            Self::Revocations => "list of revocations",
+            Self::Freshness => "word on what is in force",
         })
     }
 }

@@ -99,6 +99,19 @@ impl Network {
         }
     }
 
+    /// A list with a node and a token of nobody.
+    pub(crate) fn revocations(&self) -> Revocations {
+        let until = NOW.plus_secs(90 * DAY);
+        Revocations {
+            network_id: self.manifest.network_id,
+            epoch: 1,
+            issued: NOW,
+            signer: self.root.identity(),
+            nodes: vec![RevokedNode { identity: crate::key::Identity([6; 32]), until }],
+            tokens: vec![RevokedToken { token_id: TokenId([6; 8]), extent: Extent::New, since: NOW, until }],
+        }
+    }
+
     pub(crate) fn credentials(&mut self) -> Credentials {
         self.credentials_named("web-1")
     }

@@ -6,7 +6,8 @@
 //!    └─ or an issuer ─▶ delegation {token key, pool, tags, name pattern}          the join token carries its seed
 //!                          └─ token key ─▶ certificate {identity, name, IPv4}     made by the node at first boot
 //!                                            └─ identity ─▶ binding {X25519}, record {endpoints}
-//!       registrar ─▶ receipt {identity, X25519, name, IPv4, token}
+//!       registrar ─▶ receipt {identity, X25519, name, IPv4, token}, freshness {epochs in force}
+//!    root key, or an issuer ─▶ revocations {nodes, tokens}
 //! ```
 //!
 //! Nothing here trusts the relay that delivers the documents. A token without a registrar's receipt, or a registrar
@@ -19,9 +20,12 @@ pub mod chain;
 pub mod credentials;
 pub mod document;
 pub mod enrol;
+pub mod freshness;
+pub mod issued;
 pub mod manifest;
 pub mod name;
 pub mod record;
+pub mod revocation;
 pub mod tlv;
 pub mod token;
 pub mod trust;
@@ -33,9 +37,11 @@ pub use chain::{Candidate, ChainError, Member};
 pub use credentials::{Credentials, CredentialsError};
 pub use document::{DocumentError, Signed, Verified};
 pub use enrol::{Enrolment, NodeIdentity};
+pub use freshness::Freshness;
 pub use manifest::{Genesis, Manifest, RelayEntry};
 pub use name::{Name, NamePattern, Tags};
 pub use record::{Binding, Endpoint, Receipt, Record, RelayRtt};
+pub use revocation::{Extent, Revocations, RevokedNode, RevokedToken};
 pub use token::{JoinToken, TokenError, TokenRelay};
 pub use trust::NetworkTrust;
 

@@ -255,6 +255,10 @@ impl<'a> Cursor<'a> {
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
+    /// The next eight bytes, big-endian.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
     /// The next 18 bytes as an address and port (`addr18`).
     pub fn addr18(&mut self) -> Option<SocketAddr> {
         self.array().map(|b| address::decode(&b))

@@ -1,7 +1,8 @@
 //! What a node pins about its network, and how that may change.
 
 use super::address::{NetworkId, RootPin};
-use super::document::{DocumentError, Signed, Verified};
+use super::document::{DocumentError, Kind, Signed, Verified};
+use super::issued::Held;
 use super::manifest::{Genesis, Manifest};
 use crate::time::UnixTime;
 
@@ -38,21 +39,47 @@ pub enum TrustError {
         "ALARM: two different manifests carry epoch {0}: the operator signed twice or the root key is stolen"
     )]
     ForkedManifest(u64),
+    /// Not a document of which one at a time holds.
+    #[error("what the relay sent is no document that holds for a whole network")]
+    NoSuchDocument,
+    /// A document that is malformed or has a wrong signature.
+    #[error("what the relay sent does not hold: {0}")]
+    Document(DocumentError),
+    /// Of another network.
+    #[error("the {0} is of network {1}")]
+    ForeignDocument(Kind, NetworkId),
+    /// Signed by whoever may not.
+    #[error("the {0} was signed by a key that may not sign it")]
+    NotEntitled(Kind),
+    /// A roll-back.
+    #[error("the {kind} has epoch {got}, and epoch {have} is known: the relay sent an old one")]
+    OlderDocument {
+        /// Which.
+        kind: Kind,
+        /// The epoch we have.
+        have: u64,
+        /// The epoch that was offered.
+        got: u64,
+    },
+    /// Two of one epoch.
+    #[error("ALARM: two contents of the {0} carry epoch {1}: it was signed twice or a key is stolen")]
+    ForkedDocument(Kind, u64),
 }
 
 impl TrustError {
     /// Whether an operator must look at it at once.
     pub fn is_alarm(&self) -> bool {
-        matches!(self, Self::ForkedManifest(_))
+        matches!(self, Self::ForkedManifest(_) | Self::ForkedDocument(..))
     }
 }
 
-/// The pinned root, its genesis and the newest manifest seen.
+/// The pinned root, its genesis and the newest manifest and other documents seen (`issued`).
 #[derive(Clone, Debug)]
 pub struct NetworkTrust {
     root_pin: RootPin,
     genesis: Verified<Genesis>,
     manifest: Verified<Manifest>,
+    pub(super) held: Held,
 }
 
 impl NetworkTrust {
@@ -66,7 +93,7 @@ impl NetworkTrust {
         let root = genesis.unverified().root;
         let genesis = genesis.verify(&root).map_err(TrustError::Genesis)?;
         let manifest = verify_manifest(&root_pin, &genesis, manifest)?;
-        Ok(Self { root_pin, genesis, manifest })
+        Ok(Self { root_pin, genesis, manifest, held: Held::default() })
     }
 
     /// Takes a newer manifest: `true` if it replaced ours, `false` if it is ours. A lower epoch is never accepted.

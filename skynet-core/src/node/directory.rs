@@ -203,9 +203,13 @@ impl Directory {
 
     /// Forgets members whose documents have ended (with the tolerance peers apply); returns their session keys.
     pub fn expire(&mut self, now: UnixTime) -> Vec<PublicKey> {
-        let ended = |e: &&Entry| e.member.not_after().plus_secs(CLOCK_TOLERANCE) < now;
-        let gone: Vec<Identity> =
-            self.by_identity.values().filter(ended).map(|e| e.member.identity()).collect();
+        self.remove_if(|member| member.not_after().plus_secs(CLOCK_TOLERANCE) < now)
+    }
+
+    /// Forgets these members; returns their session keys.
+    pub fn remove_if(&mut self, gone: impl Fn(&Member) -> bool) -> Vec<PublicKey> {
+        let members = self.by_identity.values().map(|e| &e.member);
+        let gone: Vec<Identity> = members.filter(|m| gone(m)).map(|m| m.identity()).collect();
         gone.iter().filter_map(|i| self.remove(i)).map(|e| e.member.x25519()).collect()
     }
 

@@ -428,7 +428,7 @@ fn a_wire_that_takes_all_records_leaves_lane_0_and_falls_silent() {
         pair.tick(Duration::from_secs(100))
     } {}
     assert_eq!(pair.bulk(), [[0u8; 0]; 2]);
-    assert_eq!(sent, 6, "HELLO and five repetitions");
+    assert_eq!(sent, 9, "HELLO and eight repetitions");
 }
 
 #[test]

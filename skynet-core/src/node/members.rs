@@ -15,6 +15,14 @@ use crate::session::{PeerPsk, Session, SessionConfig, Tai64n};
 use crate::time::Now;
 
 impl Node {
+    /// Talks to nobody any more as soon as no registrar has said for a day what is in force, until one says it.
+    pub fn fail_closed(&mut self, now: Now) {
+        if let Some(membership) = &mut self.membership {
+            membership.fail_closed(now);
+        }
+        self.settle(now);
+    }
+
     /// Passes on what the membership says and asks for.
     pub(super) fn drain_membership(&mut self, now: Now) {
         while let Some(event) = self.membership.as_mut().and_then(|m| m.poll_event()) {

@@ -8,8 +8,11 @@
 //!
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
+mod documents;
 mod learn;
 mod watching;
+
+pub use documents::Documents;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -97,6 +100,9 @@ pub(super) struct MembershipAgent {
     published: (Vec<Endpoint>, Vec<RelayRtt>),
     /// Our clock against the relay's at the last WELCOME, milliseconds.
     clock_ahead_ms: Option<i64>,
+    /// The operator has taken this very node back: it talks to nobody any more.
+    is_revoked: bool,
+    age: documents::Age,
     /// The relay said that our documents are from the future.
     pub(super) clock_refused: bool,
     /// A relay has let this process in.
@@ -156,7 +162,9 @@ impl MembershipAgent {
         let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
         let bundle = credentials.bundle().encode();
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
-        Ok(Self::start(phase, config, bundle, rng, now))
+        let mut agent = Self::start(phase, config, bundle, rng, now);
+        agent.look_at_age(now);
+        Ok(agent)
     }
 
     fn start(phase: Phase, config: ControlConfig, bundle: Vec<u8>, rng: &mut Rng, now: Now) -> Self {
@@ -177,6 +185,8 @@ impl MembershipAgent {
             rng: rng.fork(),
             published: Default::default(),
             clock_ahead_ms: None,
+            is_revoked: false,
+            age: documents::Age::default(),
             clock_refused: false,
             welcomed: false,
             relay_address: None,
@@ -309,6 +319,9 @@ impl MembershipAgent {
             self.kept_at = Some(now.mono);
             self.events.push_back(MembershipEvent::PersistRoster(kept::encode(&self.directory)));
         }
+        if self.age.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.look_at_age(now);
+        }
         if self.return_at.take_if(|at| *at <= now.mono).is_some()
             && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
         {
@@ -334,12 +347,21 @@ impl MembershipAgent {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let control = self.control.poll_timeout().map(|(at, _)| at);
-        let others = [self.roster.poll_timeout(), self.return_at, self.keep_at, self.watch.poll_timeout()];
+        let others = [
+            self.roster.poll_timeout(),
+            self.return_at,
+            self.keep_at,
+            self.watch.poll_timeout(),
+            self.age.poll_timeout(),
+        ];
         others.into_iter().fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
     pub(super) fn look_up(&mut self, lookup: Lookup, now: Now) {
+        if self.is_closed() {
+            return self.events.push_back(MembershipEvent::NotFound(lookup));
+        }
         if self.lookups.values().any(|l| *l == lookup) {
             return;
         }
@@ -435,6 +457,7 @@ impl MembershipAgent {
                 }
                 self.fetch(now);
             }
+            ControlEvent::Document(document) => self.on_document(&document, now),
             ControlEvent::Pushed(found) => {
                 self.learn(&found.bundle, found.online, None, now);
             }

@@ -54,6 +54,7 @@ use std::sync::Arc;
 pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
+pub use membership::Documents;
 pub use peers::MAX_PEERS;
 pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;

@@ -62,6 +62,12 @@ refusals! {
     OlderManifest = "older_manifest", "an older manifest than was known", false;
     /// Two manifests of one epoch, or one not by our root.
     FalseManifest = "false_manifest", "a manifest that does not hold", true;
+    /// A list of revocations, or another document of the whole network, that was replaced.
+    OlderDocument = "older_document", "an older document of the network than was known", false;
+    /// Two of one epoch, or one that nobody entitled has signed.
+    FalseDocument = "false_document", "a document of the network that does not hold", true;
+    /// A member that the operator has taken back.
+    Revoked = "revoked", "a member that was revoked", false;
     /// An admission receipt that is not for us.
     FalseReceipt = "false_receipt", "an admission receipt that is not for this node", true;
     /// A ticket that is not for us.
@@ -79,6 +85,7 @@ impl From<ChainError> for Refusal {
         match error {
             ChainError::ForeignNetwork(_) => Self::ForeignNetwork,
             ChainError::Expired(_) | ChainError::NotYetValid(_) => Self::NotValidNow,
+            ChainError::Revoked => Self::Revoked,
             _ => Self::Forged,
         }
     }
@@ -93,6 +100,12 @@ impl From<&TrustError> for Refusal {
             | TrustError::Manifest(_)
             | TrustError::ForeignManifest(_)
             | TrustError::ForkedManifest(_) => Self::FalseManifest,
+            TrustError::OlderDocument { .. } => Self::OlderDocument,
+            TrustError::ForeignDocument(..) => Self::ForeignNetwork,
+            TrustError::NoSuchDocument
+            | TrustError::Document(_)
+            | TrustError::NotEntitled(_)
+            | TrustError::ForkedDocument(..) => Self::FalseDocument,
         }
     }
 }

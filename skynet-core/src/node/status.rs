@@ -6,11 +6,11 @@ use crate::carrier::Way;
 use crate::forwarding::{Framing, UNKNOWN_MTU};
 use crate::id::{LaneNo, PortNo};
 use crate::key::PublicKey;
-use crate::node::Node;
 use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
 use crate::node::refused::Refused;
 use crate::node::relay_set::Relay;
+use crate::node::{Documents, Node};
 use crate::path::{Candidate, HistoryEntry, Path};
 use crate::relay::RelayClient;
 use crate::session::{Suite, Traffic};
@@ -37,6 +37,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What relays said that was not believed, by relay and reason.
     pub refused: Vec<Refused>,
+    /// Which documents of the network hold here, once joined.
+    pub documents: Option<Documents>,
 }
 
 /// Our relay.
@@ -168,6 +170,7 @@ impl Node {
             candidates: self.local_candidates(PortNo(0)),
             peers,
             refused: membership.map_or_else(Vec::new, |m| m.refused()),
+            documents: membership.and_then(|m| m.documents()),
         }
     }
 

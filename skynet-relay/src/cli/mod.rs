@@ -8,9 +8,11 @@ macro_rules! say {
     }};
 }
 
+mod directory;
 mod drain;
 mod log;
 mod network;
+mod node;
 mod run;
 mod status;
 mod token;
@@ -52,9 +54,12 @@ enum Verb {
     Up(run::Up),
     /// Run the relay of an existing network (for systemd).
     Run(run::Run),
-    /// Make tokens with which machines join.
+    /// Make tokens with which machines join, see them, take them back.
     #[command(subcommand)]
     Token(token::TokenVerb),
+    /// See the machines of the network, take one out.
+    #[command(subcommand)]
+    Node(node::NodeVerb),
     /// Show the network of this host.
     #[command(subcommand)]
     Network(network::NetworkVerb),
@@ -99,6 +104,7 @@ impl Cli {
             Verb::Up(up) => run::up(&self.common, up),
             Verb::Run(run) => run::run(&self.common, run),
             Verb::Token(verb) => token::execute(&self.common, verb),
+            Verb::Node(verb) => node::execute(&self.common, verb),
             Verb::Network(verb) => network::execute(&self.common, verb),
             Verb::Status(verb) => status::execute(&self.common, verb),
             Verb::Drain(drain) => drain::execute(&self.common, drain),

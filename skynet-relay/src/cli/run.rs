@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -13,13 +14,13 @@ use skynet_relay::config::{Config, ConfigError};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::network::{
-    CreateOptions, Created, Invitation, Network, accept_invitation, create_network, load_network,
-    network_exists, set_relay_addresses,
+    CreateOptions, Created, Invitation, Network, accept_invitation, create_network, load_documents,
+    load_network, network_exists, set_relay_addresses,
 };
 use skynet_relay::store::RedbStore;
 use skynet_tls::Certificate;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -30,6 +31,8 @@ use super::{Common, Failure, log, user};
 pub(super) const PORT: u16 = 3478;
 /// Read if it is there.
 const CONFIG: &str = "/etc/skynet/relay.toml";
+/// Documents on their way to the running relay.
+const MAX_NEWS: usize = 16;
 /// Forwarding threads at most.
 const MAX_THREADS: usize = 64;
 /// The TLS port: that of HTTPS, because that is what networks without UDP let out.
@@ -322,7 +325,7 @@ fn serve(
 ) -> Result<(), Failure> {
     user::give_up_root(&common.dir)?;
     let network = load_network(&common.dir)?;
-    let store = RedbStore::open(&network.directory)?;
+    let store = Arc::new(RedbStore::open(&network.directory)?);
     let registrar = network.registrar();
     let tls = match sockets.tls_addr() {
         Some(addr) => {
@@ -337,15 +340,18 @@ fn serve(
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
+    let (to_relay, news) = mpsc::channel(MAX_NEWS);
     let parts = RelayParts {
         relay_no: network.relay_no,
         key: network.relay_key,
         cluster_key: network.cluster_key,
-        directory: LocalDirectory::new(registrar, store).kept_in(common.dir.clone()),
+        directory: LocalDirectory::new(registrar, Arc::clone(&store)).kept_in(common.dir.clone()),
+        view: Some(store),
         manifest: Manifest::clone(network.trust.manifest()),
         status_socket: Some(common.status_socket()),
         config,
         tls,
+        news,
     };
     let (drain_now, drain) = watch::channel(false);
     let rng = os_rng()?;
@@ -355,6 +361,7 @@ fn serve(
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut drains = signal(SignalKind::user_defined1())?;
+        tokio::spawn(read_anew(common.dir.clone(), signal(SignalKind::hangup())?, to_relay));
         tokio::spawn(async move {
             drains.recv().await;
             info!("draining");
@@ -375,6 +382,21 @@ fn serve(
         info!(listen = %sockets.addr, network = %network.trust.network_id(), "relay runs");
         Ok(daemon::run(parts, sockets, rng, clock, daemon::Orders { stop, drain }).await?)
     })
+}
+
+/// The operator has replaced documents, and says so by a signal.
+async fn read_anew(dir: PathBuf, mut asked: Signal, relay: mpsc::Sender<Vec<u8>>) {
+    while asked.recv().await.is_some() {
+        match load_documents(&dir) {
+            Ok(documents) => {
+                for document in documents {
+                    let _gone = relay.send(document).await;
+                }
+            }
+            Err(error) => warn!(%error, "the network's documents are not read anew"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// For the addresses that nodes know.

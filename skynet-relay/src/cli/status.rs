@@ -1,6 +1,6 @@
 //! `status`: what the running relay says over its socket.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -20,8 +20,13 @@ pub(crate) struct StatusVerb {
     peers: bool,
 }
 
-/// What the running relay says, as it says it.
+/// What the running relay says of itself, as it says it.
 pub(super) fn ask(common: &Common) -> Result<String, Failure> {
+    ask_for(common, "status")
+}
+
+/// The same of something else.
+pub(super) fn ask_for(common: &Common, what: &str) -> Result<String, Failure> {
     let path = common.status_socket();
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotRunning(format!(
@@ -33,6 +38,7 @@ pub(super) fn ask(common: &Common) -> Result<String, Failure> {
         }
     })?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    writeln!(stream, "{what}").context("the relay does not listen")?;
     let mut text = String::new();
     stream.read_to_string(&mut text).context("the relay does not answer")?;
     Ok(text)

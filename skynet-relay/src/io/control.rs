@@ -25,12 +25,16 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::io::daemon::Orders;
 use crate::io::follow::Follow;
+use crate::io::forward::BanDesk;
 use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
 
 /// What a reader hands over at once, bytes.
 const READ: usize = 16 * 1024;
 /// Events from readers and writers that may wait; full means that readers stop reading.
 const EVENTS: usize = 1024;
+/// When many come at once, so many of these are dealt with before the next connection is taken from the kernel's queue,
+/// where waiting costs nothing.
+const EVENTS_PER_NEWCOMER: usize = 64;
 /// After an accept that failed for lack of descriptors: existing connections go on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that are answered together at most: some ten milliseconds of signatures.
@@ -103,9 +107,10 @@ struct Shell {
     next: u64,
     events: mpsc::Sender<Event>,
     store: mpsc::UnboundedSender<(u64, StoreOp)>,
+    bans: BanDesk,
 }
 
-/// Serves `listener`, and what comes by `incoming`, until `stop` says so.
+/// Serves `listener`, and what comes by `incoming`, until `stop` says so; `news` are documents from the operator.
 ///
 /// # Errors
 /// The directory's thread cannot be started or has ended.
@@ -113,14 +118,14 @@ pub async fn run(
     (listener, mut incoming): (TcpListener, mpsc::Receiver<Incoming>),
     (server, clock): (ControlServer, Clock),
     (directory, follow): (impl Directory, Option<(Follow, Rng)>),
-    stats: Arc<Mutex<ControlStats>>,
-    orders: Orders,
+    (stats, bans): (Arc<Mutex<ControlStats>>, BanDesk),
+    (orders, mut news): (Orders, mpsc::Receiver<Vec<u8>>),
 ) -> io::Result<()> {
     let (events, mut from_streams) = mpsc::channel(EVENTS);
     let (store, mut from_store) = start_directory(directory, clock)?;
     let following =
         follow.map(|(follow, rng)| tokio::spawn(follow.run(store.clone(), rng, clock)).abort_handle());
-    let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store };
+    let mut shell = Shell { server, clock, streams: BTreeMap::new(), next: 1, events, store, bans };
     let Orders { mut stop, mut drain } = orders;
     let mut publish = tokio::time::interval(Duration::from_secs(1));
     let mut draining = false;
@@ -128,7 +133,14 @@ pub async fn run(
         let deadline = shell.server.poll_timeout().map(|at| clock.deadline(at));
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            Some(event) = from_streams.recv() => shell.on_event(event),
+            Some(event) = from_streams.recv() => {
+                shell.on_event(event);
+                // Before others come in: a newcomer takes the place of whoever has not been listened to yet.
+                for _ in 0..EVENTS_PER_NEWCOMER {
+                    let Ok(event) = from_streams.try_recv() else { break };
+                    shell.on_event(event);
+                }
+            }
             reply = from_store.recv() => {
                 let Some((id, reply)) = reply else {
                     return Err(io::Error::other("the directory thread has ended"));
@@ -143,6 +155,9 @@ pub async fn run(
                 }
             }
             Some(Incoming { peer, read, write }) = incoming.recv() => shell.on_accept(peer, read, write),
+            Some(document) = news.recv() => {
+                let _gone = shell.store.send((0, StoreOp::Adopt { document }));
+            }
             () = sleep_until(deadline) => shell.server.handle_timeout(clock.now()),
             Ok(_) = drain.wait_for(|drain| *drain), if !draining => {
                 draining = true;
@@ -203,6 +218,9 @@ impl Shell {
                 }
                 StreamOutput::Close(conn) => self.drop_stream(conn),
             }
+        }
+        if let Some(revoked) = self.server.poll_revoked() {
+            self.bans.publish(revoked);
         }
     }
 

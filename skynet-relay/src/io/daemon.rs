@@ -27,6 +27,7 @@ use crate::io::status::{self, Monitor};
 use crate::io::tls::{TlsParts, TlsPort};
 use crate::io::udp::UdpSocket;
 use crate::server::{ClusterKeys, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Measure};
+use crate::store::View;
 
 /// All sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
@@ -148,6 +149,8 @@ pub struct RelayParts<D> {
     pub cluster_key: Secret,
     /// Registrar and store.
     pub directory: D,
+    /// The same store, for whoever wants to see what is in it.
+    pub view: Option<Arc<dyn View + Send + Sync>>,
     /// The network's manifest: who the other relays are.
     pub manifest: Manifest,
     /// Where `status` asks; no socket if `None`.
@@ -156,6 +159,8 @@ pub struct RelayParts<D> {
     pub config: Config,
     /// The certificate of the TLS port; without one it stays closed.
     pub tls: Option<TlsAcceptor>,
+    /// Documents of the network that the operator has replaced while the relay runs.
+    pub news: mpsc::Receiver<Vec<u8>>,
 }
 
 /// What the operator wants, each true once and for good.
@@ -201,9 +206,9 @@ pub async fn run<D: Directory>(
         network_id: parts.manifest.network_id.0,
         ..ControlServerConfig::new(parts.relay_no, parts.key)
     };
-    // The TLS port has the other half.
-    let share = if sockets.tls.is_some() { 2 } else { 1 };
-    descriptors::bound(&mut control, descriptors::raise() / share);
+    let descriptors = descriptors::raise();
+    let by_tls = if sockets.tls.is_some() { descriptors / descriptors::TLS_SHARE } else { 0 };
+    descriptors::bound(&mut control, descriptors - by_tls);
     let server = ControlServer::new(control, keys, rng.fork());
     let follow = follow.map(|follow| (follow, rng.fork()));
     let (to_control, incoming) = mpsc::channel(INCOMING);
@@ -231,11 +236,13 @@ pub async fn run<D: Directory>(
         (listener, incoming),
         (server, clock),
         (parts.directory, follow),
-        Arc::clone(&control_stats),
-        orders,
+        (Arc::clone(&control_stats), threads.bans()),
+        (orders, parts.news),
     );
     let desks = tls.as_ref().map(TlsPort::desk);
-    let monitor = Arc::new(Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats));
+    let monitor = Arc::new(
+        Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats).with_view(parts.view),
+    );
     let status = parts.status_socket.as_deref().and_then(status::bind);
     let result = tokio::select! {
         result = control => result,

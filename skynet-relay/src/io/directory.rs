@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::io::control::Directory;
 use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, find, list};
-use crate::server::{Joined, Listed, StoreOp, StoreReply};
+use crate::server::{InForce, Joined, Listed, StoreOp, StoreReply};
 use crate::store::{Store, StoreError};
 
 /// Bytes of bundles in one answer to LIST: what fits a frame with their headers.
@@ -22,7 +22,7 @@ const LIST_BYTES: usize = 15_000;
 pub struct LocalDirectory<S> {
     registrar: Registrar,
     store: S,
-    /// Where the manifest is kept, if a newer one may come from another relay.
+    /// Where documents are kept, if newer ones may come from another relay.
     home: Option<PathBuf>,
 }
 
@@ -32,26 +32,35 @@ impl<S: Store> LocalDirectory<S> {
         Self { registrar, store, home: None }
     }
 
-    /// The same, which keeps a newer manifest in this directory of the network's.
+    /// The same, which keeps newer documents in this directory of the network's.
     pub fn kept_in(self, home: PathBuf) -> Self {
         Self { home: Some(home), ..self }
     }
 
-    /// Takes a newer manifest of the network; another one changes nothing.
-    fn adopt(&mut self, manifest: &[u8]) {
-        let before = self.registrar.trust().manifest().epoch;
-        if let Err(error) = self.registrar.trust_mut().update_manifest(manifest) {
-            return warn!(%error, "the first relay's manifest is not taken over");
-        }
-        let epoch = self.registrar.trust().manifest().epoch;
-        if epoch == before {
-            return;
-        }
-        info!(epoch, "the network has a newer manifest");
-        let kept = self.home.as_ref().map(|home| crate::network::keep_manifest(home, manifest));
+    /// Takes a newer document of the network; another one changes nothing.
+    fn adopt(&mut self, document: &[u8]) {
+        let kind = match self.registrar.trust_mut().take(document) {
+            Ok(Some(kind)) => kind,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "a document of the network is not taken over"),
+        };
+        info!(%kind, "a newer document of the network is in force");
+        let kept = self.home.as_ref().map(|home| crate::network::keep_document(home, kind, document));
         if let Some(Err(error)) = kept {
             warn!(%error, "it is not kept; it is asked for again after a restart");
         }
+    }
+
+    /// What holds now, and whom that has put out.
+    fn in_force(&self, store: &dyn Store, now: UnixTime) -> Result<StoreReply, Refusal> {
+        self.registrar.oust(store, now)?;
+        let trust = self.registrar.trust();
+        Ok(StoreReply::InForce(Box::new(InForce {
+            network_id: self.network_id(),
+            documents: trust.documents().map(<[u8]>::to_vec).collect(),
+            ousted: self.registrar.ousted(store, now)?,
+            relays: trust.manifest().relays.iter().map(|relay| relay.key).collect(),
+        })))
     }
 
     fn network_id(&self) -> [u8; 8] {
@@ -123,9 +132,13 @@ fn failed(error: StoreError) -> StoreReply {
 }
 
 impl<S: Store + 'static> LocalDirectory<S> {
-    fn adopt_of(&mut self, op: &StoreOp) {
-        if let StoreOp::Adopt { manifest } = op {
-            self.adopt(manifest);
+    /// The part of an operation that changes what the registrar itself goes by.
+    fn adopt_of(&mut self, op: &StoreOp, now: UnixTime) {
+        if let StoreOp::Adopt { document } = op {
+            self.adopt(document);
+        }
+        if matches!(op, StoreOp::Adopt { .. } | StoreOp::InForce) {
+            self.registrar.confirm_documents(now);
         }
     }
 
@@ -152,20 +165,20 @@ impl<S: Store + 'static> LocalDirectory<S> {
                 }
                 StoreReply::Done(0)
             }
-            // Not the store's: `adopt_of` has done it.
-            StoreOp::Adopt { .. } => StoreReply::Done(0),
+            // `adopt_of` has taken it over.
+            StoreOp::Adopt { .. } | StoreOp::InForce => self.in_force(store, now).unwrap_or_else(refused),
         }
     }
 }
 
 impl<S: Store + 'static> Directory for LocalDirectory<S> {
     fn execute(&mut self, op: StoreOp, now: UnixTime) -> StoreReply {
-        self.adopt_of(&op);
+        self.adopt_of(&op, now);
         self.execute_on(&self.store, op, now)
     }
 
     fn execute_all(&mut self, ops: Vec<StoreOp>, now: UnixTime) -> Vec<StoreReply> {
-        ops.iter().for_each(|op| self.adopt_of(op));
+        ops.iter().for_each(|op| self.adopt_of(op, now));
         let (count, alone) = (ops.len(), ops.len() == 1);
         let group = if alone { Ok(None) } else { self.store.group() };
         let group = match group {

@@ -1,4 +1,4 @@
-//! A relay without a registrar asks the network's first relay who is a member, and whether there is a newer manifest, so
+//! A relay without a registrar asks the network's first relay who is a member, and which documents are in force, so
 //! that it can answer look-ups while that one is away.
 
 use std::io;
@@ -97,7 +97,10 @@ impl Follow {
                         let _asked = client.list(0, PAGE, now);
                     }
                     ControlEvent::Manifest(_, manifest) => {
-                        let _gone = directory.send((0, StoreOp::Adopt { manifest }));
+                        let _gone = directory.send((0, StoreOp::Adopt { document: manifest }));
+                    }
+                    ControlEvent::Document(document) => {
+                        let _gone = directory.send((0, StoreOp::Adopt { document }));
                     }
                     ControlEvent::Members(_, more, page) => {
                         members += page.len();

@@ -10,9 +10,9 @@
 //! in use. Per packet they share nothing.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use skynet_core::time::Instant;
 use crate::clock::Clock;
 use crate::io::desk::{Desk, Desks, ForwardStats};
 use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
-use crate::server::{Action, Forwarder, Update};
+use crate::server::{Action, Forwarder, Revoked, Update};
 
 const PUBLISH: Duration = Duration::from_secs(1);
 /// Between two looks whether the socket was full.
@@ -32,11 +32,32 @@ const LISTED: usize = 20_000;
 /// Updates on their way to one thread. What does not fit waits with the sender, a session at most once.
 const INBOX: usize = 4_096;
 
+/// What a control task orders and every thread looks at between two batches.
+#[derive(Debug, Default)]
+struct Bans {
+    /// Rises with every list.
+    version: AtomicU64,
+    list: Mutex<Arc<Revoked>>,
+}
+
+/// Tells the threads whom they must not serve.
+#[derive(Clone, Debug)]
+pub struct BanDesk(Arc<Bans>);
+
+impl BanDesk {
+    /// From now on this list.
+    pub fn publish(&self, revoked: Revoked) {
+        *self.0.list.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(revoked);
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// The running forwarding threads.
 #[derive(Debug)]
 pub struct ForwardThreads {
     stop: Arc<AtomicBool>,
     drain: Arc<AtomicBool>,
+    bans: BanDesk,
     desks: Desks,
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
 }
@@ -49,6 +70,7 @@ impl ForwardThreads {
     pub fn start(sockets: Vec<UdpSocket>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let drain = Arc::new(AtomicBool::new(false));
+        let bans = BanDesk(Arc::default());
         let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
         let (mut desks, mut threads) = (Vec::new(), Vec::new());
         for (index, ((socket, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
@@ -65,6 +87,8 @@ impl ForwardThreads {
                 overflowed: 0,
                 lost: 0,
                 drain: Arc::clone(&drain),
+                bans: Arc::clone(&bans.0),
+                banned: 0,
             };
             let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
             let handle = thread::Builder::new()
@@ -73,12 +97,17 @@ impl ForwardThreads {
             desks.push(desk);
             threads.push(handle);
         }
-        Ok(Self { stop, drain, desks: Desks(desks), threads })
+        Ok(Self { stop, drain, bans, desks: Desks(desks), threads })
     }
 
     /// Binds nobody from now on, and tells those who are bound to go.
     pub fn drain(&self) {
         self.drain.store(true, Ordering::Relaxed);
+    }
+
+    /// Where they are told whom not to serve.
+    pub fn bans(&self) -> BanDesk {
+        self.bans.clone()
     }
 
     /// The last published figures of each thread.
@@ -119,6 +148,9 @@ struct Thread {
     outbox: Outbox,
     clock: Clock,
     drain: Arc<AtomicBool>,
+    bans: Arc<Bans>,
+    /// The version of the list that is in force here.
+    banned: u64,
     unsent: u64,
     /// What the kernel last said, and what that makes in all.
     overflowed: u32,
@@ -133,6 +165,7 @@ impl Thread {
             let received = self.socket.receive(&mut batch)?;
             let now = self.clock.now();
             self.forwarder.set_draining(self.drain.load(Ordering::Relaxed));
+            self.look_at_bans();
             // Before the datagrams: what a client sends after its BOUND finds its session known to all.
             while let Ok(update) = self.inbox.try_recv() {
                 self.forwarder.handle_update(&update, now.mono);
@@ -167,6 +200,16 @@ impl Thread {
             desk.answer(|| self.forwarder.list_sessions(LISTED, now.mono));
         }
         Ok(())
+    }
+
+    /// Takes over a newer list, if there is one; a lock is taken only then.
+    fn look_at_bans(&mut self) {
+        let version = self.bans.version.load(Ordering::Acquire);
+        if version != self.banned {
+            self.banned = version;
+            let list = Arc::clone(&self.bans.list.lock().unwrap_or_else(PoisonError::into_inner));
+            self.forwarder.set_revoked(list);
+        }
     }
 
     /// Sends what is in `batch`, and before it tells the other threads what the answers in it may cause.

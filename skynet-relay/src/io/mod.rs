@@ -4,6 +4,7 @@ mod batch;
 mod cmsg;
 pub mod control;
 pub mod daemon;
+pub mod describe;
 pub mod descriptors;
 pub mod desk;
 pub mod directory;

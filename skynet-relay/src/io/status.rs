@@ -8,21 +8,27 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use skynet_core::time::Instant;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::io::control::ControlStats;
+use crate::io::describe;
 use crate::io::desk::{Desks, ForwardStats};
 use crate::io::tls::{TlsDesk, TlsStats};
 use crate::server::{Drops, SessionView};
+use crate::store::View;
 
 /// Between two samples, of which rates are made.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// A thread looks up from its socket four times a second.
 const ANSWER: Duration = Duration::from_millis(1_500);
 const ANSWER_POLL: Duration = Duration::from_millis(10);
+/// Whoever does not say within this what it wants gets the figures.
+const ASK_DEADLINE: Duration = Duration::from_millis(200);
+/// What whoever wants to see the directory says.
+const DIRECTORY: &str = "directory";
 /// Whoever asks and does not read.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -33,6 +39,8 @@ pub(super) struct Monitor {
     desks: Desks,
     tls: Option<TlsDesk>,
     control: Arc<Mutex<ControlStats>>,
+    /// The directory, for operators who ask who is in it.
+    view: Option<Arc<dyn View + Send + Sync>>,
     samples: Mutex<[Sample; 2]>,
 }
 
@@ -58,7 +66,11 @@ impl Monitor {
         control: Arc<Mutex<ControlStats>>,
     ) -> Self {
         let start = Sample { at: clock.now().mono, threads: desks.stats() };
-        Self { listen, clock, desks, tls, control, samples: Mutex::new([start.clone(), start]) }
+        Self { listen, clock, desks, tls, control, view: None, samples: Mutex::new([start.clone(), start]) }
+    }
+
+    pub(super) fn with_view(self, view: Option<Arc<dyn View + Send + Sync>>) -> Self {
+        Self { view, ..self }
     }
 
     /// Takes samples for ever.
@@ -116,7 +128,7 @@ impl Monitor {
         before.threads.iter().zip(&after.threads).map(rate).collect()
     }
 
-    /// One JSON object per connection. The socket lies in a directory only the relay's user can enter.
+    /// One JSON object per connection, which may say in a line what it wants to see. The socket lies in a directory only the relay's user can enter.
     pub(super) async fn serve(&self, listener: Option<UnixListener>) {
         let Some(listener) = listener else { return std::future::pending().await };
         loop {
@@ -124,8 +136,20 @@ impl Monitor {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let text = self.to_json(self.sessions().await).to_string();
+            let text = match asked(&mut stream).await.as_str() {
+                DIRECTORY => self.directory().to_string(),
+                _ => self.to_json(self.sessions().await).to_string(),
+            };
             let _ = tokio::time::timeout(WRITE_DEADLINE, stream.write_all(text.as_bytes())).await;
+        }
+    }
+
+    /// Everybody in the directory. Reading ten thousand takes a tenth of a second, in which control waits.
+    fn directory(&self) -> Value {
+        match self.view.as_deref().map(|view| describe::directory(view)) {
+            Some(Ok(value)) => value,
+            Some(Err(error)) => json!({ "error": error.to_string() }),
+            None => json!({ "error": "this relay does not show its directory" }),
         }
     }
 
@@ -181,6 +205,22 @@ impl Monitor {
             "drops": drops,
         })
     }
+}
+
+/// The line that was sent; none from whoever only listens.
+async fn asked(stream: &mut UnixStream) -> String {
+    let mut line = [0; 64];
+    let mut len = 0;
+    let read = async {
+        while !line[..len].contains(&b'\n') && len < line.len() {
+            match stream.read(&mut line[len..]).await {
+                Ok(n) if n > 0 => len += n,
+                _ => break,
+            }
+        }
+    };
+    let _late = tokio::time::timeout(ASK_DEADLINE, read).await;
+    String::from_utf8_lossy(&line[..len]).trim().to_owned()
 }
 
 fn thread((stats, rate): (&ForwardStats, &PerSecond)) -> Value {

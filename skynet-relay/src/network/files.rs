@@ -105,6 +105,26 @@ pub(super) fn check_directory(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// The names in a directory, none if it is not there; what a crash has left half written is not among them.
+pub(super) fn names(path: &Path) -> Result<Vec<String>, FileError> {
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| FileError::io(path, "cannot be read", &e))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|e| FileError::io(path, "cannot be read", &e))?.file_name();
+        names.extend(name.into_string().ok().filter(|name| !name.ends_with(".new")));
+    }
+    Ok(names)
+}
+
+/// To whom a file or directory belongs.
+pub(super) fn owner(path: &Path) -> Result<Owner, FileError> {
+    let metadata = fs::symlink_metadata(path).map_err(|e| FileError::io(path, "cannot be examined", &e))?;
+    Ok(Owner { uid: metadata.uid(), gid: metadata.gid() })
+}
+
 /// Writes a file that does not exist yet, mode 0600: complete or not at all, and never over another one.
 pub(super) fn write_new(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), FileError> {
     let temporary = write_temporary(path, bytes, owner)?;
@@ -117,9 +137,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Resu
 
 /// Replaces a file that has been read and understood before; its owner stays.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let metadata = fs::symlink_metadata(path).map_err(|e| FileError::io(path, "cannot be examined", &e))?;
-    let owner = Owner { uid: metadata.uid(), gid: metadata.gid() };
-    let temporary = write_temporary(path, bytes, Some(owner))?;
+    let temporary = write_temporary(path, bytes, Some(owner(path)?))?;
     fs::rename(&temporary, path).map_err(|e| FileError::io(path, "cannot be replaced", &e))?;
     sync_directory(path)
 }

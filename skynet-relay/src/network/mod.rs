@@ -4,27 +4,33 @@
 //! <dir>/            0700, the daemon's user          every file 0600
 //!   genesis         root's first word; its hash is the network
 //!   manifest        epoch, registrars, relays, IPv4 range; written last: with it the network exists
+//!   revocations     nodes and tokens that were taken back, if any ever was
 //!   registrar.key   signs admission receipts; not on further relays
 //!   relay.key       Noise static key of the control channel
 //!   cluster.key     tickets and bind keys             directory.redb   the directory (crate::store)
 //!   operator/       0700, the user who ran `up`
 //!     root.key      signs manifests and tokens; no code path of the daemon opens this directory
+//!     tokens/       what each token allows, by its id, and never its seed
 //! ```
 //!
 //! Nothing here ever overwrites a file it did not understand. A creation that was interrupted is finished by the
 //! next one, with the keys that are already there.
 
 mod create;
+mod documents;
 mod files;
 mod invitation;
 mod relays;
+mod revoke;
 mod tokens;
 
 pub use create::{CreateOptions, Created, create_network, set_relay_addresses};
+pub use documents::{keep_document, load_documents};
 pub use files::{FileError, Owner};
 pub use invitation::{Invitation, InvitationError, MAX_INVITATION};
-pub use relays::{accept_invitation, add_relay, keep_manifest, remove_relay};
-pub use tokens::{NewToken, TokenOptions, create_token};
+pub use relays::{accept_invitation, add_relay, remove_relay};
+pub use revoke::{Revoke, revoke, token_entry};
+pub use tokens::{Issued, NewToken, TokenOptions, create_token, list_tokens};
 
 use std::path::{Path, PathBuf};
 
@@ -135,10 +141,12 @@ fn load_trust(dir: &Path) -> Result<NetworkTrust, FileError> {
     let parsed = Signed::<Genesis>::parse(&genesis)
         .map_err(|e| FileError::new(&genesis_path, format!("is damaged ({e})"), RESTORE))?;
     let pin = RootPin(parsed.hash());
-    NetworkTrust::new(pin, &genesis, &manifest).map_err(|e| {
+    let mut trust = NetworkTrust::new(pin, &genesis, &manifest).map_err(|e| {
         let path = if matches!(e, TrustError::Genesis(_)) { &genesis_path } else { &manifest_path };
         FileError::new(path, format!("is damaged or not of this network ({e})"), RESTORE)
-    })
+    })?;
+    documents::restore(dir, &mut trust)?;
+    Ok(trust)
 }
 
 /// The root key, for the operator's commands only. Refuses a file that is not this user's own.

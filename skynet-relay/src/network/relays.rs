@@ -132,14 +132,6 @@ pub fn accept_invitation(
     Ok(())
 }
 
-/// Keeps a newer manifest that another relay of the network has sent; it has been verified.
-///
-/// # Errors
-/// A file.
-pub fn keep_manifest(dir: &Path, manifest: &[u8]) -> Result<(), FileError> {
-    replace(&dir.join(MANIFEST), manifest)
-}
-
 /// Writes a file, unless an interrupted run of the same has.
 fn write_once(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), FileError> {
     if !exists(path) {

@@ -8,13 +8,19 @@ use skynet_core::key::{Secret, SigningKey};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::token::MAX_TOKEN_RELAYS;
 use skynet_core::member::{
-    Delegation, Ipv4Prefix, JoinToken, Manifest, NamePattern, RelayEntry, Tags, TokenId, TokenRelay,
+    Delegation, Ipv4Prefix, JoinToken, Manifest, NamePattern, RelayEntry, Signed, Tags, TokenId, TokenRelay,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use zeroize::Zeroizing;
 
-use super::{NetworkError, load_root_key, load_trust};
+use super::documents::load_operator;
+use super::files::{FileError, check_own_directory, names, private_directory, read_private, write_new};
+use super::{NetworkError, OPERATOR};
+
+/// Tokens that are kept a record of.
+const MAX_RECORDS: usize = 10_000;
+const RECORDS: &str = "tokens";
 
 /// What a token is to allow.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,14 +106,7 @@ pub fn create_token(
     rng: &mut Rng,
     now: UnixTime,
 ) -> Result<NewToken, NetworkError> {
-    let root = load_root_key(dir)?;
-    let trust = load_trust(dir)?;
-    if trust.genesis().root != root.identity() {
-        let path = super::root_key_path(dir);
-        return Err(
-            super::FileError::new(&path, "is not the root key of this network", super::RESTORE).into()
-        );
-    }
+    let (root, trust) = load_operator(dir)?;
     let manifest = trust.manifest();
     options.check(&manifest.v4)?;
     let seed = Secret::random(rng);
@@ -127,9 +126,46 @@ pub fn create_token(
         names: options.names.clone(),
     };
     let delegation = delegation.sign(&root)?.into_signed();
+    record(dir, &delegation)?;
     let relays = options.relays.clone().unwrap_or_else(|| manifest_relays(manifest));
     let token = JoinToken::new(trust.root_pin(), seed, relays, delegation);
     Ok(NewToken { text: token.encode(), id, not_after })
+}
+
+/// A token that was made here: what it allows. Its seed is nowhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Issued {
+    /// What was signed.
+    pub delegation: Delegation,
+}
+
+fn record(dir: &Path, delegation: &Signed<Delegation>) -> Result<(), FileError> {
+    let records = dir.join(OPERATOR).join(RECORDS);
+    private_directory(&records, None)?;
+    if names(&records)?.len() >= MAX_RECORDS {
+        let problem = format!("holds the records of {MAX_RECORDS} tokens");
+        return Err(FileError::new(&records, problem, "move those of tokens that have expired away"));
+    }
+    write_new(&records.join(delegation.unverified().token_id.to_string()), delegation.bytes(), None)
+}
+
+/// The tokens that were made here, in the order of their ends. A file that is none of ours is an error.
+///
+/// # Errors
+/// A file.
+pub fn list_tokens(dir: &Path) -> Result<Vec<Issued>, FileError> {
+    check_own_directory(&dir.join(OPERATOR))?;
+    let records = dir.join(OPERATOR).join(RECORDS);
+    let mut tokens = Vec::new();
+    for name in names(&records)? {
+        let path = records.join(name);
+        let parsed = Signed::<Delegation>::parse(&read_private(&path, true)?);
+        let signed =
+            parsed.map_err(|e| FileError::new(&path, format!("is damaged ({e})"), super::RESTORE))?;
+        tokens.push(Issued { delegation: signed.unverified().clone() });
+    }
+    tokens.sort_by_key(|token| (token.delegation.not_after, token.delegation.token_id));
+    Ok(tokens)
 }
 
 fn manifest_relays(manifest: &Manifest) -> Vec<TokenRelay> {

@@ -179,6 +179,9 @@ impl Registrar {
             }
             return Ok((used, false));
         }
+        if self.trust.is_token_revoked(&delegation.token_id) {
+            return Err(Refusal::denied(DenyCode::Revoked, "the join token was revoked, ask for a new one"));
+        }
         if now > delegation.not_after {
             return Err(Refusal::denied(DenyCode::Expired, "the join token has expired, ask for a new one"));
         }

@@ -10,7 +10,8 @@
 //! | `name/<name>` | identity: the claim on a name |
 //! | `v6/<address as 32 digits>`, `key/<x25519>` | identity: indexes |
 //! | `token/<token id>` | u32: how often the token was used |
-//! | `doc/<kind>` | genesis (`1`) and manifest (`2`) |
+//! | `doc/<kind>` | genesis (`1`), manifest (`2`), and the revocations that were gone through last (`8`) |
+//! | `revoked/<identity>` | u64 Unix time, u32 node_no: who was in the directory and was revoked lately |
 //!
 //! A registrar signs receipts and nothing else: without a token's certificate its receipt admits nobody, and peers
 //! check both (`skynet_core::member`).
@@ -19,11 +20,13 @@ mod authorise;
 mod follow;
 mod join;
 mod lookup;
+mod oust;
 
 pub use authorise::{Caller, Method, authorise};
 use join::keep_the_newest;
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 pub use lookup::{GetBy, MAX_LIST, Page, find, list};
+pub use oust::Ousted;
 
 use skynet_core::key::{Identity, PublicKey, SigningKey};
 use skynet_core::member::chain::ChainError;
@@ -111,6 +114,7 @@ impl From<ChainError> for Refusal {
             ChainError::ForeignNetwork(_) | ChainError::UnknownIssuer => DenyCode::ForeignNetwork,
             ChainError::TokenExpired | ChainError::Expired(_) => DenyCode::Expired,
             ChainError::NotYetValid(_) => DenyCode::Clock,
+            ChainError::Revoked => DenyCode::Revoked,
             _ => DenyCode::BadSignature,
         };
         // The chain's errors speak of "the peer", which from here is the node itself.

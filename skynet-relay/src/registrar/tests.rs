@@ -11,6 +11,9 @@ use skynet_core::time::UnixTime;
 use super::*;
 use crate::store::{MemoryStore, RedbStore};
 
+#[path = "revoke_tests.rs"]
+mod revoke;
+
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const DAY: u64 = 86_400;
 

@@ -51,6 +51,8 @@ pub(super) struct Connection {
     pub(super) deadline: Instant,
     /// When the server will look at `deadline`.
     pub(super) armed: Instant,
+    /// The last of the documents it was told.
+    pub(super) told: u64,
     /// Bytes handed out and not yet reported as written.
     pub(super) unsent: usize,
     /// Bytes heard,
@@ -72,6 +74,7 @@ impl Connection {
             requests: Bucket::full(REQUEST_RATE.1, now),
             deadline: now + JOIN_DEADLINE,
             armed: now + JOIN_DEADLINE,
+            told: 0,
             unsent: 0,
             received: 0,
             said: MESSAGE_2_LEN,

@@ -4,6 +4,7 @@
 //! [`StoreRequest`], and the member is answered only after the shell has called
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
+mod bulletin;
 mod fence;
 mod roll;
 mod room;
@@ -28,6 +29,8 @@ use super::connection::{
 };
 use super::drops::{DropReason, Drops};
 use super::limit::prefix;
+use crate::registrar::Ousted;
+use bulletin::Bulletin;
 use fence::Fences;
 use roll::Rolls;
 use room::release;
@@ -135,11 +138,14 @@ pub enum StoreOp {
         /// Documents of members.
         bundles: Vec<Vec<u8>>,
     },
-    /// Another relay has this manifest. Nobody is answered.
+    /// A document of the network that may be newer than ours, from another relay or from the operator. Answered as
+    /// `InForce`.
     Adopt {
         /// The document.
-        manifest: Vec<u8>,
+        document: Vec<u8>,
     },
+    /// Which documents are in force, and who was put out by them.
+    InForce,
     /// The member leaves for good.
     Leave {
         /// The member's network.
@@ -204,6 +210,21 @@ pub enum StoreReply {
     Listed(bool, Vec<Listed>),
     /// The manifest.
     Manifest(Vec<u8>),
+    /// What is in force, whoever asked.
+    InForce(Box<InForce>),
+}
+
+/// What holds in the network now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InForce {
+    /// Which network.
+    pub network_id: [u8; 8],
+    /// The documents that members are told, beside the manifest of their WELCOME.
+    pub documents: Vec<Vec<u8>>,
+    /// Who was revoked, as long as it may hold a ticket.
+    pub ousted: Vec<Ousted>,
+    /// The keys of the network's relays.
+    pub relays: Vec<PublicKey>,
 }
 
 /// What the shell does with a stream.
@@ -246,6 +267,7 @@ pub struct ControlServer {
     requests: VecDeque<StoreRequest>,
     output: VecDeque<StreamOutput>,
     drops: Drops,
+    bulletin: Bulletin,
     /// When the next joined connection is asked to go, while this relay drains.
     drain_next: Option<(Instant, Duration)>,
     last_now: Instant,
@@ -270,6 +292,7 @@ impl ControlServer {
             requests: VecDeque::new(),
             output: VecDeque::new(),
             drops: Drops::default(),
+            bulletin: Bulletin::default(),
             drain_next: None,
             last_now: Instant::ZERO,
         }
@@ -359,6 +382,9 @@ impl ControlServer {
     /// The answer to a [`StoreRequest`].
     pub fn handle_store_reply(&mut self, id: u64, reply: StoreReply, now: Now) {
         self.last_now = self.last_now.max(now.mono);
+        if let StoreReply::InForce(in_force) = reply {
+            return self.on_in_force(*in_force, now.mono);
+        }
         let Some(asked) = self.asked.remove(&id) else { return };
         let Some(connection) = self.connections.get_mut(&asked.conn) else { return };
         connection.pending -= 1;
@@ -375,6 +401,7 @@ impl ControlServer {
             StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
             StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
             StoreReply::Manifest(bytes) => Message::Manifest(bytes),
+            StoreReply::InForce(_) => return,
         };
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);
@@ -387,12 +414,17 @@ impl ControlServer {
             }
             message => message,
         };
+        let tells = matches!(message, Message::Welcome(_) | Message::Manifest(_));
         self.answer(asked.conn, asked.request, &message, now.mono);
+        if tells {
+            self.tell(asked.conn);
+        }
     }
 
     /// Closes what is late.
     pub fn handle_timeout(&mut self, now: Now) {
         self.last_now = self.last_now.max(now.mono);
+        self.tell_some(now.mono);
         while let Some((at, gap)) = self.drain_next.filter(|(at, _)| *at <= now.mono) {
             let Some(conn) = self.online.values().next().copied() else { break };
             self.close(conn, DropReason::Draining);
@@ -432,7 +464,8 @@ impl ControlServer {
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
         let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
-        [self.rolls.poll_timeout(), self.fences.poll_timeout()].into_iter().fold(deadline, earliest)
+        let others = [self.bulletin.poll_timeout(), self.rolls.poll_timeout(), self.fences.poll_timeout()];
+        others.into_iter().fold(deadline, earliest)
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {

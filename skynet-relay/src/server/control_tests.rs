@@ -3,6 +3,9 @@ use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTa
 use skynet_core::key::Secret;
 use skynet_core::time::{Duration, UnixTime};
 
+#[path = "control/bulletin_tests.rs"]
+mod bulletin;
+
 pub(super) const NET: [u8; 8] = *b"network1";
 
 pub(super) struct World {
@@ -26,8 +29,11 @@ impl World {
         let mut rng = Rng::from_seed([3; 32]);
         let relay_key = StaticSecret::random(&mut rng);
         let keys = ClusterKeys::new((1, Secret::from_bytes([1; 32])), []);
-        let server = ControlServer::new(ControlServerConfig::new(1, relay_key.clone()), keys, rng.fork());
+        let mut server = ControlServer::new(ControlServerConfig::new(1, relay_key.clone()), keys, rng.fork());
         let now = Now { mono: Instant::ZERO, unix: UnixTime(1_800_000_000), unix_nanos: 5_000_000 };
+        server.handle_timeout(now);
+        let asked = server.poll_store_request().expect("what is in force is asked first");
+        assert_eq!(asked, StoreRequest { id: 0, op: StoreOp::InForce });
         Self { now, server, relay_key, rng, next_conn: 1 }
     }
     fn open(&mut self, from: &str) -> Option<ConnId> {

@@ -33,6 +33,8 @@ reasons! {
     BadTicket = "bad_ticket";
     /// The ticket's time is over.
     TicketExpired = "ticket_expired";
+    /// The ticket's holder was revoked, or the connection's.
+    Revoked = "revoked";
     /// The MAC under `K_b` is wrong.
     BadMac = "bad_mac";
     /// The timestamp is too far from this relay's clock.

@@ -21,6 +21,7 @@ use super::drops::{DropReason, Drops};
 use super::limit::PrefixLimiter;
 use super::police::Police;
 use super::rates::{Groups, Rate, RateClass};
+use super::revoked::Revoked;
 use super::session::{SessionKey, SessionTable, SessionView, Shard, TableLimits};
 use super::share::Board;
 use super::stun;
@@ -113,7 +114,7 @@ impl ForwardCounters {
 }
 
 /// The machine. *Getters* `sessions`, `drops`, `counters`; *handle* `handle_datagram`, `handle_update`,
-/// `handle_pressure`, `handle_timeout`; *command* `set_draining`; *poll* `poll_update`, `poll_timeout`.
+/// `handle_pressure`, `handle_timeout`; *commands* `set_draining`, `set_revoked`; *poll* `poll_update`, `poll_timeout`.
 pub struct Forwarder {
     config: ForwardConfig,
     keys: ClusterKeys,
@@ -128,6 +129,7 @@ pub struct Forwarder {
     drops: Drops,
     counters: ForwardCounters,
     draining: bool,
+    revoked: Arc<Revoked>,
 }
 
 impl Forwarder {
@@ -183,6 +185,7 @@ impl Forwarder {
             drops: Drops::default(),
             counters: ForwardCounters::default(),
             draining: false,
+            revoked: Arc::default(),
             config,
             keys,
             rng,
@@ -192,6 +195,15 @@ impl Forwarder {
     /// This relay is going away: nobody is bound any more, and every KEEP is told so. What is bound is served.
     pub fn set_draining(&mut self, draining: bool) {
         self.draining = draining;
+    }
+
+    /// These are served no more: what they have ends, and nothing is opened for them.
+    pub fn set_revoked(&mut self, revoked: Arc<Revoked>) {
+        let new = revoked.nodes_beyond(&self.revoked);
+        self.revoked = revoked;
+        if !new.is_empty() {
+            self.table.end_of(&new);
+        }
     }
 
     /// Sessions of this part.
@@ -409,6 +421,9 @@ impl Forwarder {
         }
         if fields.not_after < now.unix.0 {
             return Err(DropReason::TicketExpired);
+        }
+        if self.revoked.has(&fields) {
+            return Err(DropReason::Revoked);
         }
         if ts_ms.abs_diff(super::unix_ms(now)) > MAX_SKEW_MS {
             return Err(DropReason::Skew);

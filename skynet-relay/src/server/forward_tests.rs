@@ -14,6 +14,8 @@ mod local;
 mod parts;
 #[path = "police_tests.rs"]
 mod police;
+#[path = "revoked_tests.rs"]
+mod revoked;
 
 const NET_A: [u8; 8] = *b"networkA";
 const NET_B: [u8; 8] = *b"networkB";

@@ -14,6 +14,7 @@ mod limit;
 pub mod measure;
 mod police;
 pub mod rates;
+mod revoked;
 pub mod seats;
 mod session;
 mod share;
@@ -22,12 +23,13 @@ mod update;
 
 pub use cluster::ClusterKeys;
 pub use control::{
-    ConnId, ControlServer, ControlServerConfig, Joined, Listed, StoreOp, StoreReply, StoreRequest,
+    ConnId, ControlServer, ControlServerConfig, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest,
     StreamOutput,
 };
 pub use drops::{DropReason, Drops};
 pub use measure::Measure;
 pub use rates::{Rate, RateClass};
+pub use revoked::Revoked;
 pub use seats::{Seat, Seats};
 pub use session::SessionView;
 pub use stun::Measured;

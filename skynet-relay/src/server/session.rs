@@ -5,7 +5,7 @@
 //! address. All memory is reserved at the start; nothing here allocates afterwards.
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use skynet_core::rng::{Rng, RngCore as _};
 use skynet_core::time::{Duration, Instant};
@@ -304,9 +304,18 @@ impl SessionTable {
 
     /// Forgets what has been silent for its lifetime. One pass over all slots.
     pub(super) fn sweep(&mut self, now: Instant) {
+        self.sweep_if(|table, session| !table.is_live(session, now));
+    }
+
+    /// Ends every session of these nodes, replicas included. One pass over all slots.
+    pub(super) fn end_of(&mut self, nodes: &BTreeSet<([u8; 8], u32)>) {
+        self.sweep_if(|_, session| nodes.contains(&(session.key.network_id, session.key.node_no)));
+    }
+
+    fn sweep_if(&mut self, is_over: impl Fn(&Self, &Session) -> bool) {
         for slot in 0..self.slots.len() {
             let Some(session) = &self.slots[slot] else { continue };
-            if self.is_live(session, now) {
+            if !is_over(self, session) {
                 continue;
             }
             if session.owner == self.shard.index {

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{
@@ -12,7 +12,10 @@ use redb::{
     WriteTransaction,
 };
 
+use skynet_core::time::{Duration, Instant};
+
 use super::{Committed, Expect, Group, Store, StoreError, Transaction, Versioned, View, Write, above};
+use crate::clock::Clock;
 
 /// Key → (revision, value).
 const DIRECTORY: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("skynet directory");
@@ -24,9 +27,24 @@ const CACHE_BYTES: usize = 32 << 20;
 
 const RESTORE: &str = "restore it from a backup, or move it away to start with an empty directory (nodes join again by themselves)";
 
+/// After a failure of the disk the file is opened anew, at most so often.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
 /// A directory in one file. It is opened exclusively; a damaged or foreign file is refused and stays as it is.
+///
+/// After an error of the disk (it is full, say) redb does nothing more until the file is opened again, which takes back
+/// whatever was not acknowledged; so that is done here, and again until it succeeds.
 pub struct RedbStore {
-    database: Database,
+    path: PathBuf,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+/// Whoever is at work has a share of the database; the last one closes it.
+enum State {
+    Open(Arc<Database>),
+    /// The disk has failed: since when, or since the last try, and why.
+    Failed(Instant, StoreError),
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -38,17 +56,58 @@ impl std::fmt::Debug for RedbStore {
 impl RedbStore {
     /// Opens the file, or creates it if there is none. Every page is verified first (some 10 ms per 10 MB).
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        match open_no_follow(path) {
+        let database = match open_no_follow(path) {
             Ok(file) => Self::open_existing(path, file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::create(path),
             Err(e) => {
                 Err(refused(path, format!("cannot be opened: {e}"), "check the path and its permissions"))
             }
+        }?;
+        let state = Mutex::new(State::Open(Arc::new(database)));
+        Ok(Self { path: path.to_owned(), clock: Clock::new(), state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database, opened again if the disk has failed.
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut state = self.state();
+        if let State::Failed(since, why) = &*state {
+            if self.clock.now().mono < *since + REOPEN_AFTER {
+                return Err(why.clone());
+            }
+            // Never a new file: what was acknowledged is in the old one.
+            let opened = open_no_follow(&self.path)
+                .map_err(unavailable)
+                .and_then(|file| Self::open_existing(&self.path, file));
+            *state = match opened {
+                Ok(database) => State::Open(Arc::new(database)),
+                Err(why) => State::Failed(self.clock.now().mono, why),
+            };
+        }
+        match &*state {
+            State::Open(database) => Ok(Arc::clone(database)),
+            State::Failed(_, why) => Err(why.clone()),
         }
     }
 
+    /// One piece of work. If the disk fails, the next piece opens the file again.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let result = work(&*self.database()?);
+        if let Err(why @ StoreError::Unavailable(_)) = &result {
+            self.close(why);
+        }
+        result
+    }
+
+    fn close(&self, why: &StoreError) {
+        *self.state() = State::Failed(self.clock.now().mono, why.clone());
+    }
+
     /// Made under another name and renamed when it is complete, so a crash leaves no half-made file behind.
-    fn create(path: &Path) -> Result<Self, StoreError> {
+    fn create(path: &Path) -> Result<Database, StoreError> {
         let fail = |e: io::Error| refused(path, format!("cannot be created: {e}"), "check the directory");
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
@@ -82,10 +141,10 @@ impl RedbStore {
         fs::remove_file(&temporary).map_err(fail)?;
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|d| d.sync_all()).map_err(fail)?;
-        Ok(Self { database })
+        Ok(database)
     }
 
-    fn open_existing(path: &Path, file: File) -> Result<Self, StoreError> {
+    fn open_existing(path: &Path, file: File) -> Result<Database, StoreError> {
         let metadata = file.metadata().map_err(unavailable)?;
         if !metadata.is_file() {
             return Err(refused(path, "is not a regular file", "name another file"));
@@ -109,9 +168,8 @@ impl RedbStore {
                 }
                 other => refused(path, format!("is not a directory store ({other})"), RESTORE),
             })?;
-        let store = Self { database };
-        match store.format() {
-            Ok(Some(FORMAT)) => Ok(store),
+        match format(&database) {
+            Ok(Some(FORMAT)) => Ok(database),
             Ok(Some(other)) => Err(refused(
                 path,
                 format!("has format {other}, this program knows {FORMAT}"),
@@ -121,25 +179,26 @@ impl RedbStore {
             Err(e) => Err(refused(path, format!("is damaged ({e})"), RESTORE)),
         }
     }
+}
 
-    fn format(&self) -> Result<Option<u64>, StoreError> {
-        let transaction = self.database.begin_read().map_err(unavailable)?;
-        let missing = |e: &TableError| {
-            matches!(e, TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. })
-        };
-        match (transaction.open_table(META), transaction.open_table(DIRECTORY)) {
-            (Ok(meta), Ok(_)) => Ok(meta.get("format").map_err(unavailable)?.map(|format| format.value())),
-            (Err(e), _) | (_, Err(e)) if missing(&e) => Ok(None),
-            (Err(e), _) | (_, Err(e)) => Err(unavailable(e)),
-        }
+/// The format of a directory; `None` if it is none.
+fn format(database: &Database) -> Result<Option<u64>, StoreError> {
+    let transaction = database.begin_read().map_err(unavailable)?;
+    let missing =
+        |e: &TableError| matches!(e, TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. });
+    match (transaction.open_table(META), transaction.open_table(DIRECTORY)) {
+        (Ok(meta), Ok(_)) => Ok(meta.get("format").map_err(unavailable)?.map(|format| format.value())),
+        (Err(e), _) | (_, Err(e)) if missing(&e) => Ok(None),
+        (Err(e), _) | (_, Err(e)) => Err(unavailable(e)),
     }
 }
 
 impl View for RedbStore {
     fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
-        let transaction = self.database.begin_read().map_err(unavailable)?;
-        let table = transaction.open_table(DIRECTORY).map_err(unavailable)?;
-        read(&table, key)
+        self.with(|database| {
+            let transaction = database.begin_read().map_err(unavailable)?;
+            read(&transaction.open_table(DIRECTORY).map_err(unavailable)?, key)
+        })
     }
 
     fn range(
@@ -148,9 +207,10 @@ impl View for RedbStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Versioned)>, StoreError> {
-        let transaction = self.database.begin_read().map_err(unavailable)?;
-        let table = transaction.open_table(DIRECTORY).map_err(unavailable)?;
-        read_range(&table, prefix, after, limit)
+        self.with(|database| {
+            let transaction = database.begin_read().map_err(unavailable)?;
+            read_range(&transaction.open_table(DIRECTORY).map_err(unavailable)?, prefix, after, limit)
+        })
     }
 }
 
@@ -158,23 +218,29 @@ impl Store for RedbStore {
     /// One write transaction at a time; redb syncs the file before it returns (`Durability::Immediate`).
     fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
         transaction.check_limits()?;
-        // Dropped on every early return, which aborts it.
-        let writing = self.database.begin_write().map_err(unavailable)?;
-        let committed = apply(&writing, &transaction)?;
-        if !transaction.is_empty() {
-            writing.commit().map_err(unavailable)?;
-        }
-        Ok(committed)
+        self.with(|database| {
+            // Dropped on every early return, which aborts it.
+            let writing = database.begin_write().map_err(unavailable)?;
+            let committed = apply(&writing, &transaction)?;
+            if !transaction.is_empty() {
+                writing.commit().map_err(unavailable)?;
+            }
+            Ok(committed)
+        })
     }
 
     fn group(&self) -> Result<Option<Box<dyn Group + '_>>, StoreError> {
-        let writing = self.database.begin_write().map_err(unavailable)?;
-        Ok(Some(Box::new(RedbGroup(Mutex::new(Writing { transaction: writing, failed: None })))))
+        let writing = self.with(|database| database.begin_write().map_err(unavailable))?;
+        let writing = Mutex::new(Writing { transaction: writing, failed: None });
+        Ok(Some(Box::new(RedbGroup { writing, store: self })))
     }
 }
 
 /// A write transaction that several commits share, and with it one sync of the disk.
-struct RedbGroup(Mutex<Writing>);
+struct RedbGroup<'a> {
+    writing: Mutex<Writing>,
+    store: &'a RedbStore,
+}
 
 struct Writing {
     transaction: WriteTransaction,
@@ -182,13 +248,13 @@ struct Writing {
     failed: Option<StoreError>,
 }
 
-impl RedbGroup {
+impl RedbGroup<'_> {
     fn lock(&self) -> MutexGuard<'_, Writing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl View for RedbGroup {
+impl View for RedbGroup<'_> {
     fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
         read(&self.lock().transaction.open_table(DIRECTORY).map_err(unavailable)?, key)
     }
@@ -203,7 +269,7 @@ impl View for RedbGroup {
     }
 }
 
-impl Store for RedbGroup {
+impl Store for RedbGroup<'_> {
     fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
         transaction.check_limits()?;
         let mut writing = self.lock();
@@ -217,13 +283,17 @@ impl Store for RedbGroup {
     }
 }
 
-impl Group for RedbGroup {
+impl Group for RedbGroup<'_> {
     fn finish(self: Box<Self>) -> Result<(), StoreError> {
-        let writing = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match writing.failed {
+        let writing = self.writing.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let result = match writing.failed {
             Some(error) => Err(error),
             None => writing.transaction.commit().map_err(unavailable),
+        };
+        if let Err(why @ StoreError::Unavailable(_)) = &result {
+            self.store.close(why);
         }
+        result
     }
 }
 

@@ -93,6 +93,8 @@ pub struct AgentConfig {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
+    /// Whether it talks to nobody once what it knows of revocations is stale.
+    pub fail_closed: bool,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -359,6 +361,9 @@ impl AgentHost {
         };
         let mut node = Node::new(config, self.config.seed, now)?;
         node.watch(self.watched.clone(), now);
+        if self.config.fail_closed {
+            node.fail_closed(now);
+        }
         node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)
     }

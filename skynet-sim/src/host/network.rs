@@ -6,8 +6,8 @@ use skynet_core::crypto::hash;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, Name, NamePattern, NetworkTrust, RelayEntry, Tags,
-    TokenId, TokenRelay, Verified,
+    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, Name, NamePattern, NetworkTrust, RelayEntry,
+    Revocations, Tags, TokenId, TokenRelay, Verified,
 };
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
@@ -21,10 +21,13 @@ const LIFETIME_SECS: u64 = 365 * 86_400;
 /// Everything an operator holds of a network.
 #[derive(Clone, Debug)]
 pub struct MemberNetwork {
-    root: SigningKey,
     genesis: Verified<Genesis>,
     manifest: Verified<Manifest>,
     old_manifest: Verified<Manifest>,
+    root: SigningKey,
+    /// Signed after the manifest, the last of each kind.
+    revocations: Option<Verified<Revocations>>,
+    token_id: TokenId,
     registrar: SigningKey,
     relay_keys: Vec<StaticSecret>,
     token_relays: Vec<TokenRelay>,
@@ -75,10 +78,12 @@ impl MemberNetwork {
         let token_id = rng.array();
         let cluster_key = Secret::random(&mut rng);
         let mut network = Self {
-            root,
             genesis,
             manifest,
             old_manifest,
+            root,
+            revocations: None,
+            token_id: TokenId(token_id),
             registrar,
             relay_keys,
             token_relays,
@@ -138,6 +143,41 @@ impl MemberNetwork {
         &self.token
     }
 
+    pub(super) fn network_id(&self) -> [u8; 8] {
+        self.manifest.network_id.0
+    }
+
+    /// What the join token is called when it is taken back.
+    pub const fn token_id(&self) -> TokenId {
+        self.token_id
+    }
+
+    /// Signs the next list of revocations, changed so, and returns it.
+    ///
+    /// # Panics
+    /// If the change breaks a limit.
+    pub fn revoke(&mut self, now: UnixTime, change: impl FnOnce(&mut Revocations)) -> Vec<u8> {
+        let mut list = match &self.revocations {
+            Some(last) => Revocations::clone(last),
+            None => Revocations {
+                network_id: self.manifest.network_id,
+                epoch: 0,
+                issued: now,
+                signer: self.root.identity(),
+                nodes: Vec::new(),
+                tokens: Vec::new(),
+            },
+        };
+        (list.epoch, list.issued) = (list.epoch + 1, now);
+        change(&mut list);
+        list.nodes.sort_unstable();
+        list.tokens.sort_unstable();
+        let signed = list.sign(&self.root).expect("within the limits");
+        let bytes = signed.bytes().to_vec();
+        self.revocations = Some(signed);
+        bytes
+    }
+
     /// A manifest that was replaced by the one in force.
     pub fn old_manifest(&self) -> &[u8] {
         self.old_manifest.bytes()
@@ -151,7 +191,10 @@ impl MemberNetwork {
     /// The registrar at the first relay, or the directory of another.
     pub(super) fn registrar(&self, relay_no: u16) -> Registrar {
         let trust = NetworkTrust::new(self.genesis.root_pin(), self.genesis.bytes(), self.manifest.bytes());
-        let trust = trust.expect("signed by the root a moment ago");
+        let mut trust = trust.expect("signed by the root a moment ago");
+        if let Some(list) = &self.revocations {
+            trust.take(list.bytes()).expect("signed by the root a moment ago");
+        }
         match relay_no {
             1 => Registrar::new(self.registrar.clone(), trust),
             _ => Registrar::follower(trust),

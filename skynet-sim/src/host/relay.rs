@@ -9,8 +9,8 @@ use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_relay::io::control::Directory;
 use skynet_relay::io::directory::LocalDirectory;
 use skynet_relay::server::{
-    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, Local,
-    Measure, Server, StoreOp, StreamOutput,
+    Action, ClusterKeys, ConnId, ControlServer, ControlServerConfig, ForwardConfig, Forwarder, InForce,
+    Local, Measure, Server, StoreOp, StoreReply, StreamOutput,
 };
 use skynet_relay::store::MemoryStore;
 
@@ -173,7 +173,27 @@ impl RelayHost {
                 break;
             }
         }
+        if let Some(revoked) = server.control.poll_revoked() {
+            server.forwarder.set_revoked(Arc::new(revoked));
+        }
         self.server = Some(server);
+    }
+
+    /// Tells members these documents, whatever they are: an honest relay does not.
+    pub fn show(&mut self, documents: Vec<Vec<u8>>, now: Now) {
+        let Some(server) = &mut self.server else { return };
+        let network_id = self.network.network_id();
+        let in_force = InForce { network_id, documents, ousted: Vec::new(), relays: Vec::new() };
+        server.control.handle_store_reply(0, StoreReply::InForce(Box::new(in_force)), now);
+        self.settle(now);
+    }
+
+    /// The operator has replaced a document of the network, and tells the running relay.
+    pub fn adopt(&mut self, document: Vec<u8>, now: Now) {
+        let Some(server) = &mut self.server else { return };
+        let reply = self.directory.execute(StoreOp::Adopt { document }, now.unix);
+        server.control.handle_store_reply(0, reply, now);
+        self.settle(now);
     }
 }
 
@@ -193,6 +213,10 @@ impl Host for RelayHost {
             ),
             control: ControlServer::new(config, keys, rng),
         });
+        if let Some(server) = &mut self.server {
+            server.control.handle_timeout(now);
+        }
+        self.settle(now);
     }
 
     fn on_datagram(&mut self, local: SocketAddr, from: SocketAddr, mut bytes: Vec<u8>, now: Now) {

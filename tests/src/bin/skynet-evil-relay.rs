@@ -36,9 +36,8 @@ fn main() -> anyhow::Result<()> {
     let network = load_network(&args.dir)?;
     let orders = Orders::default();
     // A stranger under a member's name would be believed by whoever never knew that member: it has no token for that.
-    orders.set(
-        Trick::ALL.into_iter().filter(|trick| *trick != Trick::TakeName && *trick != Trick::OldManifest),
-    );
+    let needs_more = [Trick::TakeName, Trick::OldManifest, Trick::OldDocument];
+    orders.set(Trick::ALL.into_iter().filter(|trick| !needs_more.contains(trick)));
     let mut before = LocalDirectory::new(network.registrar(), RedbStore::open(&args.old_store)?);
     let all = StoreOp::List { network_id: network.trust.network_id().0, after: 0, limit: 64 };
     if let StoreReply::Listed(_, members) = before.execute(all, clock.now().unix) {
@@ -51,10 +50,12 @@ fn main() -> anyhow::Result<()> {
         key: network.relay_key,
         cluster_key: network.cluster_key,
         directory: EvilDirectory::new(honest, loot, orders, rng.array()),
+        view: None,
         manifest: Manifest::clone(network.trust.manifest()),
         status_socket: None,
         config: Config::default(),
         tls: None,
+        news: tokio::sync::mpsc::channel(1).1,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {

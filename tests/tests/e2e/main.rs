@@ -28,6 +28,7 @@ mod refusal;
 mod relay;
 mod relays;
 mod restart;
+mod revoke;
 mod roster;
 mod sinks;
 mod tls;

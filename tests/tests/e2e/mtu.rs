@@ -148,12 +148,14 @@ fn a_path_that_shrinks_during_a_transfer_stalls_it_two_seconds_at_most() {
     story.end();
 }
 
-/// Rounds of a comparison.
+/// Rounds of a comparison where the link is the limit,
 const ROUNDS: usize = 7;
+/// and where the processor is: a transfer of milliseconds is slowed by whatever else runs meanwhile.
+const NOISY_ROUNDS: usize = 31;
 
 /// The pair that finds its MTU against the one that is told, over the same uplink, in turns: the median of the ratios, and the
 /// median rates in Mbit/s.
-fn compare(story: &Story, address: usize, bytes: u64) -> (f64, f64, f64) {
+fn compare(story: &Story, address: usize, bytes: u64, rounds: usize) -> (f64, f64, f64) {
     let pairs = [("a1", "b1"), ("a2", "b2")].map(|(a, b)| (story.fleet.agent(a), story.fleet.agent(b)));
     let rate = |k: usize, address: usize| {
         let (a, b) = pairs[k];
@@ -164,7 +166,7 @@ fn compare(story: &Story, address: usize, bytes: u64) -> (f64, f64, f64) {
         values[values.len() / 2]
     };
     let (mut found, mut told) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // Neither is always the first. Over IPv6 it is compared with IPv4, if the told one is too small for IPv6.
         let turns = [(0, address), (1, 0)];
         for (k, address) in if round % 2 == 0 { turns } else { [turns[1], turns[0]] } {
@@ -187,6 +189,7 @@ const PATHS: [(u16, u16, u16); 6] = [
 
 /// Compares on every path, over uplinks of this rate or as fast as they are; what is below the claim.
 fn below_the_claim(rate: Option<u64>, amounts: &[u64]) -> Vec<String> {
+    let rounds = if rate.is_some() { ROUNDS } else { NOISY_ROUNDS };
     let mut failed = Vec::new();
     for (uplink, hosts, limit) in PATHS {
         let lab = Lab::builder("ratio").relay().cloud("a", NatKind::Public, 2).cloud("b", NatKind::Public, 2);
@@ -220,7 +223,7 @@ fn below_the_claim(rate: Option<u64>, amounts: &[u64]) -> Vec<String> {
         for (bytes, (address, least)) in
             amounts.iter().flat_map(|bytes| [(0, 0.95), (1, ipv6)].map(|family| (*bytes, family)))
         {
-            let (ratio, found, told) = compare(&story, address, bytes);
+            let (ratio, found, told) = compare(&story, address, bytes, rounds);
             let line = format!(
                 "{uplink} {} {} MiB: {ratio:.3} ({found:.0} found, {told:.0} told, Mbit/s)",
                 ["IPv4", "IPv6"][address],

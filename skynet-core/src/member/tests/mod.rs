@@ -3,3 +3,4 @@
 mod chain;
 mod enrol;
 mod parse;
+mod revoke;

@@ -23,6 +23,7 @@ fn samples() -> Vec<Sample> {
     credentials.sign_record(vec![endpoint], vec![RelayRtt { relay_no: 1, rtt_ms: 20 }], NOW).unwrap();
     let bundle = credentials.bundle();
     let own = credentials.node().identity();
+    let freshness = network.trust().freshness_of(network.registrar.identity(), NOW);
     vec![
         checked(&network.genesis.clone().into_signed(), network.root.identity()),
         checked(&network.manifest.sign(&network.root).unwrap().into_signed(), network.root.identity()),
@@ -31,6 +32,8 @@ fn samples() -> Vec<Sample> {
         checked(&bundle.binding, own),
         checked(bundle.receipt.as_ref().unwrap(), network.registrar.identity()),
         checked(bundle.record.as_ref().unwrap(), own),
+        checked(&network.revocations().sign(&network.root).unwrap().into_signed(), network.root.identity()),
+        checked(&freshness.sign(&network.registrar).unwrap().into_signed(), network.registrar.identity()),
     ]
 }
 

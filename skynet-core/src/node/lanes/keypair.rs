@@ -12,10 +12,14 @@ use crate::time::{Duration, Instant};
 use crate::wire::record::{Hello, LaneOffer, Record};
 use crate::wire::wireguard::ReceiverIndex;
 
-/// HELLO and OPEN are repeated after this time, then after twice as long, and so on: a round trip of most pairs.
+/// HELLO and OPEN are repeated after this time, a round trip of most pairs: lanes are wanted where lane 0 loses, and what
+/// opens them travels by it.
 const REPEAT_AFTER: Duration = Duration::from_millis(250);
-/// How often each is repeated: the last one 7.75 s after the first.
-const REPEATS: u32 = 5;
+/// The first repetitions are so far apart, each further one twice as far as the one before.
+const EVEN_REPEATS: u32 = 4;
+/// How often each is repeated: the last one 8.5 s after the first.
+const REPEATS: u32 = 8;
+
 #[derive(Debug)]
 pub(super) struct Keypair {
     pub(super) id: KeypairId,
@@ -85,7 +89,8 @@ impl Repeat {
         if self.at.is_none_or(|at| at > now) {
             return false;
         }
-        self.at = (self.sent < REPEATS).then(|| now + REPEAT_AFTER * 2u32.pow(self.sent));
+        let doubled = (self.sent + 1).saturating_sub(EVEN_REPEATS);
+        self.at = (self.sent < REPEATS).then(|| now + REPEAT_AFTER * 2u32.pow(doubled));
         self.sent += 1;
         true
     }

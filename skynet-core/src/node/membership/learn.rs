@@ -101,6 +101,9 @@ impl MembershipAgent {
         now: Now,
     ) -> Result<Option<(Member, Inserted)>, (Refusal, String)> {
         let Phase::Member { credentials, me } = &self.phase else { return Ok(None) };
+        if self.is_closed() {
+            return Ok(None);
+        }
         let parsed = Bundle::parse(bundle).map_err(|e| (Refusal::Malformed, e.to_string()))?;
         // The same bytes as before were verified before: a roster of hundreds costs its signatures once.
         let identity = parsed.certificate.unverified().identity;
@@ -133,7 +136,10 @@ impl MembershipAgent {
             Inserted::Older => Err((Refusal::OlderMember, what)),
             Inserted::Forked => Err((Refusal::ForkedMember, what)),
             Inserted::Taken => Err((Refusal::Taken, what)),
-            inserted => Ok(Some((member, inserted))),
+            inserted => {
+                self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
+                Ok(Some((member, inserted)))
+            }
         }
     }
 }

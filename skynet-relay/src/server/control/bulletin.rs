@@ -1,0 +1,114 @@
+//! What holds for the whole network, and who has been told: every member after its WELCOME, and all that are online as soon
+//! as there is something new. Whoever was revoked hears of it, and the connection ends.
+
+use core::mem;
+use std::collections::BTreeSet;
+
+use skynet_core::control::Message;
+use skynet_core::time::{Duration, Instant, earliest};
+
+use super::{ConnId, ControlServer, InForce, MemberKey, Ousted, StoreOp, StoreRequest};
+use crate::server::drops::DropReason;
+use crate::server::revoked::Revoked;
+
+/// News go to so many members at once,
+const AT_ONCE: usize = 256;
+/// and to the next after this long: ten thousand have heard within two seconds, and their queues stay short.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The directory is asked what is in force this often: a registrar says it anew every hour.
+const ASK_EVERY: Duration = Duration::from_secs(600);
+
+/// What there is to tell.
+#[derive(Default)]
+pub(super) struct Bulletin {
+    /// Each with its number; numbers rise.
+    documents: Vec<(u64, Vec<u8>)>,
+    last: u64,
+    /// Who has not heard the latest.
+    waiting: BTreeSet<ConnId>,
+    next: Option<Instant>,
+    ask: Option<Instant>,
+    /// Not handed out yet.
+    revoked: Option<Revoked>,
+}
+
+impl Bulletin {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        earliest(self.next, Some(self.ask.unwrap_or(Instant::ZERO)))
+    }
+
+    /// Whether something of it is new.
+    fn replace(&mut self, documents: Vec<Vec<u8>>) -> bool {
+        let before = mem::take(&mut self.documents);
+        let last = self.last;
+        for document in documents {
+            let known = before.iter().find(|(_, held)| *held == document).map(|(number, _)| *number);
+            let number = known.unwrap_or(last + 1);
+            self.last = self.last.max(number);
+            self.documents.push((number, document));
+        }
+        self.last > last
+    }
+}
+
+impl ControlServer {
+    /// Whom the forwarding side must not serve, if that was said anew.
+    pub fn poll_revoked(&mut self) -> Option<Revoked> {
+        self.bulletin.revoked.take()
+    }
+
+    /// Asks what is in force: at the start, once in a while, and when the shell knows that it has changed.
+    pub fn ask_in_force(&mut self, now: Instant) {
+        self.bulletin.ask = Some(now + ASK_EVERY);
+        self.requests.push_back(StoreRequest { id: 0, op: StoreOp::InForce });
+    }
+
+    pub(super) fn on_in_force(&mut self, in_force: InForce, now: Instant) {
+        self.config.relays = in_force.relays;
+        if self.bulletin.replace(in_force.documents) {
+            self.bulletin.waiting.extend(self.online.values().copied());
+            self.bulletin.next = Some(now);
+        }
+        let network_id = in_force.network_id;
+        for Ousted { identity, .. } in &in_force.ousted {
+            if let Some(&conn) = self.online.get(&MemberKey { network_id, identity: *identity }) {
+                self.tell(conn);
+                self.close(conn, DropReason::Revoked);
+            }
+        }
+        let ousted = in_force.ousted.iter().map(|one| (one.identity, one.node_no));
+        self.bulletin.revoked = Some(Revoked::new(network_id, ousted));
+        self.tell_some(now);
+    }
+
+    /// Tells some of those who wait.
+    pub(super) fn tell_some(&mut self, now: Instant) {
+        if self.bulletin.ask.is_none_or(|at| at <= now) {
+            self.ask_in_force(now);
+        }
+        if self.bulletin.next.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        for _ in 0..AT_ONCE {
+            let Some(conn) = self.bulletin.waiting.pop_first() else { return };
+            self.tell(conn);
+        }
+        self.bulletin.next = Some(now + PAUSE);
+    }
+
+    /// Tells one member, or relay, what it has not heard yet.
+    pub(super) fn tell(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let told = mem::replace(&mut connection.told, self.bulletin.last);
+        for (number, document) in &self.bulletin.documents {
+            let sent = match number {
+                n if *n > told => connection.send(0, &Message::Document(document.clone())),
+                _ => Ok(()),
+            };
+            if let Err(reason) = sent {
+                return self.close(conn, reason);
+            }
+        }
+        self.flush(conn);
+    }
+}
