@@ -4,6 +4,7 @@
 //! no protocol decision.
 
 pub mod api;
+pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod cloud;

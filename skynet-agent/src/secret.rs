@@ -46,6 +46,11 @@ impl SecretText {
         Self(text)
     }
 
+    /// Whether it is to be read from a file.
+    pub fn is_file(&self) -> bool {
+        self.0.starts_with("file:")
+    }
+
     /// The secret itself, read from its file if it is one; white space around it is dropped.
     ///
     /// # Errors

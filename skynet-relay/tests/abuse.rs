@@ -412,7 +412,7 @@ fn half_open_connections_keep_nobody_out() {
                 let client = &w.clients[&ConnId(honest)];
                 assert!(client.open && client.got > 0, "after {n} of {sources} sources: kept out");
                 assert!(w.clients[&ConnId(honest)].channel.as_ref().unwrap().is_established());
-                w.server.handle_stream_closed(ConnId(honest));
+                w.server.handle_stream_closed(ConnId(honest), w.now);
             }
         }
         assert!(w.server.connections() <= 512, "{}", w.server.connections());

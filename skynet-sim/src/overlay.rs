@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
 use skynet_core::key::Identity;
-use skynet_core::member::{Credentials, Revocations, Rule};
+use skynet_core::member::{Credentials, Revocations, Rule, Tags};
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -76,8 +76,10 @@ pub struct Offer {
     pub known_members: usize,
     /// How far it guesses ports.
     pub guessing: Guessing,
-    /// Whether it joins as one that relays for members.
-    pub relays: bool,
+    /// The tag of its token, if it has one,
+    pub role: Option<&'static str>,
+    /// and whether that token's nodes are forgotten when they leave.
+    pub ephemeral: bool,
 }
 
 impl Default for Offer {
@@ -91,7 +93,8 @@ impl Default for Offer {
             mtu: MtuConfig::default(),
             known_members: MAX_MEMBERS,
             guessing: Guessing::default(),
-            relays: false,
+            role: None,
+            ephemeral: false,
         }
     }
 }
@@ -209,11 +212,31 @@ impl Overlay {
 
     /// An agent that joins with a token of its own, for nodes with these tags.
     pub fn add_agent_tagged(&mut self, cloud: CloudId, tags: &[&str]) -> HostId {
-        let (config, batch) = (self.agent_config(Offer::default()), Rc::clone(&self.batch));
-        let token = self.network.token_with(tags);
-        let id = self.topology.add_host(cloud, |site| {
-            Box::new(AgentHost::new(AgentConfig { token, ..config(site, None) }, batch))
-        });
+        let tags = Tags::new(tags.iter().copied()).expect("the caller names tags");
+        let token = self.network.token_for(&tags, false);
+        self.add_agent_as(cloud, Offer::default(), |config| AgentConfig { token, ..config })
+    }
+
+    /// [`Overlay::add_agent_with`], which wishes for this name.
+    pub fn add_agent_named(&mut self, cloud: CloudId, offer: Offer, name: &str) -> HostId {
+        self.add_agent_as(cloud, offer, |config| AgentConfig { name: name.to_owned(), ..config })
+    }
+
+    /// An agent with this name and token.
+    pub fn add_agent_with_token(&mut self, cloud: CloudId, token: &str, name: &str) -> HostId {
+        let (token, name) = (token.to_owned(), name.to_owned());
+        self.add_agent_as(cloud, Offer::default(), |config| AgentConfig { token, name, ..config })
+    }
+
+    fn add_agent_as(
+        &mut self,
+        cloud: CloudId,
+        offer: Offer,
+        change: impl FnOnce(AgentConfig) -> AgentConfig,
+    ) -> HostId {
+        let (config, batch) = (self.agent_config(offer), Rc::clone(&self.batch));
+        let id =
+            self.topology.add_host(cloud, |site| Box::new(AgentHost::new(change(config(site, None)), batch)));
         self.agents.push(id);
         id
     }
@@ -263,9 +286,15 @@ impl Overlay {
     }
 
     fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, relays } = offer;
-        let token = if relays { self.network.relay_token() } else { self.network.token() };
-        let (token, engine, n) = (token.to_owned(), self.engine, self.agents.len());
+        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, role, ephemeral } =
+            offer;
+        let token = match (role, ephemeral) {
+            (None, false) => self.network.token().to_owned(),
+            (role, ephemeral) => {
+                self.network.token_for(&Tags::new(role).expect("a role is a tag"), ephemeral)
+            }
+        };
+        let (engine, n) = (self.engine, self.agents.len());
         move |site, v6| AgentConfig {
             token,
             name: format!("n{n}"),
@@ -328,6 +357,36 @@ impl Overlay {
         self.world_mut().with_host(from, |agent: &mut AgentHost, now| {
             agent.application_mut().start(Flow::new(to, now.mono, every, count, 200));
         })
+    }
+
+    /// Somebody on `id` waits for members with this role, for everybody if there is none.
+    ///
+    /// # Errors
+    /// What ended the run.
+    ///
+    /// # Panics
+    /// If the role is no tag.
+    pub fn watch(&mut self, id: HostId, role: Option<&str>) -> Result<(), RunError> {
+        let tags = Tags::new(role).expect("a role is a tag");
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.watch(Some(tags), now))
+    }
+
+    /// Names of the members with this role, or of all, that `id` takes to be there.
+    pub fn present(&self, id: HostId, role: Option<&str>) -> Vec<String> {
+        let members = self.agent(id).roster().map(|r| r.members).unwrap_or_default();
+        let has = |tags: &Tags| role.is_none_or(|role| tags.contains(role));
+        members.into_iter().filter(|m| m.online && has(&m.tags)).map(|m| m.name.to_string()).collect()
+    }
+
+    /// The process of `id` is told to end, tells its relay, and is gone half a second later.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn stop_agent(&mut self, id: HostId) -> Result<(), RunError> {
+        self.world_mut().with_host(id, |agent: &mut AgentHost, now| agent.stop(now))?;
+        self.world_mut().run_for(Duration::from_millis(500))?;
+        self.world_mut().stop_host(id, Stop::Kill);
+        Ok(())
     }
 
     /// What `to` has of `from`'s packets.
@@ -512,6 +571,19 @@ impl Overlay {
         let config = AgentConfig { seed, persisted: old.persisted().clone(), ..old.config().clone() };
         let host = Box::new(old.successor(config));
         self.world_mut().start_host(id, host);
+    }
+
+    /// A machine with a copy of `id`'s disk starts in `cloud`, and its firmware says nothing.
+    pub fn copy_agent(&mut self, id: HostId, cloud: CloudId) -> HostId {
+        let old = self.agent(id);
+        let (config, persisted, batch) =
+            (old.config().clone(), old.persisted().clone(), Rc::clone(&self.batch));
+        let copy = self.topology.add_host(cloud, |site| {
+            let local = SocketAddr::new(site.ip, AGENT_PORT);
+            Box::new(AgentHost::new(AgentConfig { local, seed: site.seed, persisted, ..config }, batch))
+        });
+        self.agents.push(copy);
+        copy
     }
 
     /// An agent's machine gets another interface with another address instead of the one it has, and notices.

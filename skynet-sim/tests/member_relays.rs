@@ -10,6 +10,7 @@
 
 use skynet_core::drop::DropReason;
 use skynet_core::id::RelayNo;
+use skynet_core::node::RELAY_TAG;
 use skynet_core::path::Path;
 use skynet_core::session::Engine;
 use skynet_core::time::Duration;
@@ -38,7 +39,7 @@ impl Story {
         let a = o.add_agent(cloud_a);
         let b = o.add_agent(cloud_b);
         let public = o.topology.next_public_ip();
-        let offer = Offer { relays: tagged, ..Offer::default() };
+        let offer = Offer { role: tagged.then_some(RELAY_TAG), ..Offer::default() };
         let m = o.add_multihomed_agent(cloud_a, offer, vec![public]);
         assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
         o.world_mut().run_for(5 * S).unwrap();
@@ -180,7 +181,7 @@ fn members_that_relay_are_no_clients_of_each_other_and_nothing_goes_round() {
     let mut s = Story::new(4, NatKind::Symmetric, true);
     let more = [NatKind::Symmetric; 2].map(|kind| {
         let cloud = s.o.cloud(kind);
-        s.o.add_agent_with(cloud, Offer { relays: true, ..Offer::default() })
+        s.o.add_agent_with(cloud, Offer { role: Some(RELAY_TAG), ..Offer::default() })
     });
     assert!(s.o.join_all(10 * S).unwrap(), "{}", s.o.report());
     s.run(5 * S);

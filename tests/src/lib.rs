@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod clock;
 pub mod evil;
 pub mod fleet;
+pub mod instance;
 pub mod iperf;
 pub mod lab;
 pub mod mallory;

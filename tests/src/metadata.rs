@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::instance::{CloudKind, Instance};
 use crate::lab::Netns;
 
 /// What answers.
@@ -24,6 +25,15 @@ pub enum Metadata {
     Redirect,
     /// A web page for every path.
     Page,
+}
+
+/// What answers a request: the whole reply.
+type Answer = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+#[derive(Clone)]
+enum Says {
+    Of(Metadata),
+    Answer(Answer),
 }
 
 const TOKEN: &str = "AQAEAKpT3zJUHjd0Ww2C1n0tTokenForTheLab==";
@@ -42,6 +52,19 @@ impl MetadataService {
     /// # Errors
     /// If the address or the port cannot be had.
     pub fn start(router: &Netns, says: Metadata) -> anyhow::Result<Self> {
+        Self::serve(router, Says::Of(says))
+    }
+
+    /// Serves the hosts behind `router` as this cloud does, to the letter of its documentation, what it holds of its
+    /// instance.
+    ///
+    /// # Errors
+    /// If the address or the port cannot be had.
+    pub fn of_instance(router: &Netns, cloud: CloudKind, instance: Instance) -> anyhow::Result<Self> {
+        Self::serve(router, Says::Answer(Arc::new(move |request| instance.answer(cloud, request))))
+    }
+
+    fn serve(router: &Netns, says: Says) -> anyhow::Result<Self> {
         router.exec(&["ip", "addr", "add", "169.254.169.254/32", "dev", "lan"])?.ok()?;
         let listener = router.run(|| TcpListener::bind("169.254.169.254:80"))?.context("metadata service")?;
         listener.set_nonblocking(true)?;
@@ -51,8 +74,8 @@ impl MetadataService {
             while !end.load(Ordering::Acquire) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        let (log, end) = (Arc::clone(&log), Arc::clone(&end));
-                        std::thread::spawn(move || serve(stream, says, &log, &end));
+                        let (log, end, says) = (Arc::clone(&log), Arc::clone(&end), says.clone());
+                        std::thread::spawn(move || serve(stream, &says, &log, &end));
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
                 }
@@ -76,13 +99,20 @@ impl Drop for MetadataService {
     }
 }
 
-fn serve(mut stream: TcpStream, says: Metadata, log: &Mutex<Vec<String>>, ended: &AtomicBool) {
+fn serve(mut stream: TcpStream, says: &Says, log: &Mutex<Vec<String>>, ended: &AtomicBool) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
     let mut request = [0; 4_096];
     let Ok(n) = stream.read(&mut request) else { return };
     let text = String::from_utf8_lossy(&request[..n]).into_owned();
     let first = text.lines().next().unwrap_or_default().to_owned();
     log.lock().expect("no panic holds it").push(first);
+    let says = match says {
+        Says::Of(says) => *says,
+        Says::Answer(answer) => {
+            let _ = stream.write_all(answer(&text).as_bytes());
+            return;
+        }
+    };
     let _ = match says {
         Metadata::Ec2(public) => stream.write_all(ec2(&text, public).as_bytes()),
         Metadata::Page => stream.write_all(reply("200 OK", "", "<html>Welcome</html>").as_bytes()),
@@ -103,30 +133,38 @@ fn serve(mut stream: TcpStream, says: Metadata, log: &Mutex<Vec<String>>, ended:
     };
 }
 
-fn reply(status: &str, headers: &str, body: &str) -> String {
+pub(crate) fn reply(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nServer: EC2ws\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-fn ec2(request: &str, public: Ipv4Addr) -> String {
-    let header = |name: &str| {
-        let found =
-            request.lines().find_map(|l| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)));
-        found.map(|(_, value)| value.trim().to_owned())
-    };
+/// A header of a request.
+pub(crate) fn header(request: &str, name: &str) -> Option<String> {
+    let mut fields = request.lines().skip(1).filter_map(|l| l.split_once(':'));
+    fields.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+}
+
+/// IMDSv2: the token, or nothing without it; `None`: the request may be answered.
+pub(crate) fn ec2_session(request: &str) -> Option<String> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     if request.starts_with("PUT ") && path == "/latest/api/token" {
         let ttl: Option<u32> =
-            header("X-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse().ok());
-        return match ttl {
+            header(request, "X-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse().ok());
+        return Some(match ttl {
             Some(ttl @ 1..=21_600) => {
                 let header = format!("X-Aws-Ec2-Metadata-Token-Ttl-Seconds: {ttl}\r\n");
                 reply("200 OK", &header, TOKEN)
             }
             _ => reply("400 Bad Request", "", ""),
-        };
+        });
     }
-    if header("X-aws-ec2-metadata-token").as_deref() != Some(TOKEN) {
-        return reply("401 Unauthorized", "", "");
+    let shown = header(request, "X-aws-ec2-metadata-token");
+    (shown.as_deref() != Some(TOKEN)).then(|| reply("401 Unauthorized", "", ""))
+}
+
+fn ec2(request: &str, public: Ipv4Addr) -> String {
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    if let Some(answer) = ec2_session(request) {
+        return answer;
     }
     match path {
         "/latest/meta-data/public-ipv4" => reply("200 OK", "", &public.to_string()),

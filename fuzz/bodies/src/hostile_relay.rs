@@ -14,7 +14,7 @@ use skynet_core::crypto;
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::PortNo;
 use skynet_core::key::Secret;
-use skynet_core::member::Credentials;
+use skynet_core::member::{Credentials, Tags};
 use skynet_core::node::{ControlStreamEvent, Floors, Membership, Node, NodeConfig, NodeEvent};
 use skynet_core::offload::VnetHeader;
 use skynet_core::receive::{Deliver, Inbound};
@@ -34,6 +34,8 @@ const MAX_STEPS: usize = 32;
 /// Timers that fire in one script. After that time jumps, as on a host that slept: each reconnect is a handshake, and a
 /// script of days is no better than one of minutes.
 const MAX_TIMERS: usize = 100;
+/// PROTOCOL §4.1.
+const ROLL: u8 = 25;
 /// What one step may make the node say: everything its queues hold, and some.
 const MAX_OUTPUT: usize = 4 * ControlClass::CAPACITY;
 /// `K_b` of the session at the relay.
@@ -115,7 +117,15 @@ pub fn hostile_relay(bytes: &[u8]) -> bool {
 impl World {
     fn step(&mut self, input: &mut Input<'_>) {
         match input.byte() % 12 {
-            0 => self.say_bytes(input.slice()),
+            0 => {
+                let message = input.slice();
+                // Somebody waits for whoever comes, so that a word about presence is heard.
+                if message.first() == Some(&ROLL) {
+                    self.node.watch(Some(Tags::default()), self.now);
+                    self.settle();
+                }
+                self.say_bytes(message);
+            }
             1 => self.welcome(),
             2 => self.members(input.byte(), input.short(), input.byte()),
             3 => self.datagram(self.relay, input.slice()),
@@ -178,6 +188,7 @@ impl World {
                     | NodeEvent::CloseCarrier
                     | NodeEvent::PersistPeers(_)
                     | NodeEvent::PersistRoster(_)
+                    | NodeEvent::RosterChanged
                     | NodeEvent::LookAround
                     | NodeEvent::PathChanged { .. },
                 ) => {}
@@ -318,5 +329,6 @@ impl World {
             assert!(!peer.established, "a session with nobody");
             self.met = true;
         }
+        assert!(self.node.roster().members.len() <= 2, "a relay made a member");
     }
 }

@@ -9,6 +9,7 @@
 
 mod client;
 mod report;
+pub(crate) mod roster;
 mod server;
 mod why;
 
@@ -19,11 +20,14 @@ pub use report::{
     AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
     RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
 };
+pub use roster::{MemberReport, RosterReport};
 pub use server::{Call, ServeError, Server};
 pub use why::{ChangeReport, EndReport, HostReport, TriedReport, WhyReport};
 
 /// Longest request or, times 1,024, answer in bytes: a status of 4,096 peers fits the answer.
 pub const MAX_REQUEST: usize = 8 << 10;
+/// So long the agent watches for somebody who asked for the roster.
+pub const ROSTER_LEASE: std::time::Duration = std::time::Duration::from_secs(15);
 /// Connections at a time; further ones are closed at once.
 pub const MAX_CONNECTIONS: usize = 32;
 
@@ -49,6 +53,16 @@ pub enum Request {
         /// and their answers.
         #[serde(default)]
         echo_received: u32,
+    },
+    /// Who is in the network. Answered by a [`RosterReport`], at once with what is known. Whoever asks again within
+    /// [`ROSTER_LEASE`] is told of changes as soon as the relay knows of them.
+    Roster {
+        /// Only members with one of these roles; everybody if there are none.
+        #[serde(default)]
+        roles: Vec<String>,
+        /// The revision that is known already.
+        #[serde(default)]
+        since: Option<u64>,
     },
     /// Where relays are. Answered by a [`RelaysReport`].
     Relays,
@@ -77,6 +91,7 @@ impl std::fmt::Debug for Request {
             Self::Status => f.write_str("Status"),
             Self::Peer { peer } => write!(f, "Peer({peer})"),
             Self::Why { peer, .. } => write!(f, "Why({peer})"),
+            Self::Roster { roles, .. } => write!(f, "Roster({roles:?})"),
             Self::Relays => f.write_str("Relays"),
             Self::Join { name, .. } => write!(f, "Join(***, {name:?})"),
             Self::Down => f.write_str("Down"),

@@ -3,12 +3,15 @@
 mod down;
 mod exit;
 mod format;
+mod hosts;
 mod netcheck;
 mod ping;
+mod roster_formats;
 mod run;
 mod spawn;
 mod status;
 mod up;
+mod wait;
 mod why;
 
 use std::ffi::OsString;
@@ -19,8 +22,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides, ProxyEnvironment, WorkerThreads,
-    parse_advertised, parse_birthday, parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
+    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides,
+    ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday, parse_max_lanes, parse_mtu,
+    parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -55,6 +59,10 @@ enum Verb {
     Down(down::DownArgs),
     /// This node, its relays and one line per peer; LAST is the age of the newest handshake.
     Status(status::StatusArgs),
+    /// The members that are there, by role: as a table, JSON, /etc/hosts, an MPI hostfile or an Ansible inventory.
+    Hosts(hosts::HostsArgs),
+    /// Wait until so many members of a role are there: a barrier for scripts.
+    Wait(wait::WaitArgs),
     /// Ping a peer through the overlay and name the path of each answer.
     Ping(ping::PingArgs),
     /// Say why a peer is reached as it is, directly or not, and the one change that would set it right.
@@ -81,6 +89,13 @@ struct AgentArgs {
     /// Name to join under [default: the host name].
     #[arg(long, env = "SKYNET_NAME")]
     name: Option<String>,
+    /// Roles to join with, of those the token allows [default: all of them].
+    #[arg(long = "role", env = "SKYNET_ROLE", value_name = "ROLE,…", value_delimiter = ',')]
+    roles: Option<Vec<String>>,
+    /// Ask the cloud's metadata service for settings that nobody else gives: auto (where the firmware names a cloud),
+    /// always or never [default: auto].
+    #[arg(long, env = "SKYNET_BOOT_METADATA", value_enum, hide_possible_values = true)]
+    boot_metadata: Option<BootMetadata>,
     /// Name of the TUN device [default: skynet0].
     #[arg(long, env = "SKYNET_INTERFACE", value_name = "NAME")]
     interface: Option<String>,
@@ -131,16 +146,30 @@ struct AgentArgs {
     /// Ask the cloud's metadata service for the public address [default: true].
     #[arg(long, env = "SKYNET_CLOUD_METADATA", value_name = "BOOL")]
     cloud_metadata: Option<bool>,
+    /// Directory with programs to be run when members come and go.
+    #[arg(long, env = "SKYNET_HOOKS", value_name = "DIR")]
+    hooks: Option<PathBuf>,
 }
 
 impl AgentArgs {
     fn load(&self) -> Result<Config, Failure> {
-        let overrides = Overrides {
+        Ok(Config::load(self.overrides())?)
+    }
+
+    /// With what the machine's metadata says below.
+    fn load_over(&self, below: &[BootSettings]) -> Result<Config, Failure> {
+        Ok(Config::load_over(self.overrides(), below)?)
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
             config: self.config.clone(),
             state_dir: self.state_dir.clone(),
             socket: self.socket.clone(),
             token: self.token.clone().map(SecretText::new),
             name: self.name.clone(),
+            roles: self.roles.clone(),
+            boot_metadata: self.boot_metadata,
             interface: self.interface.clone(),
             port: self.port,
             relay: self.relay,
@@ -158,8 +187,8 @@ impl AgentArgs {
             advertise: self.advertise.clone(),
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
-        };
-        Ok(Config::load(overrides)?)
+            hooks: self.hooks.clone(),
+        }
     }
 
     /// The same as flags, for the background process; never the token, nor the proxy, which may have a password.
@@ -172,6 +201,9 @@ impl AgentArgs {
         push("--state-dir", self.state_dir.clone().map(Into::into));
         push("--socket", self.socket.clone().map(Into::into));
         push("--name", self.name.clone().map(Into::into));
+        push("--role", self.roles.as_ref().filter(|r| !r.is_empty()).map(|roles| roles.join(",").into()));
+        let metadata = self.boot_metadata.and_then(|m| m.to_possible_value());
+        push("--boot-metadata", metadata.map(|m| m.get_name().into()));
         push("--interface", self.interface.clone().map(Into::into));
         push("--port", self.port.map(|p| p.to_string().into()));
         push("--relay", self.relay.map(|r| r.to_string().into()));
@@ -197,6 +229,7 @@ impl AgentArgs {
         push("--advertise", advertise.map(|list| list.join(",").into()));
         push("--port-mapping", self.port_mapping.map(|on| on.to_string().into()));
         push("--cloud-metadata", self.cloud_metadata.map(|on| on.to_string().into()));
+        push("--hooks", self.hooks.clone().map(Into::into));
         flags
     }
 }
@@ -228,6 +261,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => ("run/1", args.json, run::run(&args)),
         Verb::Down(args) => ("down/1", args.ask.json, down::run(&args)),
         Verb::Status(args) => ("status/1", args.ask.json, status::run(&args)),
+        Verb::Hosts(args) => ("hosts/1", args.is_json(), hosts::run(&args)),
+        Verb::Wait(args) => ("wait/1", args.ask.json, wait::run(&args)),
         Verb::Ping(args) => ("ping/1", args.ask.json, ping::run(&args)),
         Verb::Why(args) => ("why/1", args.ask.json, why::run(&args)),
         Verb::Netcheck(args) => ("netcheck/1", args.ask.json, netcheck::run(&args)),

@@ -6,6 +6,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{AgentArgs, Exit, Failure};
+use crate::config::BootSettings;
 use crate::{privileges, runtime};
 
 #[derive(Args)]
@@ -32,12 +33,15 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         .map_err(|e| Failure::new(Exit::Usage, format!("--log {}: {e}", args.log)))?;
     start_log(filter, args.json);
     end_with_any_panic();
-    let config = args.agent.load()?;
+    // What is wrong with it is the command line's fault, and not the agent's.
+    args.agent.load()?;
     let missing = privileges::missing();
     if !missing.is_empty() {
         return Err(Failure::new(Exit::Failed, missing.join("\n")));
     }
-    runtime::run(config).map_err(|e| Failure::new(Exit::Failed, format!("{e:#}")))?;
+    let load =
+        |settings: &[BootSettings]| args.agent.load_over(settings).map_err(|e| anyhow::anyhow!(e.message));
+    runtime::run(load).map_err(|e| Failure::new(Exit::Failed, format!("{e:#}")))?;
     Ok(Exit::Ok)
 }
 

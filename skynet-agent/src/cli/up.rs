@@ -14,7 +14,7 @@ use super::spawn::Background;
 use super::{AgentArgs, Exit, Failure, format};
 use crate::api::{AgentState, Client, ClientError, Request, StatusReport};
 use crate::config::{Config, parse_duration};
-use crate::{clock, privileges};
+use crate::{boot, clock, privileges};
 
 /// How often the agent is asked whether it is up.
 const POLL: Duration = Duration::from_millis(50);
@@ -32,8 +32,8 @@ pub(super) struct UpArgs {
 }
 
 pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
-    let config = args.agent.load()?;
     let deadline = clock::monotonic() + args.timeout;
+    let config = configuration(args)?;
     let token = config.token.as_ref().map(|t| t.resolve()).transpose()?;
     // Checked before anything starts or changes. A member's token may have expired long ago.
     if let Some(token) = &token {
@@ -57,6 +57,18 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
             Err(failure)
         }
     }
+}
+
+/// With what the cloud says of this machine, if it is no member and nobody else says how to become one.
+fn configuration(args: &UpArgs) -> Result<Config, Failure> {
+    let config = args.agent.load()?;
+    if config.token.is_some() || config.wireguard.is_some() || has_credentials(&config.state_dir) {
+        return Ok(config);
+    }
+    let failed = |e: std::io::Error| Failure::new(Exit::Failed, e.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let settings = runtime.block_on(boot::Places::default().look(config.boot_metadata));
+    args.agent.load_over(&settings)
 }
 
 fn check_token(token: &str, is_member: bool) -> Result<(), Failure> {
@@ -140,7 +152,9 @@ fn join(
         progress.set_message(status.message.clone().unwrap_or_else(|| "joining".to_owned()));
         let waiting = match status.state {
             AgentState::Up => return Ok(status),
-            AgentState::NotJoined => return Err(not_joined()),
+            AgentState::NotJoined => {
+                return Err(status.message.map_or_else(not_joined, |m| Failure::new(Exit::NotJoined, m)));
+            }
             AgentState::Failed => {
                 let refused = || "the network refused this machine".to_owned();
                 return Err(Failure::new(Exit::Failed, status.message.unwrap_or_else(refused)));

@@ -1,20 +1,27 @@
-//! Which public address a cloud translates to this machine one to one, asked of its metadata service: on the link-local
-//! address that all clouds share, each cloud in its own words, all at once. Nothing waits for it.
+//! What clouds tell their machines, asked of the metadata service: on the link-local address that all of them share, each
+//! cloud in its own words. The public address that is translated to this machine one to one, for which nothing waits; and
+//! ([`boot_data`]) what the machine is to be.
 //!
-//! Whoever answers there need not be a cloud: what comes back is bounded, parsed as one address, and believed only as far
-//! as the core does. Nothing secret is asked for.
+//! Whoever answers there need not be a cloud: what comes back is bounded and parsed, an address is believed only as far as
+//! the core does, and settings are asked for only where the firmware names a cloud.
 
+mod boot;
+mod firmware;
 mod http;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+pub use boot::{BootData, KEYS, boot_data};
+pub use firmware::{DMI, cloud};
 use http::{Ask, Reply, Verb};
 
 /// The metadata service of every cloud asked here.
 pub const METADATA: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80));
-/// For one request, from the first SYN to the last byte.
+/// For one request, from the first SYN to the last byte,
 const PATIENCE: Duration = Duration::from_millis(200);
+/// and for one that a machine's first boot waits for.
+const LONG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A cloud.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,14 +62,14 @@ pub struct PublicAddress {
 enum Silence {
     #[error("nobody is there")]
     Absent,
-    #[error("no answer within {} ms", PATIENCE.as_millis())]
-    Slow,
+    #[error("no answer within {} ms", .0.as_millis())]
+    Slow(Duration),
     #[error("no public address")]
     None,
     #[error("it was refused with status {0}")]
     Status(u16),
-    #[error("the answer is longer than {} bytes", http::MAX_BODY)]
-    TooLong,
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
     #[error("the answer makes no sense")]
     Garbage,
 }
@@ -70,7 +77,7 @@ enum Silence {
 impl Silence {
     /// Somebody is there and does not behave: worth a line for the operator.
     fn is_strange(&self) -> bool {
-        matches!(self, Self::TooLong | Self::Garbage) || matches!(self, Self::Status(300..400 | 500..))
+        matches!(self, Self::TooLong(_) | Self::Garbage) || matches!(self, Self::Status(300..400 | 500..))
     }
 }
 
@@ -97,14 +104,20 @@ pub async fn public_address(service: SocketAddr) -> Option<PublicAddress> {
 }
 
 /// IMDSv2: a token by PUT first, which a forwarding proxy does not pass on.
-async fn ec2(service: SocketAddr) -> Result<IpAddr, Silence> {
+async fn ec2_token(service: SocketAddr) -> Result<String, Silence> {
     let put = Ask::new(Verb::Put, "/latest/api/token").header("X-aws-ec2-metadata-token-ttl-seconds", "60");
     let token = put.send(service).await?.ok()?.text;
     let token = token.trim();
-    if token.is_empty() || token.len() > 256 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+    let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b);
+    if token.is_empty() || token.len() > 256 || !token.bytes().all(is_base64) {
         return Err(Silence::Garbage);
     }
-    let get = Ask::new(Verb::Get, "/latest/meta-data/public-ipv4").header("X-aws-ec2-metadata-token", token);
+    Ok(token.to_owned())
+}
+
+async fn ec2(service: SocketAddr) -> Result<IpAddr, Silence> {
+    let token = ec2_token(service).await?;
+    let get = Ask::new(Verb::Get, "/latest/meta-data/public-ipv4").header("X-aws-ec2-metadata-token", &token);
     address(&get.send(service).await?.ok()?.text)
 }
 

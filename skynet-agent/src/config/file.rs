@@ -1,4 +1,5 @@
-//! The file as it is written; checked and resolved into what the agent runs with.
+//! The file as it is written; checked and resolved into what the agent runs with. A machine's metadata may say the same
+//! below it, as far as that is not left to the machine itself.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -6,11 +7,13 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
+use super::hooks::HooksSection;
 use super::paths::Paths;
 use super::relay::RelaySection;
 use super::relaying::Relaying;
 use super::{
-    Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads, parse_duration,
+    BootMetadata, Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads,
+    parse_duration,
 };
 use crate::netcfg::Prefix;
 use crate::secret::SecretText;
@@ -22,11 +25,14 @@ pub(super) struct File {
     pub(super) socket: Option<PathBuf>,
     pub(super) token: Option<SecretText>,
     pub(super) name: Option<String>,
+    pub(super) roles: Option<OneOrMany>,
     pub(super) relay: Option<RelaySection>,
     pub(super) interface: Interface,
     pub(super) dataplane: DataPlane,
     pub(super) paths: Paths,
     pub(super) relaying: Relaying,
+    pub(super) hooks: HooksSection,
+    pub(super) boot: Boot,
     pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
 }
@@ -73,12 +79,76 @@ pub(super) struct Peer {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMany {
+pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
+impl OneOrMany {
+    pub(super) fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Boot {
+    pub(super) metadata: Option<BootMetadata>,
+    pub(super) bind_identity: Option<bool>,
+}
+
+/// Fields of `self`, or else of `below`.
+macro_rules! or {
+    ($self:ident, $below:ident: $($field:ident),*) => { Self { $($field: $self.$field.or($below.$field),)* } };
+}
+
+impl File {
+    /// The file, and below it what the machine's metadata says.
+    ///
+    /// # Errors
+    /// The key that is not for metadata: whoever answers there is not this machine's administrator.
+    pub(super) fn over(self, below: Self) -> Result<Self, &'static str> {
+        let foreign = [
+            ("state_dir", below.state_dir.is_some()),
+            ("socket", below.socket.is_some()),
+            ("interface.private_key", below.interface.private_key.is_some()),
+            ("interface.address", below.interface.address.is_some()),
+            ("hooks", below.hooks.is_given()),
+            ("boot", below.boot.metadata.is_some() || below.boot.bind_identity.is_some()),
+            ("peer", !below.peer.is_empty()),
+            ("token: a file", below.token.as_ref().is_some_and(SecretText::is_file)),
+            ("relay.proxy: a file", below.relay.as_ref().is_some_and(RelaySection::names_a_file)),
+        ];
+        if let Some((key, _)) = foreign.iter().find(|(_, is_there)| *is_there) {
+            return Err(key);
+        }
+        Ok(Self {
+            token: self.token.or(below.token),
+            name: self.name.or(below.name),
+            roles: self.roles.or(below.roles),
+            relay: self.relay.or(below.relay),
+            interface: self.interface.or(below.interface),
+            dataplane: self.dataplane.or(below.dataplane),
+            paths: self.paths.or(below.paths),
+            ..self
+        })
+    }
+}
+
+impl DataPlane {
+    fn or(self, below: Self) -> Self {
+        or!(self, below: disable_offload, ciphers, max_lanes, min_lanes, mtu, mtu_min, mtu_max, worker_threads, nice)
+    }
+}
+
 impl Interface {
+    fn or(self, below: Self) -> Self {
+        or!(self, below: name, listen_port, address, private_key)
+    }
+
     /// Key and addresses of a plain WireGuard node; both or neither must be there.
     pub(super) fn wireguard(&self) -> Result<Option<WireGuardNode>, (&'static str, String)> {
         let texts = match &self.address {

@@ -3,6 +3,7 @@
 //! ```toml
 //! token = "file:/etc/skynet/token"     # how to join, once
 //! name = "worker-7"                    # default: the machine's host name
+//! roles = ["worker"]                   # of those the token allows; default: all of them
 //!
 //! [relay]                              # or relay = "IP:PORT" for the address alone
 //! proxy = "http://user:password@proxy:3128"   # or "file:PATH", or "off"; default: HTTPS_PROXY
@@ -32,6 +33,15 @@
 //! session_mbit = 200                   # what each member may send by this one; 0: no limit
 //! uplink_mbit = 1000                   # what all may send together; above it they have equal shares
 //!
+//! [hooks]
+//! directory = "/etc/skynet/hooks.d"    # its programs are run when members come and go
+//! roles = ["worker"]                   # only for these; default: for everybody
+//! timeout = "30s"                      # for each program
+//!
+//! [boot]
+//! bind_identity = true                 # a copy of this disk in another machine joins as a new node
+//! metadata = "auto"                    # ask the cloud for settings that are missing here; "always", "never"
+//!
 //! [trust]
 //! fail_closed = false                  # talk to nobody once no relay has said for a day who is revoked
 //!
@@ -46,8 +56,10 @@
 //! With `[interface] private_key` and `address` the agent is a plain WireGuard node without any network membership.
 //! Unknown keys are refused: a typing error must not become a default.
 
+mod boot;
 mod dataplane;
 mod file;
+mod hooks;
 mod mtu;
 mod offload;
 mod paths;
@@ -62,7 +74,7 @@ use std::time::Duration;
 
 use skynet_core::forwarder::RelayLimits;
 use skynet_core::key::{PublicKey, Secret, StaticSecret};
-use skynet_core::member::Name;
+use skynet_core::member::{Name, Tags};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Guessing;
 
@@ -70,10 +82,12 @@ use crate::netcfg::Prefix;
 use crate::secret::SecretText;
 use crate::udp::UdpOffloads;
 
+pub use boot::{BootMetadata, BootSettings};
 pub use dataplane::{
     Ciphers, Nice, Threading, WorkerThreads, check_max_lanes, default_max_lanes, parse_max_lanes, parse_nice,
     parse_worker_threads,
 };
+pub use hooks::Hooks;
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
@@ -106,6 +120,10 @@ pub struct Overrides {
     pub token: Option<SecretText>,
     /// The name to join under.
     pub name: Option<String>,
+    /// The roles to join with.
+    pub roles: Option<Vec<String>>,
+    /// Whether the cloud is asked for settings.
+    pub boot_metadata: Option<BootMetadata>,
     /// The TUN device's name.
     pub interface: Option<String>,
     /// The UDP port; 0: any.
@@ -140,6 +158,8 @@ pub struct Overrides {
     pub port_mapping: Option<bool>,
     /// Ask the cloud for the public address.
     pub cloud_metadata: Option<bool>,
+    /// Programs to be run when members come and go.
+    pub hooks: Option<PathBuf>,
 }
 
 /// What the agent runs with.
@@ -153,6 +173,12 @@ pub struct Config {
     pub token: Option<SecretText>,
     /// The name to join under; the host name unless one is given.
     pub name: Name,
+    /// The roles to join with; all that the token allows unless some are given.
+    pub roles: Option<Tags>,
+    /// Whether the cloud is asked for settings.
+    pub boot_metadata: BootMetadata,
+    /// Whether an identity is good only on the machine it was made on.
+    pub bind_identity: bool,
     /// The TUN device's name.
     pub interface: String,
     /// The UDP port; 0: any.
@@ -183,6 +209,8 @@ pub struct Config {
     pub port_mapping: bool,
     /// Whether the cloud is asked for the public address.
     pub cloud_metadata: bool,
+    /// Programs to be run when members come and go.
+    pub hooks: Option<Hooks>,
     /// Whether this node talks to nobody once what it knows of revocations is a day old.
     pub fail_closed: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
@@ -258,13 +286,22 @@ impl Config {
     /// # Errors
     /// The file's name, the key and what is wrong with it.
     pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        Self::load_over(overrides, &[])
+    }
+
+    /// The same with what the machine's metadata says below the file, the first before the others. Settings that make no
+    /// sense, or are not for metadata to give, are left out with a line in the log.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_over(overrides: Overrides, below: &[BootSettings]) -> Result<Self, ConfigError> {
         let path = overrides.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        Self::parse(&text, &path, overrides)
+        Self::parse_over(&text, &path, overrides, below)
     }
 
     /// Like [`Config::load`], of a text already read. Never panics; an entry for fuzzing.
@@ -272,11 +309,18 @@ impl Config {
     /// # Errors
     /// The file's name, the key and what is wrong with it.
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, ConfigError> {
-        let file: file::File = toml::from_str(text).map_err(|e| {
-            // Not the error's own text: it quotes the line, which may hold a secret.
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            ConfigError::Parse { path: path.to_owned(), what: format!("line {line}: {}", e.message()) }
-        })?;
+        Self::parse_over(text, path, overrides, &[])
+    }
+
+    fn parse_over(
+        text: &str,
+        path: &Path,
+        overrides: Overrides,
+        below: &[BootSettings],
+    ) -> Result<Self, ConfigError> {
+        let file = boot::parse(text)
+            .map_err(|what| ConfigError::Parse { path: path.to_owned(), what })
+            .map(|file| boot::lay_over(file, below))?;
         let at =
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
         let (relay, relay_tls, proxy) = relay::RelaySection::split(file.relay);
@@ -302,12 +346,18 @@ impl Config {
         let in_file = file.paths.birthday.map(check_birthday).transpose();
         let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
         let relaying = file.relaying.limits().map_err(|(key, what)| at(key, what))?;
+        let hooks = file.hooks.check(overrides.hooks).map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
             (None, None) => Name::from_hostname(&host_name()),
         };
+        let roles = overrides.roles.or_else(|| file.roles.map(file::OneOrMany::into_vec));
+        let roles = roles.map(Tags::new).transpose().map_err(|e| at("roles", e.to_string()))?;
         Ok(Self {
+            roles,
+            bind_identity: file.boot.bind_identity.unwrap_or(true),
+            boot_metadata: overrides.boot_metadata.or(file.boot.metadata).unwrap_or_default(),
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
             token: overrides.token.or(file.token),
@@ -338,6 +388,7 @@ impl Config {
             advertise,
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
+            hooks,
             fail_closed: file.trust.fail_closed,
             wireguard,
             peers,

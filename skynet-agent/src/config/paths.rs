@@ -18,6 +18,18 @@ pub(super) struct Paths {
     pub(super) birthday: Option<u8>,
 }
 
+impl Paths {
+    /// What is not said here is what `below` says.
+    pub(super) fn or(self, below: Self) -> Self {
+        Self {
+            advertise: self.advertise.or(below.advertise),
+            port_mapping: self.port_mapping.or(below.port_mapping),
+            cloud_metadata: self.cloud_metadata.or(below.cloud_metadata),
+            birthday: self.birthday.or(below.birthday),
+        }
+    }
+}
+
 /// What a number of sockets, given by the operator or not, means: who gives one wants the direct path for every pair, and
 /// not only for those that carry bulk.
 pub(super) fn guessing(birthday: Option<u8>) -> Guessing {

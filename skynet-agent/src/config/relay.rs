@@ -24,6 +24,11 @@ pub(super) struct Section {
 }
 
 impl RelaySection {
+    /// A secret of it is to be read from a file.
+    pub(super) fn names_a_file(&self) -> bool {
+        matches!(self, Self::Section(Section { proxy: Some(proxy), .. }) if proxy.is_file())
+    }
+
     pub(super) fn split(section: Option<Self>) -> (Option<SocketAddr>, Option<String>, Option<SecretText>) {
         match section {
             None => (None, None, None),

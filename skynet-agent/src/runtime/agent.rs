@@ -14,26 +14,35 @@ use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use super::Ended;
 use super::carrier::{Carried, Carrier};
 use super::data_plane::{DataPlane, Fault};
+use super::first_boot::{Search, WAITS};
+use super::generation::Generation;
+use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
+use super::membership::FOREIGN_DISK;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
+use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
-use crate::clock;
-use crate::config::Config;
+use crate::config::{BootSettings, Config};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
+use crate::{clock, entropy};
 
 /// A deadline in the past this often in a row is a fault of the core: say which, and do not burn a CPU.
 const SPIN_LIMIT: u32 = 10_000;
+/// For the last words to the relay.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The agent. Dropping it stops the threads; [`Agent::finish`] also cleans up what outlives the process.
 pub(super) struct Agent {
@@ -59,6 +68,10 @@ pub(super) struct Agent {
     faults: mpsc::Receiver<Fault>,
     pub(super) fault_sender: mpsc::Sender<Fault>,
     pub(super) looks: why::Looks,
+    pub(super) interests: Interests,
+    pub(super) hooks: Hooks,
+    pub(super) search: Search,
+    pub(super) generation: Generation,
     spins: u32,
     stopping: bool,
 }
@@ -82,6 +95,10 @@ enum Happened {
     NetworkChanged,
     Reached(Reached),
     Looked(NetworkEvidence),
+    Copied,
+    LeaseOver,
+    Hooks,
+    Found(Vec<BootSettings>),
     Busy,
     Sample,
     Timeout,
@@ -100,6 +117,9 @@ impl Agent {
         interface::clean_up(&net).await;
         let (fault_sender, faults) = mpsc::channel(4);
         let reach = Reach::new(&config, clock::monotonic());
+        let (mut interests, hooks) = (Interests::default(), Hooks::new(&config));
+        config.hooks.iter().for_each(|hooks| interests.stand(hooks.roles.clone()));
+        let search = Search::new(&config, false);
         let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
             config,
@@ -121,11 +141,22 @@ impl Agent {
             faults,
             fault_sender,
             looks: why::Looks::new(),
+            interests,
+            hooks,
+            search,
+            generation: Generation::new(),
             spins: 0,
             stopping: false,
         };
-        if let Some(membership) = agent.membership()? {
-            agent.start_engine(membership).await?;
+        match agent.membership()? {
+            Some(membership) => agent.start_engine(membership).await?,
+            None => agent.search = Search::new(&agent.config, true),
+        }
+        if agent.engine.is_none() && agent.is_copy() {
+            agent.message = Some(FOREIGN_DISK.to_owned());
+        } else if agent.search.is_on() {
+            tracing::info!("{WAITS}");
+            agent.message = Some(WAITS.to_owned());
         }
         Ok(agent)
     }
@@ -133,18 +164,22 @@ impl Agent {
     /// Runs until `stop` resolves, a client says so, or something breaks.
     pub(super) async fn run(
         &mut self,
-        stop: impl Future<Output = ()>,
+        stop: &mut (impl Future<Output = ()> + Unpin),
         calls: &mut mpsc::Receiver<Call>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ended> {
         let mut changes = watch_changes().context("watching the network configuration")?;
-        let mut stop = std::pin::pin!(stop);
         while !self.stopping {
-            let happened = self.wait(&mut stop, calls, &mut changes).await;
+            let happened = self.wait(stop, calls, &mut changes).await;
+            // Before anything is made of it with the keys of before.
+            if let Some(why) = self.generation.check(matches!(happened, Happened::NetworkChanged)) {
+                self.begin_anew(why)?;
+            }
             if !matches!(happened, Happened::Timeout) {
                 self.spins = 0;
             }
             match happened {
-                Happened::Stop => return Ok(()),
+                Happened::Stop => return Ok(Ended::Stopped),
+                Happened::Found(settings) => return Ok(Ended::Found(settings)),
                 Happened::Fault(fault) => return Err(fault),
                 Happened::Worker(message) => self.feed_worker(message),
                 Happened::Control(event) => self.feed(|node, now| node.handle_control(event, now)),
@@ -153,6 +188,9 @@ impl Agent {
                 Happened::NetworkChanged => self.tell_addresses().await,
                 Happened::Reached(happened) => self.reach.handle(happened, clock::monotonic()),
                 Happened::Looked(seen) => self.looked(&seen),
+                Happened::Copied => self.begin_anew("the hypervisor says so")?,
+                Happened::LeaseOver => self.tend_watch(),
+                Happened::Hooks => self.run_hooks(),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
@@ -160,7 +198,7 @@ impl Agent {
             self.tend_reach();
             self.drain().await?;
         }
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     async fn wait(
@@ -170,6 +208,7 @@ impl Agent {
         changes: &mut mpsc::Receiver<()>,
     ) -> Happened {
         let (deadline, sampling) = (self.deadline(), self.sampling_due());
+        let lease = self.interests.poll_timeout();
         let busy = self.engine.as_ref().map(|e| Arc::clone(e.plane.busy()));
         let busy = async {
             match &busy {
@@ -197,6 +236,10 @@ impl Agent {
             Some(()) = changes.recv() => Happened::NetworkChanged,
             happened = self.reach.next() => Happened::Reached(happened),
             Some(seen) = self.looks.next() => Happened::Looked(seen),
+            () = sleep_until(lease) => Happened::LeaseOver,
+            () = self.hooks.next() => Happened::Hooks,
+            () = self.generation.next() => Happened::Copied,
+            settings = self.search.next() => Happened::Found(settings),
         }
     }
 
@@ -298,6 +341,7 @@ impl Agent {
                 }
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
+            NodeEvent::RosterChanged => self.run_hooks(),
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "refused"),
             NodeEvent::LookAround => self.look_around(),
@@ -367,6 +411,14 @@ impl Agent {
         }
     }
 
+    /// This machine may be a copy of another from now on, which has the same keys and counters.
+    fn begin_anew(&mut self, why: &str) -> anyhow::Result<()> {
+        tracing::warn!(why, "this machine was resumed or copied: all sessions begin anew");
+        let seed = entropy::seed()?;
+        self.feed(|node, now| node.reset_sessions(seed, now));
+        Ok(())
+    }
+
     async fn answer(&mut self, call: Call) {
         tracing::debug!(request = ?call.request, "asked");
         let reply = match call.request {
@@ -376,6 +428,7 @@ impl Agent {
                 let echo = Echo { sent: echo_sent, received: echo_received };
                 self.why(&peer, (echo_sent > 0).then_some(echo))
             }
+            Request::Roster { roles, since } => self.roster(&roles, since),
             Request::Relays => Reply::ok(&self.relays()),
             Request::Join { token, name } => match self.join(&token, name).await {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
@@ -403,8 +456,30 @@ impl Agent {
         Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
     }
 
+    /// Tells the relay that this process ends, if it can be told at once: then nobody waits for this node to come back.
+    async fn take_leave(&mut self) {
+        let now = clock::now();
+        let Some(is_answered) = self.engine.as_mut().map(|e| e.node.stop(now)) else { return };
+        let told = async {
+            self.drain().await?;
+            while is_answered && self.engine.as_ref().is_some_and(|e| e.node.is_joined()) {
+                let event = self.stream.next().await;
+                self.feed(|node, now| node.handle_control(event, now));
+                self.drain().await?;
+            }
+            self.stream.finish().await;
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(FAREWELL, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::debug!("{e:#}"),
+            Err(_) => tracing::debug!("the relay was not told that this node stops"),
+        }
+    }
+
     /// Stops the threads and removes interface and routes.
     pub(super) async fn finish(mut self) {
+        self.take_leave().await;
         self.stream.close();
         self.carrier.close();
         self.remove_interface().await;
@@ -426,11 +501,11 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// Listens on the control socket and hands authorised requests over.
-pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Call>> {
+pub(super) fn listen(path: &Path) -> anyhow::Result<(mpsc::Receiver<Call>, JoinHandle<()>)> {
     let server = Server::bind(path)?;
     let (sender, calls) = mpsc::channel(16);
-    tokio::spawn(server.serve(sender));
-    Ok(calls)
+    let serving = tokio::spawn(server.serve(sender));
+    Ok((calls, serving))
 }
 
 #[cfg(test)]

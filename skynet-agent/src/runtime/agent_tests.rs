@@ -12,6 +12,7 @@ use skynet_core::worker::{ControlClass, ControlSink};
 use tokio::sync::oneshot;
 
 use super::super::data_plane::Counted;
+use super::super::hooks::Hooks;
 use super::super::queues::{QueueSink, queues};
 use super::*;
 use crate::config::DisabledOffloads;
@@ -58,6 +59,9 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         socket: dir.join("sock"),
         token: None,
         name: "fair".parse().unwrap(),
+        roles: None,
+        bind_identity: true,
+        boot_metadata: Default::default(),
         interface: "skytest0".into(),
         port: 0,
         relay: None,
@@ -72,6 +76,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         advertise: Vec::new(),
         port_mapping: false,
         cloud_metadata: false,
+        hooks: None,
         fail_closed: false,
         wireguard: None,
         peers: Vec::new(),
@@ -91,6 +96,10 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
     )
     .unwrap();
     let agent = Agent {
+        interests: Default::default(),
+        hooks: Hooks::new(&config),
+        search: Search::new(&config, false),
+        generation: Generation::new(),
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

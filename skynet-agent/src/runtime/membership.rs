@@ -30,7 +30,19 @@ const UNANSWERED: u32 = 3;
 const FOREIGN: &str = "the relay does not know this token's key: the token is for another network, or the network was made \
                        anew; ask the operator for a new token";
 
+/// What `status` says on a machine whose disk is a copy, as long as there is no token.
+pub(super) const FOREIGN_DISK: &str = "the identity on this disk was made on another machine, of which this is a copy; it is not used. The \
+                                       cure: skynet-agent up --token skj1.… makes this machine a node of its own; or, if it is the same \
+                                       machine after all, bind_identity = false under [boot]";
+
 impl Agent {
+    /// Whether the disk has an identity that was made elsewhere.
+    pub(super) fn is_copy(&self) -> bool {
+        let blob = self.state.load_credentials().ok().flatten();
+        let credentials = blob.and_then(|blob| Credentials::decode(&blob).ok());
+        self.config.bind_identity && credentials.is_some_and(|c| !c.is_of(&fingerprint::machine()))
+    }
+
     /// What the files and the configuration say about membership; `None` if there is nothing to run yet.
     pub(super) fn membership(&self) -> anyhow::Result<Option<Membership>> {
         if let Some(blob) = self.state.load_credentials()? {
@@ -38,14 +50,27 @@ impl Agent {
             let credentials = Credentials::decode(&blob).map_err(|e| {
                 anyhow::anyhow!("{}: {e}; nothing was changed. The cure: restore the file, or move it away and join again", file.display())
             })?;
-            self.warn_of_foreign_token(&credentials);
-            return Ok(Some(Membership::Joined(Box::new(credentials))));
+            if credentials.is_of(&fingerprint::machine()) || !self.config.bind_identity {
+                self.warn_of_foreign_token(&credentials);
+                return Ok(Some(Membership::Joined(Box::new(credentials))));
+            }
+            let was = &credentials.bundle().certificate.unverified().name;
+            if self.config.token.is_none() {
+                tracing::warn!(%was, "{FOREIGN_DISK}");
+                return Ok(None);
+            }
+            tracing::warn!(%was, "this disk is a copy of another machine's: joining as a new node");
         }
         if let Some(token) = &self.config.token {
             let token = JoinToken::parse(&token.resolve()?)?;
-            return Ok(Some(enrolment(token, self.config.name.clone())));
+            return Ok(Some(self.enrolment(token, self.config.name.clone())));
         }
         Ok(self.config.wireguard.is_some().then_some(Membership::None))
+    }
+
+    fn enrolment(&self, token: JoinToken, name: Name) -> Membership {
+        let tags = self.config.roles.clone();
+        Membership::Token { token: Box::new(token), name, tags, fingerprint: fingerprint::machine() }
     }
 
     /// A configured token is for the first start only; if it is for another network, somebody is mistaken.
@@ -100,6 +125,7 @@ impl Agent {
         self.phase = if is_member { AgentState::Joining } else { AgentState::Up };
         self.message = is_member.then(|| "waiting for a relay".to_owned());
         self.tell_addresses().await;
+        self.tend_watch();
         if !is_member {
             self.make_interface(None).await?;
         }
@@ -140,9 +166,10 @@ impl Agent {
             _ => {
                 parsed.check_expiry(clock::now().unix)?;
                 let name = name.map_or_else(|| Ok(self.config.name.clone()), |n| n.parse::<Name>())?;
-                enrolment(parsed, name)
+                self.enrolment(parsed, name)
             }
         };
+        self.search.end();
         self.stream.close();
         self.carrier.close();
         self.remove_interface().await;
@@ -160,10 +187,11 @@ impl Agent {
             self.message = Some(reason);
             return;
         }
-        tracing::warn!(reason, "not joined yet");
-        if self.phase == AgentState::Joining {
-            self.message = Some(reason);
+        // The same again and again is one line.
+        if self.message.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "not let in");
         }
+        self.message = Some(reason);
     }
 
     pub(super) async fn on_joined(&mut self, addresses: Addresses) {
@@ -242,10 +270,6 @@ impl Agent {
             interface::clean_up(&self.net).await;
         }
     }
-}
-
-fn enrolment(token: JoinToken, name: Name) -> Membership {
-    Membership::Token { token: Box::new(token), name, fingerprint: fingerprint::machine() }
 }
 
 fn stock_peer(peer: &StaticPeer) -> StockPeer {

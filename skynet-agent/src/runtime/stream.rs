@@ -113,6 +113,13 @@ impl ControlStream {
         self.failed = false;
     }
 
+    /// Closes the connection when everything queued is written, and waits for that.
+    pub(super) async fn finish(&mut self) {
+        if self.writer.take().is_some() {
+            while self.next().await != ControlStreamEvent::Closed {}
+        }
+    }
+
     /// Connections in a row that the other end accepted and closed without a word.
     pub(super) fn unanswered(&self) -> u32 {
         self.unanswered

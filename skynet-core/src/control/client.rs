@@ -13,8 +13,12 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::control::channel::{Channel, ChannelError};
-use crate::control::message::{ConflictWhat, Lookup, Member, Message, MessageError, Welcome};
+use crate::control::message::{
+    BootEpoch, ConflictWhat, DeniedCode, Lookup, Member, Message, MessageError, Welcome,
+};
+use crate::control::roll::Roll;
 use crate::key::{PublicKey, StaticSecret};
+use crate::member::Tags;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant, earliest};
 
@@ -111,6 +115,8 @@ pub enum ControlEvent {
     Manifest(RequestId, Vec<u8>),
     /// The relay pushed a member's documents.
     Pushed(Member),
+    /// Who of those watched is here, or what changed.
+    Roll(Roll),
     /// The relay pushed a document that holds for the whole network.
     Document(Vec<u8>),
     /// The channel is down; the next attempt starts after this long.
@@ -149,7 +155,7 @@ struct Open {
 }
 
 /// The machine. *Getters* `is_ready`, `is_joined`; *handle* `handle_connected`, `handle_bytes`, `handle_closed`,
-/// `handle_timeout`; *commands* `join`, `get`, `list`, `update`, `leave`; *poll* `poll_event`, `poll_bytes` until
+/// `handle_timeout`; *commands* `join`, `get`, `list`, `watch`, `update`, `bye`, `leave`; *poll* `poll_event`, `poll_bytes` until
 /// `None`, then `poll_timeout`.
 pub struct ControlClient {
     config: ControlConfig,
@@ -159,6 +165,7 @@ pub struct ControlClient {
     target: usize,
     backoff: Duration,
     bundle: Option<Vec<u8>>,
+    epoch: Option<BootEpoch>,
     joined: bool,
     next_request: u32,
     pending: BTreeMap<u32, Instant>,
@@ -178,6 +185,7 @@ impl ControlClient {
             target: 0,
             backoff: FIRST_BACKOFF,
             bundle: None,
+            epoch: None,
             joined: false,
             next_request: 1,
             pending: BTreeMap::new(),
@@ -285,6 +293,15 @@ impl ControlClient {
             self.send_join(now);
         }
     }
+    /// Which process this is, said with every JOIN.
+    pub fn set_epoch(&mut self, epoch: BootEpoch) {
+        self.epoch = Some(epoch);
+    }
+    /// Randomness starts anew: this machine may be a copy. The channel, whose keys the other has too, ends.
+    pub fn reseed(&mut self, rng: Rng, now: Instant) {
+        self.rng = rng;
+        self.reconnect(now);
+    }
     /// Joins with `bundle` after the next reconnect.
     pub fn set_bundle(&mut self, bundle: Vec<u8>) {
         self.bundle = Some(bundle);
@@ -304,6 +321,18 @@ impl ControlClient {
     /// Publishes a node record.
     pub fn update(&mut self, record: Vec<u8>, now: Instant) -> Option<RequestId> {
         self.request(&Message::Update(record), now)
+    }
+    /// Asks to be told who with one of these tags comes and goes, everybody if there are none; `None`: no more.
+    pub fn watch(&mut self, tags: Option<Tags>, now: Instant) -> Option<RequestId> {
+        self.request(&Message::Watch(tags), now)
+    }
+    /// This process ends: the relay need not wait whether it comes back. Not answered.
+    pub fn bye(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if self.is_joined() {
+            self.send(&Message::Bye, 0);
+            self.flush();
+        }
     }
     /// Ends presence at the relay; once acknowledged the client stops.
     pub fn leave(&mut self, now: Instant) -> Option<RequestId> {
@@ -457,6 +486,9 @@ impl ControlClient {
 
     fn send_join(&mut self, now: Instant) {
         let Some(bundle) = self.bundle.clone() else { return };
+        if let Some(epoch) = self.epoch {
+            self.send(&Message::Start(epoch), 0);
+        }
         let id = self.next_request();
         if self.send(&Message::Join(bundle), id)
             && let State::Open(open) = &mut self.state
@@ -495,6 +527,10 @@ impl ControlClient {
             }
             Message::Pong(_) => {}
             Message::Peer(member) if request == 0 => self.events.push_back(ControlEvent::Pushed(member)),
+            Message::Roll(roll) => self.events.push_back(ControlEvent::Roll(roll)),
+            Message::Denied(code, text) if request == 0 && code == DeniedCode::Duplicate as u16 => {
+                self.events.push_back(ControlEvent::Denied(None, code, text));
+            }
             Message::Document(bytes) => self.events.push_back(ControlEvent::Document(bytes)),
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;

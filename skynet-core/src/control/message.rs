@@ -9,7 +9,9 @@
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::control::channel::MAX_MESSAGE;
+use crate::control::roll::Roll;
 use crate::key::{Identity, PublicKey, Secret};
+use crate::member::Tags;
 use crate::wire::address;
 use crate::wire::relay::TICKET_LEN;
 
@@ -99,6 +101,8 @@ pub enum DeniedCode {
     NotJoined = 9,
     /// A document is not valid yet: the node's clock, or the relay's, is wrong.
     Clock = 10,
+    /// Another process with the same identity runs elsewhere, began earlier and answers.
+    Duplicate = 11,
 }
 
 impl DeniedCode {
@@ -115,6 +119,7 @@ impl DeniedCode {
             8 => Self::TryAgain,
             9 => Self::NotJoined,
             10 => Self::Clock,
+            11 => Self::Duplicate,
             _ => return None,
         })
     }
@@ -128,6 +133,15 @@ pub enum ConflictWhat {
     Ipv4 = 1,
     /// Another member has this name.
     Name = 2,
+}
+
+/// Which process a node is: two at once with one identity are copies of each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BootEpoch {
+    /// Unix milliseconds of its start: of two that live, the earlier keeps the identity.
+    pub started_ms: u64,
+    /// Random: tells a process that connects again from another.
+    pub nonce: u64,
 }
 
 /// How GET names a member.
@@ -201,6 +215,14 @@ pub enum Message {
     Manifest(Vec<u8>),
     /// 20, pushed: a document that holds for the whole network.
     Document(Vec<u8>),
+    /// 24: tell me who with one of these tags comes and goes, everybody if there are none; `None`: no more.
+    Watch(Option<Tags>),
+    /// 25: who is here.
+    Roll(Roll),
+    /// 26: I stop, and stay a member.
+    Bye,
+    /// 27: this process is it that is going to join. Not answered.
+    Start(BootEpoch),
 }
 
 impl Message {
@@ -228,7 +250,16 @@ impl Message {
                 out.push(u8::from(member.online));
                 put_limited(&mut out, &member.bundle, MAX_BUNDLE)?;
             }
-            Self::NoPeer | Self::Leave | Self::GetManifest => {}
+            Self::NoPeer | Self::Leave | Self::GetManifest | Self::Bye => {}
+            Self::Watch(tags) => {
+                out.push(u8::from(tags.is_some()));
+                out.extend(tags.iter().flat_map(Tags::encode));
+            }
+            Self::Roll(roll) => roll.encode(&mut out)?,
+            Self::Start(epoch) => {
+                out.extend_from_slice(&epoch.started_ms.to_be_bytes());
+                out.extend_from_slice(&epoch.nonce.to_be_bytes());
+            }
             Self::Manifest(bytes) | Self::Document(bytes) => put_limited(&mut out, bytes, MAX_MANIFEST)?,
             Self::List { after, limit } => {
                 out.extend_from_slice(&after.to_be_bytes());
@@ -289,6 +320,14 @@ impl Message {
             15 => Self::GetManifest,
             16 => Self::Manifest(r.rest(MAX_MANIFEST)?),
             20 => Self::Document(r.rest(MAX_MANIFEST)?),
+            24 => {
+                let on = r.u8()? & 1 == 1;
+                let tags = Tags::decode(&r.rest(MAX_MESSAGE)?).ok_or(MessageError::Malformed)?;
+                Self::Watch(on.then_some(tags))
+            }
+            25 => Self::Roll(Roll::parse(&r.rest(MAX_MESSAGE)?)?),
+            26 => Self::Bye,
+            27 => Self::Start(BootEpoch { started_ms: r.u64()?, nonce: r.u64()? }),
             _ => return Err(MessageError::UnknownType { kind, request }),
         };
         if r.0.is_empty() { Ok((request, message)) } else { Err(MessageError::Malformed) }
@@ -322,6 +361,10 @@ impl Message {
             Self::GetManifest => 15,
             Self::Manifest(_) => 16,
             Self::Document(_) => 20,
+            Self::Watch(_) => 24,
+            Self::Roll(_) => 25,
+            Self::Bye => 26,
+            Self::Start(_) => 27,
         }
     }
 }
@@ -452,6 +495,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::roll::{Presence, RollEntry};
 
     fn samples() -> Vec<Message> {
         let member = Member { online: true, bundle: vec![3; 20] };
@@ -486,6 +530,15 @@ mod tests {
             Message::GetManifest,
             Message::Manifest(vec![7; 900]),
             Message::Document(vec![8; 300]),
+            Message::Watch(Some(Tags::new(["gpu", "worker"]).unwrap())),
+            Message::Watch(None),
+            Message::Roll(Roll {
+                begins: true,
+                ends: true,
+                entries: vec![RollEntry { node_no: 9, presence: Presence::Online, mark: 0xdead_beef }; 2],
+            }),
+            Message::Bye,
+            Message::Start(BootEpoch { started_ms: 1_700_000_000_000, nonce: 7 }),
         ]
     }
 

@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod client;
 pub mod message;
+pub mod roll;
 
 pub use channel::{Channel, ChannelError};
 pub use client::{

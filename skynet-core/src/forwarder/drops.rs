@@ -83,6 +83,8 @@ reasons! {
     JoinDeadline = "join_deadline";
     /// A joined connection was silent for too long.
     Idle = "idle";
+    /// Another process with this identity lives, and began earlier.
+    Duplicate = "duplicate";
     /// The other side does not read.
     SlowReader = "slow_reader";
     /// The channel broke: wrong MAC, wrong key, altered bytes.

@@ -38,6 +38,13 @@ pub struct Delegation {
     pub names: Option<NamePattern>,
 }
 
+impl Delegation {
+    /// Whether it gives its nodes one name, or one address: who joins with it later takes the place of who did before.
+    pub fn is_pinned(&self) -> bool {
+        self.pool.prefix_len() == 32 || matches!(self.names, Some(NamePattern::Exact(_)))
+    }
+}
+
 impl Content for Delegation {
     const KIND: Kind = Kind::Delegation;
 

@@ -78,6 +78,10 @@ impl Credentials {
     pub fn node(&self) -> &NodeIdentity {
         &self.node
     }
+    /// Whether the keys were made on this machine; yes if it is not known where.
+    pub fn is_of(&self, machine: &[u8; 16]) -> bool {
+        self.node.fingerprint.is_none_or(|fingerprint| fingerprint == *machine)
+    }
     /// The network.
     pub fn trust(&self) -> &NetworkTrust {
         &self.trust

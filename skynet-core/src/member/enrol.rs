@@ -60,6 +60,14 @@ pub enum EnrolError {
         /// What the token allows.
         pattern: String,
     },
+    /// A role that the token does not have.
+    #[error("the join token does not allow the role {role}; it allows {allowed}")]
+    Role {
+        /// What was asked for.
+        role: String,
+        /// What the token allows.
+        allowed: String,
+    },
     /// Too many conflicts.
     #[error("no free address or name after {MAX_CONFLICTS} attempts: the token's pool is full")]
     NoneFree,
@@ -83,6 +91,7 @@ pub enum EnrolError {
 pub struct Enrolment {
     token: JoinToken,
     node: NodeIdentity,
+    tags: Tags,
     wanted: Name,
     name: Name,
     salt: u32,
@@ -93,7 +102,7 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
-    /// Checks the token and signs the first set of documents. `name` must be one the token allows.
+    /// Checks the token and signs the first set of documents, with all of its tags. `name` must be one the token allows.
     pub fn new(
         token: JoinToken,
         node: NodeIdentity,
@@ -103,9 +112,23 @@ impl Enrolment {
     ) -> Result<Self, EnrolError> {
         token.check_expiry(now)?;
         check_name(&token, &name)?;
+        let tags = token.delegation().unverified().tags.clone();
         let serial = rng.array();
-        let bundle = sign(&token, &node, &name, 0, serial, now)?;
-        Ok(Self { token, node, wanted: name.clone(), name, salt: 0, conflicts: 0, serial, now, bundle })
+        let bundle = sign(&token, &node, &name, &tags, 0, serial, now)?;
+        Ok(Self { token, node, tags, wanted: name.clone(), name, salt: 0, conflicts: 0, serial, now, bundle })
+    }
+
+    /// With these of the token's tags only.
+    pub fn with_tags(mut self, tags: Tags) -> Result<Self, EnrolError> {
+        let allowed = &self.token.delegation().unverified().tags;
+        if let Some(role) = tags.iter().find(|tag| !allowed.contains(tag)) {
+            let all: Vec<&str> = allowed.iter().collect();
+            let allowed = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            return Err(EnrolError::Role { role: role.to_owned(), allowed });
+        }
+        self.tags = tags;
+        self.sign_again()?;
+        Ok(self)
     }
 
     /// What to send in JOIN.
@@ -171,7 +194,8 @@ impl Enrolment {
     }
 
     fn sign_again(&mut self) -> Result<(), EnrolError> {
-        self.bundle = sign(&self.token, &self.node, &self.name, self.salt, self.serial, self.now)?;
+        self.bundle =
+            sign(&self.token, &self.node, &self.name, &self.tags, self.salt, self.serial, self.now)?;
         Ok(())
     }
 }
@@ -189,6 +213,7 @@ fn sign(
     token: &JoinToken,
     node: &NodeIdentity,
     name: &Name,
+    tags: &Tags,
     salt: u32,
     serial: [u8; 8],
     now: UnixTime,
@@ -206,7 +231,7 @@ fn sign(
         not_before: now,
         not_after: now.plus_secs(u64::from(delegation.max_node_lifetime)),
         ephemeral: delegation.ephemeral,
-        tags: Tags::clone(&delegation.tags),
+        tags: tags.clone(),
         fingerprint: node.fingerprint,
     };
     // Sequence and version start at the clock, so that a node restored from an old disk is not below itself.

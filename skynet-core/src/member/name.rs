@@ -154,6 +154,11 @@ impl Tags {
         self.0.iter().map(String::as_str)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `tag` is one of them.
     pub fn contains(&self, tag: &str) -> bool {
         self.0.iter().any(|t| t == tag)

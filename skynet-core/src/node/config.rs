@@ -6,7 +6,7 @@ use crate::allowed_ips::Prefix;
 use crate::forwarder::RelayLimits;
 use crate::id::NodeNo;
 use crate::key::{PublicKey, Secret, StaticSecret};
-use crate::member::{Credentials, JoinToken, Name};
+use crate::member::{Credentials, JoinToken, Name, Tags};
 use crate::node::event::Floors;
 use crate::path::{Guessing, MtuConfig};
 use crate::session::Engine;
@@ -58,6 +58,8 @@ pub enum Membership {
         token: Box<JoinToken>,
         /// The wish for a name; a number is appended if it is taken.
         name: Name,
+        /// The roles it wants, of those the token has; `None`: all of them.
+        tags: Option<Tags>,
         /// Of the machine, see `Certificate`.
         fingerprint: [u8; 16],
     },

@@ -1,14 +1,15 @@
 //! What this node knows of the others: verified members only, found by address, key, identity or name.
 
 use core::net::{IpAddr, Ipv4Addr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::control::message::Lookup;
+use crate::control::roll;
 use crate::id::NodeNo;
 use crate::key::{Identity, PublicKey};
-use crate::member::Member;
 use crate::member::chain::{Age, CLOCK_TOLERANCE};
+use crate::member::{Bundle, Member};
 use crate::time::UnixTime;
 
 /// Members kept at most (design §7); beyond, new ones are refused until others expire or leave.
@@ -23,6 +24,11 @@ pub struct Entry {
     pub online: bool,
     /// Whether this node has talked to it.
     pub used: bool,
+    /// The relay says that it is no member any more. Its documents hold nevertheless, and so do sessions with it; only
+    /// people and scripts are not told of it.
+    pub left: bool,
+    /// Tells its certificate from others.
+    mark: u32,
 }
 
 /// The cache.
@@ -32,6 +38,7 @@ pub struct Directory {
     by_key: BTreeMap<PublicKey, Identity>,
     by_address: BTreeMap<IpAddr, Identity>,
     by_name: BTreeMap<String, Identity>,
+    revision: u64,
 }
 
 /// What [`Directory::insert`] did.
@@ -74,8 +81,8 @@ impl Directory {
             },
             None => Inserted::New,
         };
-        if let (Inserted::Unchanged | Inserted::Older | Inserted::Forked, Some(held)) = (result, previous) {
-            held.online = online;
+        if let (Inserted::Unchanged | Inserted::Older | Inserted::Forked, Some(_)) = (result, previous) {
+            self.note_presence(&identity, online);
             return result;
         }
         if self.taken_by_another(&member) {
@@ -84,19 +91,81 @@ impl Directory {
         if result == Inserted::New && self.by_identity.len() >= MAX_MEMBERS {
             return Inserted::Full;
         }
-        let used = self.remove(&identity).is_some_and(|held| held.used);
+        let revision = self.revision;
+        let before = self.remove(&identity);
+        let used = before.as_ref().is_some_and(|held| held.used);
         self.by_key.insert(member.x25519(), identity);
         self.by_address.insert(IpAddr::V4(member.v4()), identity);
         self.by_address.insert(IpAddr::V6(member.v6()), identity);
         self.by_name.insert(member.name().to_string(), identity);
-        self.by_identity.insert(identity, Entry { member: Arc::new(member), online, used });
+        let mark = Bundle::parse(member.bundle()).map_or(0, |b| roll::mark(b.certificate.bytes()));
+        let entry = Entry { member: Arc::new(member), online, used, left: false, mark };
+        let shown = |e: &Entry| (e.mark, e.online, e.left);
+        let is_news = before.is_none_or(|before| shown(&before) != shown(&entry));
+        self.revision = revision + u64::from(is_news);
+        self.by_identity.insert(identity, entry);
         result
     }
 
     /// Whether these very documents are held; if so, only what the relay says of the member's presence is news.
     pub fn confirm(&mut self, identity: &Identity, bundle: &[u8], online: bool) -> bool {
-        let held = self.by_identity.get_mut(identity).filter(|e| e.member.bundle() == bundle);
-        held.map(|e| e.online = online).is_some()
+        let is_held = self.by_identity.get(identity).is_some_and(|e| e.member.bundle() == bundle);
+        if is_held {
+            self.note_presence(identity, online);
+        }
+        is_held
+    }
+
+    /// The relay lists it, and says whether it is there.
+    fn note_presence(&mut self, identity: &Identity, online: bool) {
+        if let Some(entry) = self.by_identity.get_mut(identity) {
+            self.revision += u64::from(entry.online != online || entry.left);
+            (entry.online, entry.left) = (online, false);
+        }
+    }
+
+    /// The relay says whether it is there.
+    pub fn set_online(&mut self, node_no: NodeNo, online: bool) {
+        if let Some(identity) = self.by_node_no(node_no).map(|e| e.member.identity()) {
+            self.note_presence(&identity, online);
+        }
+    }
+
+    /// The relay says that it is no member any more.
+    pub fn set_left(&mut self, node_no: NodeNo) {
+        let identity = self.by_node_no(node_no).map(|e| e.member.identity());
+        if let Some(entry) = identity.and_then(|i| self.by_identity.get_mut(&i)) {
+            self.revision += u64::from(!entry.left);
+            (entry.online, entry.left) = (false, true);
+        }
+    }
+
+    /// Of ephemeral members only these are still there.
+    pub fn keep_ephemeral(&mut self, listed: &BTreeSet<u32>) {
+        let is_gone = |e: &&Entry| {
+            !e.left && e.member.candidate().certificate().ephemeral && !listed.contains(&e.member.node_no())
+        };
+        let gone: Vec<u32> = self.by_identity.values().filter(is_gone).map(|e| e.member.node_no()).collect();
+        gone.into_iter().for_each(|node_no| self.set_left(NodeNo(node_no)));
+    }
+
+    /// Forgets whoever must yield their name or address to this member; returns their session keys.
+    pub fn make_place_for(&mut self, member: &Member) -> Vec<PublicKey> {
+        let holders =
+            [self.by_address(member.v4().into()), self.by_name(member.name().as_str())].into_iter().flatten();
+        let yields: Vec<Identity> =
+            holders.filter(|held| yields(held, member)).map(|held| held.member.identity()).collect();
+        yields.iter().filter_map(|identity| self.remove(identity)).map(|e| e.member.x25519()).collect()
+    }
+
+    /// Rises with every change that the roster of members shows.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Which certificate is held of the member with this number.
+    pub fn mark_of(&self, node_no: NodeNo) -> Option<u32> {
+        self.by_node_no(node_no).map(|e| e.mark)
     }
 
     /// This node talks to it.
@@ -116,11 +185,20 @@ impl Directory {
     /// Forgets a member.
     pub fn remove(&mut self, identity: &Identity) -> Option<Entry> {
         let entry = self.by_identity.remove(identity)?;
+        self.revision += 1;
         self.by_key.remove(&entry.member.x25519());
         self.by_address.remove(&IpAddr::V4(entry.member.v4()));
         self.by_address.remove(&IpAddr::V6(entry.member.v6()));
         self.by_name.remove(entry.member.name().as_str());
         Some(entry)
+    }
+
+    /// Forgets everybody; returns their session keys.
+    pub fn clear(&mut self) -> Vec<PublicKey> {
+        let revision = self.revision + 1;
+        let before = core::mem::take(self);
+        self.revision = revision;
+        before.by_key.into_keys().collect()
     }
 
     /// Forgets members whose documents have ended (with the tolerance peers apply); returns their session keys.
@@ -167,6 +245,18 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.by_identity.is_empty()
     }
+}
+
+/// A name or address stays with whoever had it first, except: an ephemeral member that has left yields to whoever was admitted
+/// later, and one whose token is for this very name or address to whoever joined with the same token later.
+fn yields(held: &Entry, newcomer: &Member) -> bool {
+    let (old, new) = (&held.member, newcomer);
+    if old.identity() == new.identity() || new.receipt().issued < old.receipt().issued {
+        return false;
+    }
+    let gone = held.left && old.candidate().certificate().ephemeral;
+    let same_token = old.candidate().certificate().token_id == new.candidate().certificate().token_id;
+    gone || (same_token && new.candidate().delegation().is_pinned())
 }
 
 /// Whether the relay answered for whom it was asked: it could show another, genuine member.

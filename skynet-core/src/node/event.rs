@@ -87,6 +87,8 @@ pub enum NodeEvent {
     PersistRoster(Vec<u8>),
     /// This node is a member: it has these addresses until told otherwise.
     Joined(Addresses),
+    /// `Node::roster` has changed, and somebody watches.
+    RosterChanged,
     /// Joining failed. If `fatal`, trying again will not help.
     JoinFailed {
         /// A sentence for the person who asked.

@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::id::PeerSlot;
 use crate::node::config::StockPeer;
 use crate::node::directory::Inserted;
-use crate::node::membership::MembershipEvent;
+use crate::node::membership::{MembershipAgent, MembershipEvent};
 use crate::node::peers::Kind;
 use crate::node::{Node, NodeEvent};
 use crate::path::StockPath;
@@ -61,6 +61,9 @@ impl Node {
                 // What waits for an answer that did not come is forgotten by its age.
                 MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),
             }
+        }
+        if self.membership.as_mut().is_some_and(MembershipAgent::take_roster_change) {
+            self.events.push_back(NodeEvent::RosterChanged);
         }
     }
 

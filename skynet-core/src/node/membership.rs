@@ -10,13 +10,14 @@
 
 mod documents;
 mod learn;
+mod watching;
 
 pub use documents::Documents;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::control::message::{ConflictWhat, DeniedCode, Lookup, Welcome};
+use crate::control::message::{BootEpoch, ConflictWhat, DeniedCode, Lookup, Welcome};
 use crate::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DownCause, RequestId};
 use crate::id::RelayNo;
 use crate::key::{PublicKey, StaticSecret};
@@ -24,14 +25,15 @@ use crate::member::chain::ChainError;
 use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::manifest::MAX_RELAY_ADDRESSES;
 use crate::member::{
-    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt,
+    Bundle, Credentials, Endpoint, Enrolment, JoinToken, Manifest, Member, Name, NodeIdentity, RelayRtt, Tags,
 };
 use crate::node::directory::{Directory, Inserted, MAX_MEMBERS};
 use crate::node::event::{Addresses, ControlStreamEvent};
 use crate::node::kept;
 use crate::node::refused::{Refusal, RefusedTable};
 use crate::node::roster::Roster;
-use crate::rng::Rng;
+use crate::node::watch::Watch;
+use crate::rng::{Rng, RngCore as _};
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
 
 /// A relay's clock that differs by more from ours is worth a line: documents are judged by ours alone.
@@ -90,6 +92,9 @@ pub(super) struct MembershipAgent {
     control: ControlClient,
     lookups: BTreeMap<RequestId, Lookup>,
     roster: Roster,
+    watch: Watch,
+    /// What whoever watches was told last: the directory's revision, whether we are a member, whether all is known.
+    told: Option<(u64, bool, bool)>,
     refused: RefusedTable,
     /// When the control channel goes back to the first relay, which was lost and is there again.
     return_at: Option<Instant>,
@@ -103,6 +108,8 @@ pub(super) struct MembershipAgent {
     age: documents::Age,
     /// The relay said that our documents are from the future.
     pub(super) clock_refused: bool,
+    /// A relay has let this process in.
+    welcomed: bool,
     /// Where the control channel was last tried, for people.
     relay_address: Option<SocketAddr>,
     /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
@@ -119,16 +126,18 @@ pub(super) struct MembershipAgent {
 }
 
 impl MembershipAgent {
-    /// For the first time, with a token.
+    /// For the first time, with a token, a name and maybe not all of the token's tags.
     pub(super) fn enrol(
         token: JoinToken,
-        name: Name,
+        (name, tags): (Name, Option<Tags>),
         fingerprint: [u8; 16],
         rng: &mut Rng,
         now: Now,
     ) -> Result<Self, String> {
         let node = NodeIdentity::random(Some(fingerprint), rng);
-        let enrolment = Enrolment::new(token, node, name, now.unix, rng).map_err(|e| e.to_string())?;
+        let enrolment = Enrolment::new(token, node, name, now.unix, rng);
+        let enrolment = enrolment.and_then(|e| tags.into_iter().try_fold(e, Enrolment::with_tags));
+        let enrolment = enrolment.map_err(|e| e.to_string())?;
         let named = enrolment.token().relays().iter();
         let targets: Vec<ControlTarget> =
             named.map(|r| ControlTarget { relay_no: r.relay_no, relay: r.key, address: r.address }).collect();
@@ -137,7 +146,7 @@ impl MembershipAgent {
         }
         let config = ControlConfig { local: enrolment.node().static_secret.clone(), targets };
         let bundle = enrolment.bundle().encode();
-        Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now.mono))
+        Ok(Self::start(Phase::Enrolling(Box::new(enrolment)), config, bundle, rng, now))
     }
 
     /// At every later start.
@@ -157,19 +166,24 @@ impl MembershipAgent {
         let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
         let bundle = credentials.bundle().encode();
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
-        let mut agent = Self::start(phase, config, bundle, rng, now.mono);
+        let mut agent = Self::start(phase, config, bundle, rng, now);
         agent.look_at_age(now);
         Ok(agent)
     }
 
-    fn start(phase: Phase, config: ControlConfig, bundle: Vec<u8>, rng: &mut Rng, now: Instant) -> Self {
-        let mut control = ControlClient::new(config, rng.fork(), now);
-        control.join(bundle, now);
+    fn start(phase: Phase, config: ControlConfig, bundle: Vec<u8>, rng: &mut Rng, now: Now) -> Self {
+        let mut control = ControlClient::new(config, rng.fork(), now.mono);
+        control.join(bundle, now.mono);
+        let epoch = boot_epoch(rng, now);
+        control.set_epoch(epoch);
+        let now = now.mono;
         let mut agent = Self {
             phase,
             control,
             lookups: BTreeMap::new(),
             roster: Roster::new(MAX_MEMBERS, rng.fork()),
+            watch: Watch::new(),
+            told: None,
             refused: RefusedTable::default(),
             return_at: None,
             rng: rng.fork(),
@@ -178,6 +192,7 @@ impl MembershipAgent {
             is_revoked: false,
             age: documents::Age::default(),
             clock_refused: false,
+            welcomed: false,
             relay_address: None,
             update: None,
             unpublished: false,
@@ -322,6 +337,12 @@ impl MembershipAgent {
             self.list(due, now);
             self.renew(now);
         }
+        if self.watch.poll_timeout().is_some_and(|at| now.mono >= at) {
+            if self.watch.handle_timeout(&mut self.directory, now.mono) {
+                self.ask_watch(now);
+            }
+            self.fetch(now);
+        }
     }
 
     pub(super) fn poll_event(&mut self) -> Option<MembershipEvent> {
@@ -330,9 +351,14 @@ impl MembershipAgent {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let control = self.control.poll_timeout().map(|(at, _)| at);
-        [self.roster.poll_timeout(), self.return_at, self.keep_at, self.age.poll_timeout()]
-            .into_iter()
-            .fold(control, earliest)
+        let others = [
+            self.roster.poll_timeout(),
+            self.return_at,
+            self.keep_at,
+            self.watch.poll_timeout(),
+            self.age.poll_timeout(),
+        ];
+        others.into_iter().fold(control, earliest)
     }
 
     /// Asks who this is, unless the same question is under way. Answered by `Learned` or `NotFound`.
@@ -426,18 +452,22 @@ impl MembershipAgent {
             ControlEvent::Conflict(what) => self.on_conflict(what, now),
             ControlEvent::Denied(None, code, text) => self.on_denied(code, text, now),
             ControlEvent::Peer(id, found) => {
+                self.watch.fetched(id);
                 let lookup = self.lookups.remove(&id);
                 if !self.learn(&found.bundle, found.online, lookup.as_ref(), now)
                     && let Some(lookup) = lookup
                 {
                     self.events.push_back(MembershipEvent::NotFound(lookup));
                 }
+                self.fetch(now);
             }
             ControlEvent::Document(document) => self.on_document(&document, now),
             ControlEvent::Pushed(found) => {
                 self.learn(&found.bundle, found.online, None, now);
             }
+            ControlEvent::Roll(roll) => self.on_roll(&roll, now),
             ControlEvent::NoPeer(id) | ControlEvent::Failed(id) | ControlEvent::Denied(Some(id), ..) => {
+                self.not_watched(&event, id, now);
                 self.roster.failed(id);
                 self.unpublished |= self.update == Some(id);
                 if let Some(lookup) = self.lookups.remove(&id) {
@@ -492,10 +522,12 @@ impl MembershipAgent {
                 self.events.push_back(MembershipEvent::Persist(credentials.encode().to_vec()));
                 self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
+                self.welcomed = true;
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);
                 self.list(first, now);
+                self.ask_watch(now);
             }
             Err(reason) => self.events.push_back(MembershipEvent::JoinFailed { reason, fatal: true }),
         }
@@ -521,7 +553,11 @@ impl MembershipAgent {
 
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
     fn on_denied(&mut self, code: u16, text: String, now: Now) {
-        let passing = DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
+        let duplicate = DeniedCode::from_u16(code) == Some(DeniedCode::Duplicate);
+        if duplicate {
+            self.on_duplicate();
+        }
+        let passing = duplicate || DeniedCode::from_u16(code) == Some(DeniedCode::TryAgain);
         self.clock_refused = DeniedCode::from_u16(code) == Some(DeniedCode::Clock);
         let fatal = matches!(self.phase, Phase::Enrolling(_)) && !passing;
         if fatal {
@@ -536,6 +572,7 @@ impl MembershipAgent {
 
     fn on_down(&mut self, cause: DownCause, now: Instant) {
         self.roster.down();
+        self.watch.down();
         if let Some(reason) = Refusal::of_down(cause) {
             self.refuse(reason, cause, now);
         }
@@ -606,6 +643,12 @@ fn targets_of(manifest: &Manifest) -> Vec<ControlTarget> {
     };
     let nth = |n: usize| relays.clone().filter_map(move |r| Some(target(r, r.addresses.get(n)?)));
     (0..MAX_RELAY_ADDRESSES).flat_map(nth).collect()
+}
+
+/// Of this process, from now on.
+fn boot_epoch(rng: &mut Rng, now: Now) -> BootEpoch {
+    let started_ms = now.unix.0.saturating_mul(1_000).saturating_add(u64::from(now.unix_nanos / 1_000_000));
+    BootEpoch { started_ms, nonce: rng.next_u64() }
 }
 
 fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {

@@ -39,6 +39,7 @@ mod relay_set;
 mod relays;
 mod remembered;
 mod roster;
+mod roster_view;
 mod serving;
 mod sessions;
 pub mod staging;
@@ -48,6 +49,7 @@ mod tests;
 mod train_check;
 mod trains;
 mod views;
+mod watch;
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -60,6 +62,7 @@ pub use membership::Documents;
 pub use peers::MAX_PEERS;
 pub use refused::{Refusal, Refused};
 pub use remembered::MAX_REMEMBERED;
+pub use roster_view::{RosterMember, RosterView};
 pub use serving::RELAY_TAG;
 pub use status::{LaneStatus, PeerStatus, RelayStatus, RelayingStatus, Status};
 
@@ -155,8 +158,8 @@ impl Node {
         let mut rng = Rng::from_seed(seed);
         let mut membership = match config.membership {
             Membership::None => None,
-            Membership::Token { token, name, fingerprint } => {
-                Some(MembershipAgent::enrol(*token, name, fingerprint, &mut rng, now)?)
+            Membership::Token { token, name, tags, fingerprint } => {
+                Some(MembershipAgent::enrol(*token, (name, tags), fingerprint, &mut rng, now)?)
             }
             Membership::Joined(credentials) => Some(MembershipAgent::resume(*credentials, &mut rng, now)?),
         };
@@ -433,11 +436,23 @@ impl Node {
         self.settle(now);
     }
 
-    /// Forgets every session at once: after a suspend, or when this machine may be a copy. Nothing is sent with an old
-    /// key afterwards. Randomness starts anew from `seed`.
+    /// Forgets every session at once, with peers and relays: this machine may be a copy of another, which has the same keys
+    /// and counters. Nothing is sealed with an old key and counter afterwards; randomness starts anew from `seed`.
     pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
         self.rng = Rng::from_seed(seed);
+        if let Some(membership) = &mut self.membership {
+            membership.reseed(&mut self.rng, now);
+        }
+        if self.ports.relays.stream().is_some() {
+            self.events.push_back(NodeEvent::CloseCarrier);
+            self.ports.relays.carrier_closed(&mut self.rng, now.mono);
+        }
         for slot in self.peers.slots() {
+            // A member's probes have counters too: it is met anew.
+            if self.peers.get(slot).is_some_and(|peer| peer.member().is_some()) {
+                self.remove_peer(slot, now);
+                continue;
+            }
             let _done = self.with_session(slot, |peer, cx| {
                 peer.session.close(cx);
                 Ok(())

@@ -4,6 +4,8 @@
 //! at once only for the first [`AT_ONCE`] members; the rest comes a page every ten to twenty minutes, of whoever joined or
 //! did not: a join makes nobody else ask for anything.
 
+use std::collections::BTreeSet;
+
 use crate::control::RequestId;
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -32,8 +34,9 @@ pub(super) struct Roster {
     next: Option<Instant>,
     /// The pass goes on above this number.
     after: u32,
-    /// Listed in this pass.
+    /// Listed in this pass, and who, as far as a pass at once goes.
     listed: usize,
+    numbers: BTreeSet<u32>,
     /// The last pass could not be made at once.
     large: bool,
     rng: Rng,
@@ -52,7 +55,16 @@ pub(super) enum Page {
 
 impl Roster {
     pub(super) fn new(most: usize, rng: Rng) -> Self {
-        Self { most, request: None, next: None, after: 0, listed: 0, large: false, rng }
+        Self {
+            most,
+            request: None,
+            next: None,
+            after: 0,
+            listed: 0,
+            numbers: BTreeSet::new(),
+            large: false,
+            rng,
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -112,6 +124,9 @@ impl Roster {
             return Page::Circular;
         };
         self.listed += numbers.len();
+        if self.listed <= AT_ONCE {
+            self.numbers.extend(numbers);
+        }
         if !more {
             self.large = self.listed > AT_ONCE;
             self.end(now);
@@ -124,6 +139,12 @@ impl Roster {
             return Page::Later;
         }
         self.ask().map_or(Page::Later, Page::Next)
+    }
+
+    /// Everybody there is, if the page just taken ended a pass that was made at once.
+    pub(super) fn take_all(&mut self) -> Option<BTreeSet<u32>> {
+        let numbers = core::mem::take(&mut self.numbers);
+        (self.after == 0 && self.listed == 0 && !self.large).then_some(numbers)
     }
 
     fn end(&mut self, now: Instant) {

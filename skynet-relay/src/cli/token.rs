@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use skynet_core::member::{Delegation, Extent, Ipv4Prefix, RevokedToken, Tags};
+use skynet_core::member::{Delegation, Extent, Ipv4Prefix, NamePattern, RevokedToken, Tags};
 use skynet_core::time::UnixTime;
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::network::{
@@ -51,6 +51,10 @@ pub(crate) struct TokenArgs {
     /// Addresses for machines that join with it, inside the network's range.
     #[arg(long, value_name = "PREFIX")]
     token_pool: Option<Ipv4Prefix>,
+    /// Names for machines that join with it: a name, or a beginning followed by *. A single name, or a pool of one address
+    /// (/32), is a place: whoever joins with the token later takes it over.
+    #[arg(long, value_name = "PATTERN")]
+    token_name: Option<NamePattern>,
     /// A tag of the machines that join with it: `relay` for such as relay for the others, one that names a rate class …;
     /// can be given several times.
     #[arg(long = "token-tag", visible_alias = "tag", value_name = "TAG")]
@@ -65,6 +69,7 @@ impl TokenArgs {
             ephemeral: self.token_ephemeral,
             pool: self.token_pool,
             tags: Tags::new(&self.token_tags)?,
+            names: self.token_name.clone(),
             ..TokenOptions::default()
         })
     }

@@ -198,7 +198,7 @@ impl Shell {
             Event::Bytes(conn, bytes) => self.server.handle_stream_bytes(conn, &bytes, self.clock.now()),
             Event::Written(conn, n) => self.server.handle_stream_written(conn, n),
             Event::Closed(conn) => {
-                self.server.handle_stream_closed(conn);
+                self.server.handle_stream_closed(conn, self.clock.now());
                 self.drop_stream(conn);
             }
         }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use skynet_core::control::DeniedCode;
 use skynet_core::control::message::{ConflictWhat, Lookup};
+use skynet_core::control::roll;
+use skynet_core::key::PublicKey;
 use skynet_core::member::Bundle;
 use skynet_core::time::UnixTime;
 use tracing::{debug, info, warn};
@@ -68,7 +70,13 @@ impl<S: Store> LocalDirectory<S> {
     fn joined(&self, plan: JoinPlan) -> StoreReply {
         let trust = self.registrar.trust();
         info!(identity = ?plan.identity, node = %std::net::Ipv4Addr::from(plan.node_no), new = plan.new, "joined");
+        let bundle = Bundle::parse(&plan.bundle).ok();
+        let key = bundle.as_ref().map_or(PublicKey([0; 32]), |b| b.binding.unverified().x25519);
+        let certificate = bundle.map(|bundle| bundle.certificate);
         StoreReply::Joined(Box::new(Joined {
+            key,
+            mark: certificate.as_ref().map_or(0, |c| roll::mark(c.bytes())),
+            ephemeral: certificate.is_some_and(|c| c.unverified().ephemeral),
             network_id: self.network_id(),
             identity: plan.identity,
             node_no: plan.node_no,

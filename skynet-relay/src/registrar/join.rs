@@ -1,5 +1,7 @@
 //! JOIN: new nodes, nodes that come again, and nodes that changed their key, name or address.
 
+use std::collections::BTreeSet;
+
 use skynet_core::key::{Identity, PublicKey, SigningKey};
 use skynet_core::member::chain::Candidate;
 use skynet_core::member::document::Content as _;
@@ -95,9 +97,13 @@ impl Registrar {
     ) -> Result<(), Refusal> {
         let identity = bundle.certificate.unverified().identity;
         let wanted = claims(&self.trust, bundle);
+        let displaced = self.displace(transaction, bundle, &wanted, view)?;
         for (index, key) in wanted.iter().enumerate() {
             match identity_at(view, key)? {
                 Some(holder) if holder == identity => {}
+                Some(holder) if displaced.contains(&holder) => {
+                    transaction.put(key, *identity.as_bytes());
+                }
                 Some(_) => {
                     return Err(match index {
                         0 => Refusal::AddressTaken,
@@ -117,6 +123,32 @@ impl Registrar {
             }
         }
         Ok(())
+    }
+
+    /// Who gives way: nodes in this one's place that joined with the same token, if the issuer made that for one name or one
+    /// address. A machine that was made anew takes its predecessor's place.
+    fn displace(
+        &self,
+        transaction: &mut Transaction,
+        bundle: &Bundle,
+        wanted: &[String; 4],
+        view: &dyn View,
+    ) -> Result<BTreeSet<Identity>, Refusal> {
+        let (delegation, identity) =
+            (bundle.delegation.unverified(), bundle.certificate.unverified().identity);
+        let mut displaced = BTreeSet::new();
+        // Address and name; a key or an IPv6 address is nobody else's.
+        for key in wanted.iter().take(2).filter(|_| delegation.is_pinned()) {
+            let Some(holder) = identity_at(view, key)?.filter(|holder| *holder != identity) else { continue };
+            let Some((stored, other)) = stored_node(view, &holder)? else { continue };
+            let same_token = other.certificate.unverified().token_id == delegation.token_id;
+            if same_token && displaced.insert(holder) {
+                transaction.unchanged(node_key(&holder), Some(&stored));
+                transaction.delete(node_key(&holder));
+                claims(&self.trust, &other).into_iter().for_each(|claim| transaction.delete(claim));
+            }
+        }
+        Ok(displaced)
     }
 
     /// The number of this use of the token, and whether it is a new one. A node the directory knows, or that shows

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use skynet_core::control::message::HEADER_LEN;
+use skynet_core::control::message::{BootEpoch, HEADER_LEN};
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use super::limit::Bucket;
 pub(super) const JOIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Three PINGs of a node and some.
 pub(super) const IDLE: Duration = Duration::from_secs(75);
+/// An ephemeral node's PING every twenty seconds, and some: it is out of everybody's rosters within thirty.
+pub(super) const IDLE_EPHEMERAL: Duration = Duration::from_secs(28);
 /// Bytes a reader may be behind.
 pub(super) const MAX_UNSENT: usize = 256 * 1024;
 /// Bytes all readers together may be behind; above, those go that are behind by more than their share.
@@ -38,6 +40,10 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) peer: SocketAddr,
     pub(super) member: Option<MemberKey>,
+    /// It is forgotten when it is gone.
+    pub(super) ephemeral: bool,
+    /// Which process it is, if it said so.
+    pub(super) epoch: Option<BootEpoch>,
     pub(super) joins: u8,
     pub(super) pending: u16,
     pub(super) requests: Bucket,
@@ -61,6 +67,8 @@ impl Connection {
             channel,
             peer,
             member: None,
+            ephemeral: false,
+            epoch: None,
             joins: 0,
             pending: 0,
             requests: Bucket::full(REQUEST_RATE.1, now),
@@ -77,7 +85,7 @@ impl Connection {
     pub(super) fn heard(&mut self, bytes: usize, now: Instant) {
         self.received += bytes;
         if self.member.is_some() {
-            self.deadline = now + IDLE;
+            self.deadline = now + if self.ephemeral { IDLE_EPHEMERAL } else { IDLE };
         }
     }
 

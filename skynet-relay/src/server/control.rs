@@ -5,6 +5,8 @@
 //! [`handle_store_reply`](ControlServer::handle_store_reply), that is after the store has acknowledged.
 
 mod bulletin;
+mod fence;
+mod roll;
 mod room;
 
 use core::net::SocketAddr;
@@ -12,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use skynet_core::control::message::{ConflictWhat, HEADER_LEN, Lookup, MAX_BUNDLE, member_len};
 use skynet_core::control::message::{Member, MessageError, Welcome};
+use skynet_core::control::roll::Presence;
 use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::{Identity, PublicKey, StaticSecret};
 use skynet_core::member::Tags;
@@ -29,6 +32,8 @@ use super::methods::{Method, Standing};
 use super::{DropReason, Drops};
 use crate::registrar::Ousted;
 use bulletin::Bulletin;
+use fence::Fences;
+use roll::Rolls;
 use room::release;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
@@ -162,8 +167,14 @@ pub struct Joined {
     pub identity: Identity,
     /// Its overlay IPv4 address as a number.
     pub node_no: u32,
-    /// Its certificate's tags.
+    /// Its session key.
+    pub key: PublicKey,
+    /// Its certificate's tags,
     pub tags: Tags,
+    /// what tells that certificate from others,
+    pub mark: u32,
+    /// and whether it is forgotten when it is gone.
+    pub ephemeral: bool,
     /// The admission receipt.
     pub receipt: Vec<u8>,
     /// The genesis document.
@@ -248,6 +259,8 @@ pub struct ControlServer {
     /// Bytes that readers are behind, all together.
     unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
+    rolls: Rolls,
+    fences: Fences,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
     /// One entry per connection; a deadline that moved is armed again when its entry comes up.
@@ -272,6 +285,8 @@ impl ControlServer {
             unjoined: BTreeMap::new(),
             unsent: 0,
             online: BTreeMap::new(),
+            rolls: Rolls::default(),
+            fences: Fences::default(),
             asked: BTreeMap::new(),
             next_id: 1,
             deadlines: BTreeSet::new(),
@@ -347,6 +362,7 @@ impl ControlServer {
             Ok(()) => self.flush(conn),
             Err(reason) => self.close(conn, reason),
         }
+        self.settle_fences(now);
     }
 
     /// `n` bytes of a stream were written.
@@ -359,7 +375,8 @@ impl ControlServer {
     }
 
     /// A stream is gone.
-    pub fn handle_stream_closed(&mut self, conn: ConnId) {
+    pub fn handle_stream_closed(&mut self, conn: ConnId, now: Now) {
+        self.last_now = self.last_now.max(now.mono);
         self.forget(conn);
     }
 
@@ -374,7 +391,10 @@ impl ControlServer {
         connection.pending -= 1;
         let stranger = connection.member.is_none();
         let message = match reply {
-            StoreReply::Joined(joined) => self.welcome(asked.conn, *joined, now),
+            StoreReply::Joined(joined) => match self.fence(asked.conn, asked.request, *joined, now) {
+                Some(joined) => self.welcome(asked.conn, joined, now),
+                None => return,
+            },
             StoreReply::Conflict(what) => Message::Conflict(what),
             StoreReply::Denied(code, text) => Message::denied(code, &text),
             StoreReply::Done(version) => Message::Ack(version),
@@ -419,12 +439,15 @@ impl ControlServer {
             let Some(connection) = self.connections.get(&conn) else { continue };
             if connection.deadline > now.mono {
                 self.arm(conn);
-            } else if connection.member.is_some() {
+            } else if let Some(member) = connection.member {
                 self.close(conn, DropReason::Idle);
+                self.forget_if_ephemeral(member, now.mono);
             } else {
                 self.close(conn, DropReason::JoinDeadline);
             }
         }
+        self.settle_fences(now);
+        self.tell_rolls(now.mono);
     }
 
     /// The next thing for the store. Answer each exactly once.
@@ -441,8 +464,9 @@ impl ControlServer {
             return Some(self.last_now);
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
-        let deadline = self.deadlines.first().map(|&(at, _)| at);
-        earliest(earliest(deadline, drain), self.bulletin.poll_timeout())
+        let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
+        let others = [self.bulletin.poll_timeout(), self.rolls.poll_timeout(), self.fences.poll_timeout()];
+        others.into_iter().fold(deadline, earliest)
     }
 
     fn on_message(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
@@ -505,6 +529,21 @@ impl ControlServer {
         let identity = member.map(|member| member.identity);
         let op = match message {
             Message::Join(bundle) => return self.on_join(conn, request, bundle, now),
+            Message::Watch(tags) => return self.on_watch(conn, request, tags, now),
+            Message::Bye => {
+                self.on_bye(conn, now);
+                return Ok(());
+            }
+            Message::Start(epoch) => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.epoch = Some(epoch);
+                }
+                return Ok(());
+            }
+            Message::Pong(t) => {
+                self.on_alive(conn, t);
+                return Ok(());
+            }
             Message::Update(record) => {
                 identity.map(|identity| StoreOp::Update { network_id, identity, key, record })
             }
@@ -562,7 +601,11 @@ impl ControlServer {
     /// Enters the member as online and mints its ticket.
     fn welcome(&mut self, conn: ConnId, joined: Joined, now: Now) -> Message {
         let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
+        if let (Some(connection), true) = (self.connections.get_mut(&conn), joined.ephemeral) {
+            connection.ephemeral = true;
+        }
         self.set_online(conn, member, now.mono);
+        self.rolls.arrived(member, &joined, now.mono);
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
             kid,
@@ -597,6 +640,7 @@ impl ControlServer {
             Some(old) if old != member => {
                 if self.online.get(&old) == Some(&conn) {
                     self.online.remove(&old);
+                    self.rolls.closed(old, now);
                 }
             }
             Some(_) => {}
@@ -615,6 +659,7 @@ impl ControlServer {
             if self.online.get(&member) == Some(&conn) {
                 self.online.remove(&member);
             }
+            self.rolls.gone(member, Presence::Left, now);
             self.arm(conn);
         }
     }
@@ -694,12 +739,15 @@ impl ControlServer {
     fn forget(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.remove(&conn) else { return };
         self.unsent -= connection.unsent;
+        self.forget_roll(conn);
+        self.fences.forget(conn);
         self.deadlines.remove(&(connection.armed, conn));
         match connection.member {
             None => release(&mut self.unjoined, prefix(connection.peer.ip()), conn),
             Some(member) => {
                 if self.online.get(&member) == Some(&conn) {
                     self.online.remove(&member);
+                    self.rolls.closed(member, self.last_now);
                 }
             }
         }
@@ -709,6 +757,9 @@ impl ControlServer {
 /// Most members asked of the store at once; a frame holds fewer.
 const MAX_LISTED: u16 = 256;
 
+#[cfg(test)]
+#[path = "roll_tests.rs"]
+mod roll_tests;
 #[cfg(test)]
 #[path = "control_tests.rs"]
 mod tests;

@@ -6,26 +6,26 @@ use skynet_core::time::{Duration, UnixTime};
 #[path = "control/bulletin_tests.rs"]
 mod bulletin;
 
-const NET: [u8; 8] = *b"network1";
+pub(super) const NET: [u8; 8] = *b"network1";
 
-struct World {
-    now: Now,
-    server: ControlServer,
+pub(super) struct World {
+    pub(super) now: Now,
+    pub(super) server: ControlServer,
     relay_key: StaticSecret,
     rng: Rng,
     next_conn: u64,
 }
 
 /// A node and its connection.
-struct Node {
-    conn: ConnId,
-    client: ControlClient,
-    events: Vec<ControlEvent>,
+pub(super) struct Node {
+    pub(super) conn: ConnId,
+    pub(super) client: ControlClient,
+    pub(super) events: Vec<ControlEvent>,
     closed: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut rng = Rng::from_seed([3; 32]);
         let relay_key = StaticSecret::random(&mut rng);
         let keys = ClusterKeys::new((1, Secret::from_bytes([1; 32])), []);
@@ -57,14 +57,18 @@ impl World {
         self.exchange(&mut node);
         node
     }
-    fn join(&mut self, from: &str, identity: u8) -> Node {
+    pub(super) fn join(&mut self, from: &str, identity: u8) -> Node {
+        self.join_as(from, identity, &Tags::default())
+    }
+    pub(super) fn join_as(&mut self, from: &str, identity: u8, tags: &Tags) -> Node {
         let mut node = self.connect(from);
         node.client.join(vec![identity; 30], self.now.mono);
         self.exchange(&mut node);
         let request = self.server.poll_store_request().expect("JOIN at the registrar");
         let StoreOp::Join { bundle, .. } = &request.op else { panic!("{request:?}") };
         assert_eq!(bundle, &[identity; 30]);
-        self.reply(&mut node, request.id, StoreReply::Joined(Box::new(joined(identity))));
+        let joined = Joined { tags: tags.clone(), ..joined(identity) };
+        self.reply(&mut node, request.id, StoreReply::Joined(Box::new(joined)));
         assert!(node.client.is_joined());
         node
     }
@@ -73,7 +77,7 @@ impl World {
         self.exchange(node);
     }
     /// Moves bytes both ways until quiet.
-    fn exchange(&mut self, node: &mut Node) {
+    pub(super) fn exchange(&mut self, node: &mut Node) {
         loop {
             let mut moved = false;
             while let Some(bytes) = node.client.poll_bytes() {
@@ -99,19 +103,22 @@ impl World {
             }
         }
     }
-    fn pass(&mut self, duration: Duration) {
+    pub(super) fn pass(&mut self, duration: Duration) {
         self.now.mono = self.now.mono + duration;
         self.now.unix = self.now.unix.plus_secs(duration.as_secs());
         self.server.handle_timeout(self.now);
     }
 }
 
-fn joined(identity: u8) -> Joined {
+pub(super) fn joined(identity: u8) -> Joined {
     Joined {
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),
+        key: PublicKey([identity; 32]),
         tags: Tags::default(),
+        mark: u32::from(identity),
+        ephemeral: false,
         receipt: vec![1; 200],
         genesis: vec![2; 100],
         manifest: vec![3; 900],
@@ -205,7 +212,7 @@ fn presence_follows_the_connection() {
         w.reply(&mut a, request.id, StoreReply::Found(found));
         let member = Member { online, bundle: vec![5; 10] };
         assert_eq!(a.events.last(), Some(&ControlEvent::Peer(id, member)));
-        w.server.handle_stream_closed(b.conn);
+        w.server.handle_stream_closed(b.conn, w.now);
     }
 }
 
@@ -214,9 +221,9 @@ fn a_second_connection_of_a_member_keeps_it_online_when_the_first_ends() {
     let mut w = World::new();
     let first = w.join("192.0.2.1:500", 1);
     let second = w.join("192.0.2.1:501", 1);
-    w.server.handle_stream_closed(first.conn);
+    w.server.handle_stream_closed(first.conn, w.now);
     assert!(w.server.is_online(NET, Identity([1; 32])));
-    w.server.handle_stream_closed(second.conn);
+    w.server.handle_stream_closed(second.conn, w.now);
     assert!(!w.server.is_online(NET, Identity([1; 32])));
 }
 

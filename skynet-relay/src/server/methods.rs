@@ -20,6 +20,14 @@ pub enum Method {
     Leave,
     /// Which documents are in force.
     GetManifest,
+    /// To be told who comes and goes.
+    Watch,
+    /// Its process ends.
+    Bye,
+    /// When its process began; before JOIN.
+    Start,
+    /// The answer to the relay's own PING.
+    Pong,
 }
 
 /// Who asks. Before the handshake has proven a key nothing is read at all.
@@ -35,7 +43,7 @@ pub enum Standing {
 }
 
 /// Method, and whether who is pending, another relay, a member may use it.
-const TABLE: [(Method, [bool; 3]); 7] = [
+const TABLE: [(Method, [bool; 3]); 11] = [
     (Method::Join, [true, true, true]),
     (Method::Ping, [true, true, true]),
     (Method::Update, [false, false, true]),
@@ -43,6 +51,10 @@ const TABLE: [(Method, [bool; 3]); 7] = [
     (Method::List, [false, true, true]),
     (Method::Leave, [false, false, true]),
     (Method::GetManifest, [false, true, false]),
+    (Method::Watch, [false, false, true]),
+    (Method::Bye, [false, false, true]),
+    (Method::Start, [true, true, true]),
+    (Method::Pong, [true, true, true]),
 ];
 
 impl Method {
@@ -56,6 +68,10 @@ impl Method {
             Message::List { .. } => Some(Self::List),
             Message::Leave => Some(Self::Leave),
             Message::GetManifest => Some(Self::GetManifest),
+            Message::Watch(_) => Some(Self::Watch),
+            Message::Bye => Some(Self::Bye),
+            Message::Start(_) => Some(Self::Start),
+            Message::Pong(_) => Some(Self::Pong),
             Message::Welcome(_)
             | Message::Denied(..)
             | Message::Conflict(_)
@@ -63,7 +79,7 @@ impl Method {
             | Message::Peer(_)
             | Message::NoPeer
             | Message::Members { .. }
-            | Message::Pong(_)
+            | Message::Roll(_)
             | Message::Manifest(_)
             | Message::Document(_) => None,
         }

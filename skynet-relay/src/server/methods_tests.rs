@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use skynet_core::control::message::Lookup;
+use skynet_core::control::message::{BootEpoch, Lookup};
+use skynet_core::control::roll::Roll;
 use skynet_core::control::{Channel, DeniedCode};
 use skynet_core::key::{Secret, StaticSecret};
 use skynet_core::member::Credentials;
@@ -121,7 +122,7 @@ impl Bench {
                 };
             }
         }
-        self.server.handle_stream_closed(conn);
+        self.server.handle_stream_closed(conn, self.now);
         answer
     }
 }
@@ -154,7 +155,7 @@ fn every_request_by_everybody_is_answered_as_the_table_says() {
     let revoked = cast.revoked.bundle().encode();
     let lookup = Lookup::Name("node".into());
     let no = No(NotJoined);
-    let rows: [(&str, Message, [Answer; 7]); 12] = [
+    let rows: [(&str, Message, [Answer; 7]); 16] = [
         (
             "JOIN as the node",
             Message::Join(bundle),
@@ -182,6 +183,11 @@ fn every_request_by_everybody_is_answered_as_the_table_says() {
         ("PEER", Message::NoPeer, [Silence, no, no, no, No(Malformed), No(Malformed), no]),
         ("MANIFEST", Message::Manifest(vec![1]), [Silence, no, no, no, No(Malformed), No(Malformed), no]),
         ("DOCUMENT", Message::Document(vec![1]), [Silence, no, no, no, No(Malformed), No(Malformed), no]),
+        ("WATCH", Message::Watch(None), [Silence, no, no, no, Yes, Yes, no]),
+        ("ROLL", Message::Roll(Roll::default()), [Silence, no, no, no, No(Malformed), No(Malformed), no]),
+        // Not answered where it is allowed.
+        ("START", Message::Start(BootEpoch { started_ms: 1, nonce: 1 }), [Silence; 7]),
+        ("BYE", Message::Bye, [Silence, no, no, no, Silence, Silence, no]),
         // Last: it takes whoever may out of the directory.
         ("LEAVE", Message::Leave, [Silence, no, no, no, Yes, Yes, no]),
     ];
@@ -211,8 +217,8 @@ fn every_request_by_everybody_is_answered_as_the_table_says() {
 
 #[test]
 fn the_table_has_every_method_once() {
-    use Method::{Get, GetManifest, Join, Leave, List, Ping, Update};
-    for method in [Join, Ping, Update, Get, List, Leave, GetManifest] {
+    use Method::{Bye, Get, GetManifest, Join, Leave, List, Ping, Pong, Start, Update, Watch};
+    for method in [Join, Ping, Update, Get, List, Leave, GetManifest, Watch, Bye, Start, Pong] {
         assert_eq!(TABLE.iter().filter(|(m, _)| *m == method).count(), 1, "{method:?}");
     }
 }

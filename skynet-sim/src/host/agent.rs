@@ -19,9 +19,10 @@ use skynet_core::forwarder::{Onward, RelayLimits};
 use skynet_core::forwarding::ForwardingTable;
 use skynet_core::id::{MAX_PORTS, NodeNo, PortNo};
 use skynet_core::key::PublicKey;
-use skynet_core::member::{Credentials, JoinToken};
+use skynet_core::member::{Credentials, JoinToken, Tags};
 use skynet_core::node::{
-    Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, Status,
+    Addresses, ControlStreamEvent, Floors, LoadSample, Membership, Node, NodeConfig, NodeEvent, RosterView,
+    Status,
 };
 use skynet_core::offload::VnetHeader;
 use skynet_core::path::{Guessing, MtuConfig};
@@ -126,6 +127,9 @@ pub struct AgentHost {
     rx_bytes: u64,
     eats_trains: bool,
     host_view: HostView,
+    roster_changes: u64,
+    joined_at: Option<Instant>,
+    watched: Option<Tags>,
 }
 
 impl AgentHost {
@@ -146,7 +150,42 @@ impl AgentHost {
             rx_bytes: 0,
             eats_trains: false,
             host_view: HostView::default(),
+            roster_changes: 0,
+            joined_at: None,
+            watched: None,
         }
+    }
+
+    /// Somebody on this host waits for members with one of these tags, for everybody if there are none.
+    pub fn watch(&mut self, tags: Option<Tags>, now: Now) {
+        self.watched = tags;
+        if let Some(running) = &mut self.running {
+            running.node.watch(self.watched.clone(), now);
+        }
+        self.settle(now);
+    }
+
+    /// Its process is told to end, and tells its relay.
+    pub fn stop(&mut self, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.stop(now);
+        }
+        self.settle(now);
+    }
+
+    /// Who is in the network, as far as it knows.
+    pub fn roster(&self) -> Option<RosterView> {
+        self.running.as_ref().map(|r| r.node.roster())
+    }
+
+    /// When it had its place in the overlay first, by its own clock.
+    pub const fn joined_at(&self) -> Option<Instant> {
+        self.joined_at
+    }
+
+    /// How often it was told that the roster has changed.
+    pub const fn roster_changes(&self) -> u64 {
+        self.roster_changes
     }
 
     /// From now on this host's network card loses what is sent as a train of more than one datagram, or does not.
@@ -163,6 +202,14 @@ impl AgentHost {
     pub fn offer_to_relay(&mut self, now: Now) {
         if let Some(running) = &mut self.running {
             running.node.offer_without_tag(now);
+        }
+        self.settle(now);
+    }
+
+    /// The hypervisor says that this machine may be a copy now.
+    pub fn reset_sessions(&mut self, seed: [u8; 32], now: Now) {
+        if let Some(running) = &mut self.running {
+            running.node.reset_sessions(seed, now);
         }
         self.settle(now);
     }
@@ -302,6 +349,7 @@ impl AgentHost {
             None => Membership::Token {
                 token: Box::new(JoinToken::parse(&self.config.token).map_err(|e| e.to_string())?),
                 name: self.config.name.parse().map_err(|_| "not a name".to_owned())?,
+                tags: None,
                 fingerprint: *self.config.seed.first_chunk().expect("32 bytes"),
             },
         };
@@ -322,6 +370,7 @@ impl AgentHost {
             relay_for_members: Some(RelayLimits::default()),
         };
         let mut node = Node::new(config, self.config.seed, now)?;
+        node.watch(self.watched.clone(), now);
         if self.config.fail_closed {
             node.fail_closed(now);
         }
@@ -404,8 +453,10 @@ impl AgentHost {
             NodeEvent::PersistRoster(roster) => self.persisted.roster = roster,
             NodeEvent::Joined(addresses) => {
                 self.application.set_address(addresses.ipv4);
+                self.joined_at.get_or_insert(now.mono);
                 self.addresses = Some(addresses);
             }
+            NodeEvent::RosterChanged => self.roster_changes += 1,
             NodeEvent::JoinFailed { reason, fatal } => {
                 self.note(now, format!("join failed{}: {reason}", if fatal { " for good" } else { "" }));
             }

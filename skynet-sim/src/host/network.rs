@@ -6,10 +6,9 @@ use skynet_core::crypto::hash;
 use skynet_core::key::{Secret, SigningKey, StaticSecret};
 use skynet_core::member::document::Content as _;
 use skynet_core::member::{
-    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, NetworkTrust, Policy, RelayEntry, Revocations,
-    Rule, Tags, TokenId, TokenRelay, Verified,
+    Delegation, Genesis, Ipv4Prefix, JoinToken, Manifest, Name, NamePattern, NetworkTrust, Policy,
+    RelayEntry, Revocations, Rule, Tags, TokenId, TokenRelay, Verified,
 };
-use skynet_core::node::RELAY_TAG;
 use skynet_core::rng::Rng;
 use skynet_core::time::UnixTime;
 use skynet_relay::registrar::Registrar;
@@ -32,9 +31,9 @@ pub struct MemberNetwork {
     token_id: TokenId,
     registrar: SigningKey,
     relay_keys: Vec<StaticSecret>,
+    token_relays: Vec<TokenRelay>,
     cluster_key: Secret,
     token: String,
-    relay_token: String,
 }
 
 impl MemberNetwork {
@@ -71,60 +70,74 @@ impl MemberNetwork {
         };
         let old_manifest = Manifest { epoch: 1, ..manifest.clone() }.sign(&root).expect(sound);
         let manifest = manifest.sign(&root).expect(sound);
-        let delegation = Delegation {
-            network_id,
-            token_id: TokenId(rng.array()),
-            token_key: token_key.identity(),
-            signer: root.identity(),
-            not_after: UnixTime(UNIX_START.0 + LIFETIME_SECS),
-            max_node_lifetime: u32::try_from(LIFETIME_SECS).expect(sound),
-            max_uses: 0,
-            ephemeral: false,
-            tags: Tags::default(),
-            pool,
-            names: None,
-        };
         let at = |r: &RelayEntry, address: Option<&SocketAddr>| {
             Some(TokenRelay { relay_no: r.relay_no, key: r.key, address: *address? })
         };
         let firsts = entries.iter().filter_map(|r| at(r, r.addresses.first()));
         let v6 = entries.iter().filter_map(|r| at(r, r.addresses.iter().find(|a| a.is_ipv6())));
-        let token_relays: Vec<TokenRelay> = firsts.chain(v6).collect();
-        let token_id = delegation.token_id;
-        let signed = delegation.clone().sign(&root).expect(sound).into_signed();
-        let token = JoinToken::new(genesis.root_pin(), token_key.seed(), token_relays.clone(), signed);
-        let token = token.encode().to_string();
+        let token_relays = firsts.chain(v6).collect();
+        let token_id = rng.array();
         let cluster_key = Secret::random(&mut rng);
-        let relay_key = SigningKey::random(&mut rng);
-        let relay_delegation = Delegation {
-            token_id: TokenId(rng.array()),
-            token_key: relay_key.identity(),
-            tags: Tags::new([RELAY_TAG]).expect(sound),
-            ..delegation
-        };
-        let relay_delegation = relay_delegation.sign(&root).expect(sound).into_signed();
-        let relay_token =
-            JoinToken::new(genesis.root_pin(), relay_key.seed(), token_relays, relay_delegation);
-        let relay_token = relay_token.encode().to_string();
-        Self {
+        let mut network = Self {
             genesis,
             manifest,
             old_manifest,
             root,
             revocations: None,
             policy: None,
-            token_id,
+            token_id: TokenId(token_id),
             registrar,
             relay_keys,
+            token_relays,
             cluster_key,
-            token,
-            relay_token,
-        }
+            token: String::new(),
+        };
+        network.token =
+            network.make_token(&token_key, TokenId(token_id), (Tags::default(), false), (pool, None));
+        network
     }
 
-    /// The join token of members that relay, as text.
-    pub fn relay_token(&self) -> &str {
-        &self.relay_token
+    /// Another join token as text: for nodes with these tags, which are forgotten when they leave or are not.
+    pub fn token_for(&self, tags: &Tags, ephemeral: bool) -> String {
+        let text: Vec<&str> = tags.iter().collect();
+        let seed = hash(&[self.registrar.seed().expose(), text.join(",").as_bytes(), &[u8::from(ephemeral)]]);
+        let mut rng = Rng::from_seed(seed);
+        let place = (self.manifest.v4, None);
+        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), (tags.clone(), ephemeral), place)
+    }
+
+    /// Another join token as text: for one name and one address, whoever's they are at a time.
+    pub fn token_for_place(&self, name: &Name, address: Ipv4Prefix) -> String {
+        let seed = hash(&[self.registrar.seed().expose(), name.as_str().as_bytes(), b"place"]);
+        let mut rng = Rng::from_seed(seed);
+        let place = (address, Some(NamePattern::Exact(name.clone())));
+        self.make_token(&SigningKey::random(&mut rng), TokenId(rng.array()), (Tags::default(), false), place)
+    }
+
+    fn make_token(
+        &self,
+        key: &SigningKey,
+        token_id: TokenId,
+        (tags, ephemeral): (Tags, bool),
+        (pool, names): (Ipv4Prefix, Option<NamePattern>),
+    ) -> String {
+        let sound = "made of values that hold";
+        let delegation = Delegation {
+            network_id: self.genesis.root_pin().network_id(),
+            token_id,
+            token_key: key.identity(),
+            signer: self.root.identity(),
+            not_after: UnixTime(UNIX_START.0 + LIFETIME_SECS),
+            max_node_lifetime: u32::try_from(LIFETIME_SECS).expect(sound),
+            max_uses: 0,
+            ephemeral,
+            tags,
+            pool,
+            names,
+        };
+        let delegation = delegation.sign(&self.root).expect(sound).into_signed();
+        let relays = self.token_relays.clone();
+        JoinToken::new(self.genesis.root_pin(), key.seed(), relays, delegation).encode().to_string()
     }
 
     /// The join token as text.
@@ -139,25 +152,6 @@ impl MemberNetwork {
     /// What the join token is called when it is taken back.
     pub const fn token_id(&self) -> TokenId {
         self.token_id
-    }
-
-    /// A join token whose nodes have these tags.
-    ///
-    /// # Panics
-    /// If they are no tags.
-    pub fn token_with(&self, tags: &[&str]) -> String {
-        let sound = "made of values that hold";
-        let mut token = JoinToken::parse(&self.token).expect(sound);
-        let key = SigningKey::from_seed(&hash(&[b"a token of the simulation", tags.join(",").as_bytes()]));
-        let delegation = Delegation {
-            token_key: key.identity(),
-            token_id: TokenId(*key.identity().as_bytes().first_chunk().expect("32 bytes")),
-            tags: Tags::new(tags).expect("the caller names tags"),
-            ..token.delegation().unverified().clone()
-        };
-        let delegation = delegation.sign(&self.root).expect(sound).into_signed();
-        token = JoinToken::new(token.root_pin(), key.seed(), token.relays().to_vec(), delegation);
-        token.encode().to_string()
     }
 
     /// Signs the next policy, and returns it.

@@ -263,7 +263,7 @@ impl Host for RelayHost {
             StreamEvent::Bytes(bytes) => {
                 bytes.chunks(MAX_FEED).for_each(|part| server.control.handle_stream_bytes(conn, part, now));
             }
-            StreamEvent::Closed => server.control.handle_stream_closed(conn),
+            StreamEvent::Closed => server.control.handle_stream_closed(conn, now),
             StreamEvent::Connected => {}
         }
         self.settle(now);

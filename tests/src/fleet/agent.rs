@@ -1,6 +1,7 @@
 //! One `skynet-agent` on a host of a lab.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Agent {
     directory: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Of the machine, if not this one's.
+    machine_id: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -71,6 +74,7 @@ impl Agent {
             directory,
             arguments: Vec::new(),
             environment: Vec::new(),
+            machine_id: None,
             process: None,
         })
     }
@@ -123,13 +127,68 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Starts an agent on `host` whose disk is a copy of this one's, on a machine with this machine-id, with further
+    /// arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_copy(
+        &self,
+        lab: &Lab,
+        host: &str,
+        machine_id: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let binaries = Binaries { agent: self.program.clone(), relay: PathBuf::new() };
+        let mut copy = Self::new(lab, host, &binaries)?;
+        let (state, id) = (copy.state_directory(), copy.directory.join("machine-id"));
+        std::fs::write(&id, machine_id)?;
+        std::fs::create_dir_all(&state)?;
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700))?;
+        for file in ["credentials", "floor", "peers", "roster"] {
+            let from = self.state_directory().join(file);
+            if from.exists() {
+                std::fs::copy(&from, state.join(file))?;
+            }
+        }
+        copy.machine_id = Some(id);
+        copy.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        copy.restart()?;
+        Ok(copy)
+    }
+
+    /// Starts an agent on `host` that is told nothing but these arguments and where to keep its state.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_untold(
+        lab: &Lab,
+        host: &str,
+        binaries: &Binaries,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut agent = Self::new(lab, host, binaries)?;
+        agent.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        agent.restart()?;
+        Ok(agent)
+    }
+
     /// Starts it again with the state it has; it must have been stopped or killed.
     ///
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the agent on {} runs already", self.host);
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.machine_id {
+            None => Command::new(&self.program),
+            // A mount namespace of its own, in which the file is in its place.
+            Some(id) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+                command.arg("mount --bind \"$0\" /etc/machine-id && exec \"$@\"").arg(id).arg(&self.program);
+                command
+            }
+        };
         command.arg("run").args(&self.arguments).args(self.places());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         self.process = Some(self.namespace.spawn(command)?);

@@ -9,9 +9,11 @@
 
 mod abuse;
 mod attack;
+mod boot;
 mod bulk;
 mod candidates;
 mod changes;
+mod clones;
 mod ecn;
 mod evil;
 mod idle;
@@ -29,6 +31,7 @@ mod relay;
 mod relays;
 mod restart;
 mod revoke;
+mod roster;
 mod sinks;
 mod tls;
 mod tokens;

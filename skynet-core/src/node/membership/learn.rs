@@ -61,11 +61,16 @@ impl MembershipAgent {
                     continue;
                 }
             }
-            self.learn(&found.bundle, found.online, None, now);
+            let online = found.online || self.is_held_online(&found.bundle);
+            self.learn(&found.bundle, online, None, now);
         }
         match self.roster.handle_page(&numbers, more, self.directory.len(), now.mono) {
             Page::Next(asked) => self.list(Some(asked), now),
-            Page::Later => {}
+            Page::Later => {
+                if let Some(all) = self.roster.take_all() {
+                    self.directory.keep_ephemeral(&all);
+                }
+            }
             Page::Circular => self.refuse(Refusal::EndlessList, "the numbers do not rise", now.mono),
         }
     }
@@ -123,7 +128,11 @@ impl MembershipAgent {
             ));
         }
         let what = format!("{} at {}", member.name(), member.v4());
-        match self.directory.insert(member.clone(), online) {
+        let displaced = self.directory.make_place_for(&member);
+        self.events.extend(displaced.into_iter().map(MembershipEvent::Gone));
+        let inserted = self.directory.insert(member.clone(), online);
+        self.roster_changed |= matches!(inserted, Inserted::New | Inserted::Newer { .. });
+        match inserted {
             Inserted::Older => Err((Refusal::OlderMember, what)),
             Inserted::Forked => Err((Refusal::ForkedMember, what)),
             Inserted::Taken => Err((Refusal::Taken, what)),
