@@ -8,8 +8,8 @@ use skynet_core::control::Message;
 use skynet_core::time::{Duration, Instant, earliest};
 
 use super::{ConnId, ControlServer, InForce, MemberKey, Ousted, StoreOp, StoreRequest};
-use crate::server::Revoked;
 use crate::server::DropReason;
+use crate::server::Revoked;
 
 /// News go to so many members at once,
 const AT_ONCE: usize = 256;
