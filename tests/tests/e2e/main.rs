@@ -14,6 +14,7 @@ mod candidates;
 mod changes;
 mod ecn;
 mod evil;
+mod hog;
 mod idle;
 mod interop;
 mod lanes;
