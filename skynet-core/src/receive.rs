@@ -134,6 +134,11 @@ impl Inbound {
                 self.installed.retain(|i| *i != index);
             }
             InboundCommand::Relay(relay) => self.relay = relay,
+            InboundCommand::RefuseRelay(gone) => {
+                if let Some(relay) = &mut self.relay {
+                    relay.refuse(gone);
+                }
+            }
             InboundCommand::TendRelay(now) => {
                 if let Some(relay) = &mut self.relay {
                     relay.tend(now);

@@ -7,8 +7,9 @@
 //! ```
 
 use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use crate::forwarder::MemberRelay;
+use crate::forwarder::{MemberRelay, Revoked};
 use crate::id::{Generation, PeerSlot, PortNo};
 use crate::session::OpeningKey;
 use crate::time::Instant;
@@ -30,6 +31,8 @@ pub enum InboundCommand {
     Remove(ReceiverIndex),
     /// Relay for members from now on, or no more. For the half of port 0.
     Relay(Option<Box<MemberRelay>>),
+    /// Relay for these no more, and end their sessions; whom the list before named and this one does not may come again.
+    RefuseRelay(Arc<Revoked>),
     /// Forget members that have not been heard for long: while nothing comes nobody else says so.
     TendRelay(Instant),
 }

@@ -10,10 +10,11 @@
 
 use skynet_core::drop::DropReason;
 use skynet_core::id::RelayNo;
+use skynet_core::member::RevokedNode;
 use skynet_core::node::RELAY_TAG;
 use skynet_core::path::Path;
 use skynet_core::session::Engine;
-use skynet_core::time::Duration;
+use skynet_core::time::{Duration, UnixTime};
 use skynet_sim::host::AgentHost;
 use skynet_sim::overlay::Offer;
 use skynet_sim::topology::NatKind;
@@ -214,4 +215,36 @@ fn sessions_end_when_no_data_goes_by_relays() {
         let status = s.o.agent(end).status().unwrap();
         assert!(status.relays.iter().all(|r| r.member.is_none()), "{status:#?}");
     }
+}
+
+#[test]
+fn who_is_revoked_is_neither_relayed_for_nor_relays() {
+    let mut s = Story::new(6, NatKind::Symmetric, true);
+    let cloud = s.o.cloud(NatKind::Symmetric);
+    let c = s.o.add_agent(cloud);
+    assert!(s.o.join_all(10 * S).unwrap(), "{}", s.o.report());
+    s.run(5 * S);
+    for (from, to) in [(s.a, c), (c, s.a)] {
+        s.o.flow(from, to, 50 * MS, 2_000).unwrap();
+    }
+    s.flow(50 * MS, 2_000);
+    s.run(20 * S);
+    assert!(s.by_m() && s.sessions_at_m() == 3, "{:?}\n{}", s.relays(), s.o.report());
+    let revoke = |s: &mut Story, id: HostId| {
+        let identity = s.o.identity(id).unwrap();
+        let until = UnixTime(u64::MAX / 2);
+        s.o.revoke(|list| list.nodes.push(RevokedNode { identity, until })).unwrap();
+        s.run(5 * S);
+    };
+    revoke(&mut s, c);
+    assert_eq!(s.sessions_at_m(), 2, "{}", s.o.report());
+    assert!(s.by_m(), "others are relayed as before");
+    let m = s.m;
+    revoke(&mut s, m);
+    assert_eq!(s.relays(), [Some(1); 2], "{}", s.o.report());
+    for end in [s.a, s.b] {
+        let status = s.o.agent(end).status().unwrap();
+        assert!(status.relays.iter().all(|r| r.member.is_none()), "{status:#?}");
+    }
+    assert!(s.o.agent(m).status().unwrap().relaying.is_none(), "and it knows");
 }

@@ -7,7 +7,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
-use super::{Action, ClusterKeys, ForwardConfig, Forwarder, Local, Rate, RateClass};
+use super::{Action, ClusterKeys, ForwardConfig, Forwarder, Local, Rate, RateClass, Revoked};
 use crate::id::RelayNo;
 use crate::key::Secret;
 use crate::rng::Rng;
@@ -157,6 +157,11 @@ impl MemberRelay {
             Action::Reply { len } => Some(Onward { to: from, from: local, len }),
             Action::Drop(_) => None,
         }
+    }
+
+    /// Whom it serves no more, instead of those it was told before.
+    pub fn refuse(&mut self, gone: Arc<Revoked>) {
+        self.forwarder.set_revoked(gone);
     }
 
     /// Ends a batch, or a while without any.

@@ -164,6 +164,17 @@ impl MemberRelays {
         }
     }
 
+    /// Nobody is wanted any more: the numbers of all sessions there may be.
+    pub(super) fn end(&mut self) -> Vec<RelayNo> {
+        core::mem::take(self).sought.into_iter().map(|s| s.candidate.no).collect()
+    }
+
+    /// It is no member any more: the number of its session, if one was wanted.
+    pub(super) fn forget(&mut self, key: &PublicKey) -> Option<RelayNo> {
+        let at = self.sought.iter().position(|s| s.candidate.key == *key)?;
+        Some(self.sought.remove(at).candidate.no)
+    }
+
     /// The session there has ended.
     pub(super) fn lost(&mut self, no: RelayNo, now: Instant) {
         if let Some(at) = self.sought.iter().position(|s| s.candidate.no == no) {

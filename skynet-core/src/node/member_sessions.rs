@@ -14,11 +14,9 @@ use crate::wire::record::{FEATURE_RELAY, Grant, Record};
 use crate::wire::relay::Ticket;
 
 impl Node {
-    /// Does what is due. A node that relays is nobody's client here: so no frame could go round between members.
+    /// Does what is due. A node that relays is nobody's client here, so nothing ever is: no frame could go round between
+    /// members.
     pub(super) fn tend_member_relays(&mut self, now: Now) {
-        if self.serving.is_running() {
-            return;
-        }
         while let Some(step) = self.member_relays.poll_step(now.mono) {
             match step {
                 Step::Look => self.look_for_members(now),
@@ -29,8 +27,11 @@ impl Node {
         }
     }
 
-    pub(super) fn member_relays_timeout(&self) -> Option<Instant> {
-        self.member_relays.poll_timeout().filter(|_| !self.serving.is_running())
+    /// This node relays from now on.
+    pub(super) fn leave_member_relays(&mut self) {
+        for no in self.member_relays.end() {
+            self.ports.relays.close_member(no);
+        }
     }
 
     /// Who relays, of the members that are known; and which relay each relayed pair takes, now that time has passed.
@@ -72,6 +73,7 @@ impl Node {
     /// Data to this peer goes by a relay until `until`.
     pub(super) fn note_relayed(&mut self, slot: PeerSlot, until: Instant, now: Now) {
         let key = self.peers.get(slot).filter(|p| p.member().is_some()).map(|p| p.key);
+        let key = key.filter(|_| !self.serving.is_running());
         if key.is_some_and(|key| !self.member_relays.is_sought(&key)) && until > now.mono {
             self.member_relays.note_relayed(until, now.mono);
         }
@@ -160,6 +162,14 @@ impl Node {
         if offers && peer.member().is_some_and(|m| !m.tags().contains(super::serving::RELAY_TAG)) {
             self.drops.count(DropReason::FalseRelay);
         }
+    }
+
+    /// This is no member any more: it neither relays for us nor is relayed for.
+    pub(super) fn end_relaying_with(&mut self, key: &PublicKey) {
+        if let Some(no) = self.member_relays.forget(key) {
+            self.ports.relays.close_member(no);
+        }
+        self.serve_no_more(key);
     }
 
     /// The name of the member that a relay's number stands for.

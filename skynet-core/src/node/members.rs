@@ -54,9 +54,12 @@ impl Node {
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
                 MembershipEvent::Policy => self.apply_policy(),
                 MembershipEvent::Gone(key) => {
+                    self.end_relaying_with(&key);
                     if let Some(slot) = self.peers.by_key(&key) {
                         self.remove_peer(slot, now);
                     }
+                    // It may be that nobody is a peer any more.
+                    self.tend_serving(now);
                 }
                 // What waits for an answer that did not come is forgotten by its age.
                 MembershipEvent::NotFound(lookup) => tracing::debug!(?lookup, "nobody answers to this"),

@@ -485,7 +485,7 @@ impl Node {
         if let Some(membership) = &self.membership {
             first = earliest(first, tagged(membership.poll_timeout(), NodeTimer::Control));
         }
-        let relaying = earliest(self.serving.poll_timeout(), self.member_relays_timeout());
+        let relaying = earliest(self.serving.poll_timeout(), self.member_relays.poll_timeout());
         first = earliest(first, tagged(earliest(self.ports.poll_timeout(), relaying), NodeTimer::Relay));
         first = earliest(first, tagged(self.observer.poll_timeout(), NodeTimer::Nat));
         for peer in self.peers.iter() {

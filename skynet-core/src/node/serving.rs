@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::crypto;
 use crate::drop::DropReason;
 use crate::forwarder::aboard::KID;
-use crate::forwarder::{MemberRelay, RelayLimits, RelayTime, Served, unix_ms};
+use crate::forwarder::{MemberRelay, RelayLimits, RelayTime, Revoked, Served, unix_ms};
 use crate::id::{NodeNo, PeerSlot, PortNo, RelayNo};
-use crate::key::Secret;
+use crate::key::{Identity, PublicKey, Secret};
 use crate::member::Member;
 use crate::node::{Node, NodeEvent};
 use crate::rng::RngCore as _;
@@ -24,6 +24,8 @@ pub const RELAY_TAG: &str = "relay";
 const TICKET_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// An APPLY of one peer is answered at most this often; more are counted drops.
 const ANSWER_EVERY: Duration = Duration::from_secs(1);
+/// Of those who left within the life of a ticket.
+const MAX_GONE: usize = 1_024;
 /// How often silent sessions are looked for while nothing comes.
 const TEND_EVERY: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,8 @@ struct Running {
     key: Secret,
     time: RelayTime,
     served: Arc<Served>,
+    /// Who had a ticket and is no member any more, at most [`MAX_GONE`]; the oldest is forgotten.
+    gone: Vec<(Identity, u32)>,
     tend_at: Option<Instant>,
 }
 
@@ -71,13 +75,15 @@ impl Node {
     /// Begins or ends, as this node's certificate says.
     pub(super) fn tend_serving(&mut self, now: Now) {
         let me = self.membership.as_ref().and_then(|m| m.me());
-        let no = me.and_then(relay_no_of).filter(|_| self.serving.limits.is_some());
+        let may = self.serving.limits.is_some() && !self.membership.as_ref().is_some_and(|m| m.is_closed());
+        let no = me.and_then(relay_no_of).filter(|_| may);
         if no != self.serving.running.as_ref().map(|r| r.no) {
             self.begin_serving(no, now);
         }
     }
 
     fn begin_serving(&mut self, no: Option<RelayNo>, now: Now) {
+        self.leave_member_relays();
         let secret = self.membership.as_ref().and_then(|m| m.static_secret());
         self.serving.running = no.zip(secret).map(|(no, secret)| Running {
             no,
@@ -85,6 +91,7 @@ impl Node {
             key: Secret::from_bytes(crypto::mac32(secret.expose(), &[b"skynet member relay 1"])),
             time: RelayTime::new(now),
             served: Arc::default(),
+            gone: Vec::new(),
             tend_at: Some(now.mono + TEND_EVERY),
         });
         let limits = self.serving.limits.unwrap_or_default();
@@ -116,6 +123,30 @@ impl Node {
         }
     }
 
+    /// Whoever this key belongs to is no member any more.
+    pub(super) fn serve_no_more(&mut self, key: &PublicKey) {
+        let peer = self.peers.by_key(key).and_then(|slot| self.peers.get(slot));
+        // Who never asked has no ticket.
+        let asked = peer.filter(|p| p.applied_at.is_some()).and_then(|p| p.member());
+        let Some(gone) = asked.map(|m| (m.identity(), m.node_no())) else { return };
+        if let Some(running) = &mut self.serving.running {
+            running.gone.push(gone);
+            let many = running.gone.len().saturating_sub(MAX_GONE);
+            running.gone.drain(..many);
+        }
+        self.tell_gone();
+    }
+
+    fn tell_gone(&mut self) {
+        let network_id =
+            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().network_id().0);
+        if let Some((running, network_id)) = self.serving.running.as_ref().zip(network_id) {
+            let gone = Arc::new(Revoked::new(network_id, running.gone.iter().copied()));
+            let command = InboundCommand::RefuseRelay(gone);
+            self.events.push_back(NodeEvent::Inbound { port: PortNo(0), command });
+        }
+    }
+
     /// A member asks for a ticket.
     pub(super) fn on_apply(&mut self, slot: PeerSlot, id: u32, now: Now) -> Result<(), DropReason> {
         let running = self.serving.running.as_ref().ok_or(DropReason::UnexpectedRecord)?;
@@ -139,7 +170,15 @@ impl Node {
         let ticket = ticket.mint(&running.key);
         let grant =
             Grant { id, ticket, bind_key: bind_key(&running.key, &ticket), relay_unix_ms: unix_ms(at) };
+        let identity = member.identity();
         peer.applied_at = Some(now.mono);
+        if let Some(running) = &mut self.serving.running
+            && running.gone.iter().any(|(gone, _)| *gone == identity)
+        {
+            // It is one again: its documents had only ended.
+            running.gone.retain(|(gone, _)| *gone != identity);
+            self.tell_gone();
+        }
         self.send_record(slot, &Record::Ticket(Box::new(grant)), now);
         Ok(())
     }

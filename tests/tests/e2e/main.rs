@@ -16,6 +16,7 @@ mod changes;
 mod clones;
 mod ecn;
 mod evil;
+mod hog;
 mod idle;
 mod interop;
 mod lanes;

@@ -82,8 +82,9 @@ fn two_clouds_that_cannot_be_punched_have_their_link_by_a_member_until_it_dies()
     let relay = Relay::start_on(&lab, &binaries, lab.host("r1"), lab.host("r1").address()).unwrap();
     let token = relay.create_token(&["--tag", "relay"]).unwrap();
     let mut member = Agent::start_with(&lab, "a2", &binaries, &token, &Extra::default()).unwrap();
-    let fleet = Fleet::joined_to(&lab, relay, &["a1", "b1"], &Extra::default(), JOIN).unwrap();
+    // The others hear of it when they join; of one that joins later within twenty minutes.
     member.wait_joined(JOIN).unwrap();
+    let fleet = Fleet::joined_to(&lab, relay, &["a1", "b1"], &Extra::default(), JOIN).unwrap();
     let (a, b) = (fleet.agent("a1"), fleet.agent("b1"));
     first_answer(a, b, DIRECT).unwrap();
     let target = b.overlay_address().unwrap();

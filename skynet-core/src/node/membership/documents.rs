@@ -90,7 +90,7 @@ impl MembershipAgent {
     }
 
     /// Whether nobody may be a peer now.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::node) fn is_closed(&self) -> bool {
         self.is_revoked || (self.age.fail_closed && self.age.is_stale)
     }
 
