@@ -98,6 +98,7 @@ fn metadata_may_not_say_what_is_the_machines_own_affair() {
         "socket = \"/tmp/s\"",
         "token = \"file:/etc/shadow\"",
         "[hooks]\ndirectory = \"/tmp\"",
+        "[names]\nhosts_file = \"/etc/shadow\"",
         "[boot]\nmetadata = \"always\"",
         "[interface]\nprivate_key = \"x\"",
         "[[peer]]\npublic_key = \"x\"",

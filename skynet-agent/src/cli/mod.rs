@@ -146,6 +146,9 @@ struct AgentArgs {
     /// Ask the cloud's metadata service for the public address [default: true].
     #[arg(long, env = "SKYNET_CLOUD_METADATA", value_name = "BOOL")]
     cloud_metadata: Option<bool>,
+    /// Keep the names of members in a block of this hosts file [default: nowhere].
+    #[arg(long, env = "SKYNET_HOSTS_FILE", value_name = "FILE")]
+    hosts_file: Option<PathBuf>,
     /// Directory with programs to be run when members come and go.
     #[arg(long, env = "SKYNET_HOOKS", value_name = "DIR")]
     hooks: Option<PathBuf>,
@@ -188,6 +191,7 @@ impl AgentArgs {
             port_mapping: self.port_mapping,
             cloud_metadata: self.cloud_metadata,
             hooks: self.hooks.clone(),
+            hosts_file: self.hosts_file.clone(),
         }
     }
 
@@ -230,6 +234,7 @@ impl AgentArgs {
         push("--port-mapping", self.port_mapping.map(|on| on.to_string().into()));
         push("--cloud-metadata", self.cloud_metadata.map(|on| on.to_string().into()));
         push("--hooks", self.hooks.clone().map(Into::into));
+        push("--hosts-file", self.hosts_file.clone().map(Into::into));
         flags
     }
 }

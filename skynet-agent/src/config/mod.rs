@@ -38,6 +38,9 @@
 //! roles = ["worker"]                   # only for these; default: for everybody
 //! timeout = "30s"                      # for each program
 //!
+//! [names]
+//! hosts_file = "/etc/hosts"            # keep the members' names in a block of it; default: nowhere
+//!
 //! [boot]
 //! bind_identity = true                 # a copy of this disk in another machine joins as a new node
 //! metadata = "auto"                    # ask the cloud for settings that are missing here; "always", "never"
@@ -160,6 +163,8 @@ pub struct Overrides {
     pub cloud_metadata: Option<bool>,
     /// Programs to be run when members come and go.
     pub hooks: Option<PathBuf>,
+    /// Where the members' names are kept.
+    pub hosts_file: Option<PathBuf>,
 }
 
 /// What the agent runs with.
@@ -211,6 +216,8 @@ pub struct Config {
     pub cloud_metadata: bool,
     /// Programs to be run when members come and go.
     pub hooks: Option<Hooks>,
+    /// The hosts file that has the members' names in a block, if one is to have them.
+    pub hosts_file: Option<PathBuf>,
     /// Whether this node talks to nobody once what it knows of revocations is a day old.
     pub fail_closed: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
@@ -389,6 +396,7 @@ impl Config {
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             hooks,
+            hosts_file: overrides.hosts_file.or(file.names.hosts_file),
             fail_closed: file.trust.fail_closed,
             wireguard,
             peers,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use skynet_core::constants::INNER_MTU;
 use skynet_core::diagnosis::{Echo, NetworkEvidence};
+use skynet_core::member::Tags;
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
@@ -25,6 +26,7 @@ use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::membership::FOREIGN_DISK;
+use super::names::Names;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
@@ -72,6 +74,7 @@ pub(super) struct Agent {
     pub(super) hooks: Hooks,
     pub(super) search: Search,
     pub(super) generation: Generation,
+    pub(super) names: Names,
     spins: u32,
     stopping: bool,
 }
@@ -119,6 +122,8 @@ impl Agent {
         let reach = Reach::new(&config, clock::monotonic());
         let (mut interests, hooks) = (Interests::default(), Hooks::new(&config));
         config.hooks.iter().for_each(|hooks| interests.stand(hooks.roles.clone()));
+        config.hosts_file.iter().for_each(|_| interests.stand(Tags::default()));
+        let names = Names::new(config.hosts_file.clone(), &config.interface);
         let search = Search::new(&config, false);
         let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
@@ -145,6 +150,7 @@ impl Agent {
             hooks,
             search,
             generation: Generation::new(),
+            names,
             spins: 0,
             stopping: false,
         };
@@ -341,7 +347,10 @@ impl Agent {
                 }
             }
             NodeEvent::Joined(addresses) => self.on_joined(addresses).await,
-            NodeEvent::RosterChanged => self.run_hooks(),
+            NodeEvent::RosterChanged => {
+                self.show_names();
+                self.run_hooks();
+            }
             NodeEvent::JoinFailed { reason, fatal } => self.on_join_failed(reason, fatal),
             NodeEvent::Alarm(reason) => tracing::warn!(reason, "refused"),
             NodeEvent::LookAround => self.look_around(),
@@ -479,6 +488,7 @@ impl Agent {
 
     /// Stops the threads and removes interface and routes.
     pub(super) async fn finish(mut self) {
+        self.names.clear();
         self.take_leave().await;
         self.stream.close();
         self.carrier.close();

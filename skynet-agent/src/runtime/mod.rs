@@ -20,6 +20,7 @@ mod interface;
 mod load;
 mod membership;
 mod more_sockets;
+mod names;
 mod offload_faults;
 mod onward;
 mod ports;

@@ -42,9 +42,13 @@ fn a_barrier_opens_with_the_last_worker_and_everybody_has_the_same_roster() {
     let relay = Relay::start(&lab, &binaries).unwrap();
     let worker = relay.create_token(&["--token-tag", "worker"]).unwrap();
     let (directory, told) = hooks(&lab);
-    let extra =
-        Extra { arguments: vec!["--hooks".to_owned(), directory.display().to_string()], ..Extra::default() };
-    let head = Agent::start_with(&lab, "a1", &binaries, relay.token(), &extra).unwrap();
+    let file = lab.logs().join("hosts");
+    std::fs::write(&file, "127.0.0.1 localhost\n").unwrap();
+    let arguments =
+        ["--hooks", &directory.display().to_string(), "--hosts-file", &file.display().to_string()]
+            .map(str::to_owned);
+    let extra = Extra { arguments: arguments.to_vec(), ..Extra::default() };
+    let mut head = Agent::start_with(&lab, "a1", &binaries, relay.token(), &extra).unwrap();
     head.wait_joined(JOIN).unwrap();
 
     let note = || std::fs::read_to_string(&told).unwrap_or_default();
@@ -79,6 +83,8 @@ fn a_barrier_opens_with_the_last_worker_and_everybody_has_the_same_roster() {
     let table = hosts(&head, &[]);
     assert!(table.contains("this node") && table.contains("worker"), "{table}");
 
+    let named = || std::fs::read_to_string(&file).unwrap();
+    assert_eq!(named().lines().filter(|l| l.contains(".internal ")).count(), 6, "{}", named());
     // Whoever comes and goes within a second is told to nobody.
     wait_until(BARRIER, "the hook to be told of both", || {
         ["a2", "b1"].iter().all(|name| note().lines().any(|l| l.split("left").next().unwrap().contains(name)))
@@ -106,6 +112,13 @@ fn a_barrier_opens_with_the_last_worker_and_everybody_has_the_same_roster() {
         );
     }
     assert!(!note.contains("skj1."), "{note}");
+    // Killed, it leaves its block; the next start removes it before anything else, and its clean end does too.
+    head.kill().unwrap();
+    assert!(named().contains("# BEGIN skynet skynet0"));
+    head.restart().unwrap();
+    head.wait_joined(JOIN).unwrap();
+    assert_eq!(head.command(&["down"]).unwrap().code, Some(0));
+    assert_eq!(named(), "127.0.0.1 localhost\n");
     drop((first, second, head, relay));
     lab.remove().unwrap();
 }
