@@ -335,8 +335,9 @@ fn serve(
         }
         None => None,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    // Control is one state machine: with one thread a PING costs one wake-up, not four. Packets, TLS and the directory have
+    // threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;

@@ -208,9 +208,9 @@ pub async fn run<D: Directory>(
         network_id: parts.manifest.network_id.0,
         ..ControlServerConfig::new(parts.relay_no, parts.key)
     };
-    // The TLS port has the other half.
-    let share = if sockets.tls.is_some() { 2 } else { 1 };
-    descriptors::bound(&mut control, descriptors::raise() / share);
+    let descriptors = descriptors::raise();
+    let by_tls = if sockets.tls.is_some() { descriptors / descriptors::TLS_SHARE } else { 0 };
+    descriptors::bound(&mut control, descriptors - by_tls);
     let server = ControlServer::new(control, keys, rng.fork());
     let follow = follow.map(|follow| (follow, rng.fork()));
     let (to_control, incoming) = mpsc::channel(INCOMING);

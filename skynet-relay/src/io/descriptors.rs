@@ -4,6 +4,8 @@ use crate::server::ControlServerConfig;
 
 /// Descriptors the relay needs besides control connections: its sockets, its store, the runtime, status, logs.
 const OWN: usize = 32;
+/// One of so many is for the TLS port, if there is one: who has no UDP is the exception.
+pub const TLS_SHARE: usize = 4;
 
 /// Raises the limit to what the system allows; the limit then.
 pub fn raise() -> usize {

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::io::control::Incoming;
+use crate::io::descriptors::TLS_SHARE;
 use crate::server::{DropReason, Drops, Seat, Seats, seats};
 
 /// Connections at once, if the process may have as many descriptors.
@@ -176,11 +177,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As many as there are descriptors for: a connection has two, and control connections have the other half of them.
+/// As many as there are descriptors for: a connection has two, and control connections have most of them.
 fn most_connections() -> u32 {
     let (soft, _) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1_024, 0));
-    let most = (soft.saturating_sub(RESERVED_DESCRIPTORS) / 4).clamp(8, MAX_CONNECTIONS);
+    let most = (soft.saturating_sub(RESERVED_DESCRIPTORS) / (2 * TLS_SHARE as u64)).clamp(8, MAX_CONNECTIONS);
     u32::try_from(most).expect("clamped")
 }
 
