@@ -93,12 +93,15 @@ impl Registrar {
         member: &Member,
         view: &dyn View,
     ) -> Result<(), Refusal> {
+        let (mut taken, mut displaced) = (Vec::new(), Vec::new());
         for key in claims(&self.trust, bundle) {
             let holder = identity_at(view, &key)?;
             if holder == Some(member.identity()) {
                 continue;
             }
+            taken.push(key);
             if let Some(holder) = holder
+                && !displaced.contains(&holder)
                 && let Some((stored, other)) = stored_node(view, &holder)?
             {
                 let issued = |b: &Bundle| b.receipt.as_ref().map(|r| r.unverified().issued);
@@ -109,9 +112,11 @@ impl Registrar {
                 transaction.unchanged(node_key(&holder), Some(&stored));
                 transaction.delete(node_key(&holder));
                 claims(&self.trust, &other).into_iter().for_each(|claim| transaction.delete(claim));
+                displaced.push(holder);
             }
-            transaction.put(key, *member.identity().as_bytes());
         }
+        // After all that goes: one node may have held several of these.
+        taken.into_iter().for_each(|key| transaction.put(key, *member.identity().as_bytes()));
         Ok(())
     }
 }

@@ -478,3 +478,22 @@ fn a_follower_keeps_the_newest_and_gives_an_address_to_whom_it_was_given_last() 
     assert_eq!(find(&store, &GetBy::Key(key)).unwrap(), None, "nothing is left of who had it before");
     assert_eq!(code(follower.join(&old.bundle().encode(), &key, &store, later)), DenyCode::NotProven);
 }
+
+#[test]
+fn a_follower_gives_name_and_address_of_one_node_to_its_heir() {
+    let mut world = World::new();
+    let place = world.token(|d| d.pool = "10.7.0.9/32".parse().unwrap());
+    let first = world.joined(&place, "db");
+    let (follower, store) = (follower(&world), MemoryStore::new());
+    follower.learn(&first.bundle().encode(), &store, NOW).unwrap();
+    world.registrar.leave(&session_key_of(&first), &world.store).unwrap();
+    let later = NOW.plus_secs(60);
+    let enrolment = world.enrolment(&place, "db");
+    let plan = world.join(enrolment.bundle(), later).unwrap();
+    let heir =
+        enrolment.complete(world.genesis.bytes(), world.manifest.bytes(), &plan.receipt, later).unwrap();
+    follower.learn(&heir.bundle().encode(), &store, later).unwrap();
+    for by in [GetBy::V4("10.7.0.9".parse().unwrap()), GetBy::Name("db".parse().unwrap())] {
+        assert_eq!(find(&store, &by).unwrap(), Some(heir.bundle().encode()), "{by:?}");
+    }
+}
