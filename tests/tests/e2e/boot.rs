@@ -1,5 +1,6 @@
 //! First boot without hands: the image knows nothing, the cloud says what the machine is to be.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use skynet_tests::fleet::{Agent, AgentState, Binaries, Relay};
@@ -87,6 +88,44 @@ fn four_clouds_tell_their_machines_what_to_be() {
     for agent in &agents {
         assert!(!agent.log().contains("skj1."), "{}", agent.log());
     }
+    drop((agents, services, relay));
+    lab.remove().unwrap();
+}
+
+/// All that are started from it have the same user-data, down to the name.
+#[test]
+fn one_image_started_fifty_times_is_fifty_nodes() {
+    let clouds = [("a", 13), ("b", 13), ("c", 12), ("d", 12)];
+    let lab = clouds
+        .iter()
+        .fold(Lab::builder("fifty").relay(), |lab, (name, hosts)| {
+            lab.cloud(name, NatKind::PortRestricted, *hosts)
+        })
+        .build()
+        .unwrap();
+    let binaries = Binaries::find().unwrap();
+    let relay = Relay::start(&lab, &binaries).unwrap();
+    let user_data = format!("#skynet\ntoken = \"{}\"\nname = \"web\"\n", relay.token());
+    let services: Vec<_> = clouds
+        .iter()
+        .map(|(cloud, _)| {
+            let image = Instance { user_data: Some(user_data.clone()), keys: Vec::new() };
+            MetadataService::of_instance(lab.router(cloud), CloudKind::Ec2, image).unwrap()
+        })
+        .collect();
+    let start = clock::now();
+    let hosts = clouds.iter().flat_map(|(cloud, hosts)| (1..=*hosts).map(move |k| format!("{cloud}{k}")));
+    let agents: Vec<_> =
+        hosts.map(|host| Agent::start_untold(&lab, &host, &binaries, &UNTOLD).unwrap()).collect();
+    agents[0].wait_joined(FOUND).unwrap();
+    // Three times the thirty seconds.
+    let barrier = agents[0].command(&["wait", "--count", "50", "--timeout", "90s"]).unwrap();
+    println!("fifty machines of one image have joined {:.1?} after the first was started", start.elapsed());
+    assert_eq!(barrier.code, Some(0), "{barrier:?}");
+    let names: BTreeSet<&str> = barrier.stdout.split_whitespace().collect();
+    let addresses: BTreeSet<_> = agents.iter().map(|a| a.overlay_address().unwrap()).collect();
+    assert_eq!((names.len(), addresses.len()), (50, 50), "{names:?}");
+    assert!(names.iter().all(|name| name.starts_with("web")), "{names:?}");
     drop((agents, services, relay));
     lab.remove().unwrap();
 }
