@@ -2,7 +2,8 @@
 //!
 //! Such an agent is made while a lane of that port is wanted by either end and our port is ready. It has no relay: it
 //! calls by the pair's *carrier*, which is whatever way port 0's data takes, and a lane whose agent has no live direct
-//! path is not usable. So lanes behind NATs that cannot be punched stay what they are on lane 1, by the relay.
+//! path is not usable. So lanes behind NATs that cannot be punched stay what they are on lane 1, by the relay. While the
+//! carrier is a direct path, a copy of each call takes the relay.
 //!
 //! **Who calls.** The peer's candidates on a further port are in no record, only in its CALL, and a CALL to a port that
 //! is not ready is lost. So the end that was asked for the lane calls, when it is ready; the end that asked waits for
@@ -344,14 +345,21 @@ impl Node {
         }
     }
 
-    /// A probe of a further port, by the way that port 0's data takes.
+    /// A probe of a further port, by the way that port 0's data takes. Lanes are wanted where that way is full or policed,
+    /// and loses: a copy takes the relay, and the later of the two is refused by its counter.
     fn send_by_carrier(&mut self, slot: PeerSlot, probe: &[u8]) {
-        let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) else { return };
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        let relay = peer.relay.current();
+        let Kind::Member { member, path } = &mut peer.kind else { return };
+        let node_no = member.node_no();
         match path.selected() {
             Some(Path::Direct { remote: to }) => {
                 let (from, bytes) = (path.local_towards(to), probe.to_vec());
                 let port = self.peers.get(slot).map_or(PortNo(0), |p| p.port_towards(to));
                 self.transmits.push_back(Transmit { port, to, from, ttl: None, bytes });
+                if let Some(relay) = relay {
+                    self.send_by_relay(RelayNo(relay), Class::Control, node_no, probe);
+                }
             }
             Some(Path::Relayed { relay, node_no }) => {
                 self.send_by_relay(RelayNo(relay), Class::Control, node_no, probe);
