@@ -29,6 +29,9 @@ const WAYS: usize = 4;
 pub const FORGET_AFTER: Duration = Duration::from_secs(10);
 /// A flow that sent within this time is active.
 const ACTIVE: Duration = Duration::from_secs(1);
+/// Messages in an interval of 100 ms that a flow is taken to send at least: what a new one will send is not known, and a
+/// ping on a lane must not keep as much away as a transfer.
+pub const LEAST_WEIGHT: u32 = 16;
 /// The unit of time in an entry. 2^15 of them are 54 minutes; a flow silent for a multiple of that keeps its lane,
 /// which is as good as any.
 const TICK: Duration = Duration::from_millis(100);
@@ -55,7 +58,7 @@ impl LaneLoad {
     }
 
     fn weight(&self) -> i64 {
-        self.weight.load(Relaxed).max(1).into()
+        self.weight.load(Relaxed).max(LEAST_WEIGHT).into()
     }
 
     /// The rate to expect.

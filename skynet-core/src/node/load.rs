@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::flows::LaneLoad as Carried;
+use crate::flows::{LEAST_WEIGHT, LaneLoad as Carried};
 use crate::forwarding::PathActivity;
 use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
 use crate::lane_policy::{LaneLoad, LanePolicy, PeerLoad};
@@ -106,7 +106,7 @@ impl Peer {
         let messages = traffic.tx_packets.wrapping_sub(before.tx_packets).max(1);
         let each = traffic.tx_bytes.wrapping_sub(before.tx_bytes) / messages;
         let flows: u32 = by_lane.iter().sum();
-        let weight = u32::try_from(messages / u64::from(flows.max(1))).unwrap_or(u32::MAX);
+        let weight = u32::try_from(messages / u64::from(flows.max(1))).unwrap_or(u32::MAX).max(LEAST_WEIGHT);
         self.load.moving = self.load.moving.saturating_sub(1);
         let mut loads = [LaneLoad::default(); MAX_PORTS];
         let (mut usable, bits) = (0, self.load.usable);

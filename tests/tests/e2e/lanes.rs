@@ -104,18 +104,26 @@ fn four_lanes_carry_720_of_four_times_200_megabits() {
 #[test]
 fn no_stream_stalls_when_the_path_of_one_lane_dies() {
     // Opened by hand, for one lane would be enough.
-    cut_one_lane(behind_nats("lane-killed", opened_at_once));
+    cut_one_lane(behind_nats("lane-killed", opened_at_once), None);
 }
 
 #[test]
 fn no_stream_stalls_when_one_policed_lane_of_several_dies() {
-    let story = behind_nats("policed-lane-killed", opened_at_once);
-    story.lab.police_udp(50).unwrap();
-    cut_one_lane(story);
+    cut_one_lane(behind_nats("policed-lane-killed", opened_at_once), Some(50));
 }
 
-fn cut_one_lane(story: Story) {
+/// Eight streams over four lanes, each policed to so many Mbit/s if a rate is given, one of which is cut.
+fn cut_one_lane(story: Story, rate: Option<u32>) {
     let (from, to) = (story.fleet.agent("c1"), story.fleet.agent("b1"));
+    // What opens lanes travels by lane 0, and may take seconds where that is flooded and policed.
+    let open = wait_for(OPEN, "four lanes to open", || {
+        skynet_tests::fleet::traffic::poke(from.namespace(), to.overlay_address()?)?;
+        let lanes = from.status()?.peer(to.host()).map_or(0, |peer| peer.lanes);
+        anyhow::ensure!(lanes >= 4, "{lanes}");
+        anyhow::Ok(())
+    });
+    open.unwrap();
+    rate.map_or(Ok(()), |rate| story.lab.police_udp(rate)).unwrap();
     let ends = Ends::new(from.namespace(), to.namespace(), to.overlay_address().unwrap().into());
     story.lab.count_udp_flows().unwrap();
     let report = std::thread::scope(|scope| {
@@ -124,13 +132,13 @@ fn cut_one_lane(story: Story) {
             transfer::tcp(ends, &plan).unwrap()
         });
         let start = clock::now();
-        let lanes = wait_for(OPEN, "four lanes", || {
+        let lanes = wait_for(OPEN, "several lanes in use", || {
             let flows = busy(&story.lab.udp_flows()?, &story, "c1");
-            anyhow::ensure!(flows.len() >= 4, "{flows:?}");
+            anyhow::ensure!(flows.len() >= 3, "{flows:?}");
             anyhow::Ok(flows)
         });
         let lanes = lanes.unwrap();
-        println!("four 5-tuples carry traffic after {:.1?}", start.elapsed());
+        println!("{} 5-tuples carry traffic after {:.1?}", lanes.len(), start.elapsed());
         std::thread::sleep(Duration::from_secs(1));
         // Not the one that everything else uses too.
         let dead = lanes.iter().find(|flow| flow.from.port() != from.port()).unwrap();
@@ -138,7 +146,7 @@ fn cut_one_lane(story: Story) {
         bulk.join().unwrap()
     });
     println!(
-        "one lane of four cut: {:.0} Mbit/s, longest stall {:.2?}",
+        "one lane of several cut: {:.0} Mbit/s, longest stall {:.2?}",
         report.bits_per_second() / 1e6,
         report.longest_stall()
     );
