@@ -74,7 +74,8 @@ impl ForwardThreads {
         let bans = BanDesk(Arc::default());
         let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
         let (mut desks, mut threads) = (Vec::new(), Vec::new());
-        for (index, ((sockets, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
+        for (index, ((sockets, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate()
+        {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
             let desk = Arc::new(Desk::default());

@@ -21,7 +21,6 @@ use super::steer;
 use super::udp::{RECEIVE_TIMEOUT_MS, UdpSocket};
 use crate::clock::os_rng;
 
-
 /// What one thread receives and sends by.
 #[derive(Debug)]
 pub struct ThreadSockets {
@@ -84,10 +83,7 @@ impl ThreadSockets {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: usize| polled.get(at).is_some_and(|fd| fd.any() != Some(false));
-        Ok([
-            self.control.as_ref().filter(|_| is_ready(1)),
-            Some(&self.bulk).filter(|_| is_ready(0)),
-        ])
+        Ok([self.control.as_ref().filter(|_| is_ready(1)), Some(&self.bulk).filter(|_| is_ready(0))])
     }
 
     /// How many datagrams the kernel has thrown away because nobody came to receive them: bulk, and control.

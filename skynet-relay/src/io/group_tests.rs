@@ -125,7 +125,8 @@ fn a_train_comes_whole_whatever_its_first_datagram_is() {
         assert_eq!((batch.runs().len(), sender.send(&mut batch)), (1, 0));
     }
     let thread = threads.iter().find(|thread| thread.bulk.receive_now(&mut batch).unwrap() > 0).unwrap();
-    let trains: Vec<_> = (0..batch.received).map(|slot| batch.train(slot).unwrap().datagrams().count()).collect();
+    let trains: Vec<_> =
+        (0..batch.received).map(|slot| batch.train(slot).unwrap().datagrams().count()).collect();
     assert_eq!(trains, [3, 3]);
     assert_eq!(take(thread), [vec![], vec![]]);
 }

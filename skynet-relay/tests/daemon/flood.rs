@@ -44,11 +44,14 @@ fn keep(bound: &Bound) -> Vec<Duration> {
 fn a_flood_of_bulk_costs_no_keep_of_others() {
     let parent = passable_directory();
     let dir = parent.path().join("relay");
-    let listen = ["up", "--json", "--listen", "127.0.0.1:0", "--public-address", "127.0.0.1", "--threads", "1"];
-    let relay = Relay::start(&dir, &[&listen[..], &["--range", "10.77.0.0/16", "--tls-listen", "off"]].concat());
+    let listen =
+        ["up", "--json", "--listen", "127.0.0.1:0", "--public-address", "127.0.0.1", "--threads", "1"];
+    let relay =
+        Relay::start(&dir, &[&listen[..], &["--range", "10.77.0.0/16", "--tls-listen", "off"]].concat());
     let token = relay.up["token"].as_str().unwrap();
     let [hog, other] = ["hog", "other"].map(|name| join(token, name));
-    let (hog, other, to) = (Bound::new(&hog, relay.addr()), Bound::new(&other, relay.addr()), node_no(&other));
+    let (hog, other, to) =
+        (Bound::new(&hog, relay.addr()), Bound::new(&other, relay.addr()), node_no(&other));
     let stop = AtomicBool::new(false);
     // To nobody, so that no other buffer is full than the relay's; and no larger than a KEEP to the kernel, which still finds
     // room for something small where a large one has none.
