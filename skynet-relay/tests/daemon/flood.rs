@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant as StdInstant;
 
+use skynet_core::time::Instant;
 use skynet_core::wire::relay::Keep;
 
 use super::*;
@@ -15,25 +15,27 @@ const LOST_AFTER: Duration = Duration::from_secs(3);
 /// A KEEP every ten milliseconds: how long each was on its way, in order of length.
 fn keep(bound: &Bound) -> Vec<Duration> {
     let (mut answered, mut sent) = (Vec::new(), Vec::new());
+    let since = |at: Instant| bound.clock.now().mono.saturating_since(at);
     let gen_no = bound.client.gen_no().unwrap();
-    let take = |sent: &[StdInstant], answered: &mut Vec<Duration>| {
+    let take = |sent: &[Instant], answered: &mut Vec<Duration>| {
         let mut buffer = [0; 2048];
         if let Ok(len) = bound.socket.recv(&mut buffer)
             && let Ok(Frame::Keep(echo)) = Frame::parse(&buffer[..len])
             && let Some(sent) = usize::try_from(echo.t).ok().and_then(|t| sent.get(t))
         {
-            answered.push(sent.elapsed());
+            answered.push(since(*sent));
         }
     };
     bound.socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
     for t in 0..KEEPS {
-        sent.push(StdInstant::now());
+        let now = bound.clock.now().mono;
+        sent.push(now);
         bound.socket.send(&Keep { flags: 0, gen_no, t }.encode()).unwrap();
-        while sent[sent.len() - 1].elapsed() < Duration::from_millis(10) {
+        while since(now) < Duration::from_millis(10) {
             take(&sent, &mut answered);
         }
     }
-    while answered.len() < sent.len() && sent[sent.len() - 1].elapsed() < LOST_AFTER {
+    while answered.len() < sent.len() && since(sent[sent.len() - 1]) < LOST_AFTER {
         take(&sent, &mut answered);
     }
     answered.sort();
