@@ -164,6 +164,49 @@ fn handshakes_and_probes_by_a_relay_are_of_class_control() {
     assert_eq!(*seen.borrow(), BTreeSet::from([(1, control), (2, control), (4, data), (0xa0, control)]));
 }
 
+/// The operator takes a relay out of the list, and puts it back: whoever is online hears of it, and lets go of it, or binds
+/// there, without a restart and without a lost packet.
+#[test]
+fn another_list_of_relays_is_in_force_at_all_who_are_online_within_five_seconds() {
+    let every = 20 * MS;
+    let (mut o, a, b) = pair(8, NatKind::Symmetric, &[40 * MS, 5 * MS]);
+    o.flow(a, b, every, 2_000).unwrap();
+    o.world_mut().run_for(8 * S).unwrap();
+    assert_eq!(relay_of(&o, a, b), Some(2), "{}", o.report());
+    let mut taken = None;
+    o.change_relays(|relays| taken = relays.pop()).unwrap();
+    let bound = |o: &Overlay, agent| -> Vec<u16> {
+        let relays = o.agent(agent).status().unwrap().relays;
+        relays.iter().filter(|r| r.up).map(|r| r.relay_no).collect()
+    };
+    let epoch = |o: &Overlay, agent| o.agent(agent).status().unwrap().documents.unwrap().manifest_epoch;
+    let mut waited = Duration::ZERO;
+    while [a, b].iter().any(|agent| bound(&o, *agent) != [1] || epoch(&o, *agent) != 3) {
+        o.world_mut().run_for(100 * MS).unwrap();
+        waited = waited + 100 * MS;
+        assert!(waited <= 5 * S, "{}", o.report());
+    }
+    println!("a relay taken out is left by all within {waited:?}");
+    o.world_mut().run_for(2 * S).unwrap();
+    assert_eq!((relay_of(&o, a, b), relay_of(&o, b, a)), (Some(1), Some(1)), "{}", o.report());
+    o.change_relays(|relays| relays.extend(taken)).unwrap();
+    waited = Duration::ZERO;
+    while [a, b].iter().any(|agent| bound(&o, *agent).len() != 2 || epoch(&o, *agent) != 4) {
+        o.world_mut().run_for(100 * MS).unwrap();
+        waited = waited + 100 * MS;
+        assert!(waited <= 5 * S, "{}", o.report());
+    }
+    println!("a relay that is listed is bound at by all within {waited:?}");
+    o.world_mut().run_for(35 * S).unwrap();
+    let missing = o.received(a, b).unwrap().missing(2_000);
+    println!("missing {}", missing.len());
+    assert!(missing.len() <= 10, "{missing:?}\n{}", o.report());
+    // What it was told it keeps, and a newcomer is not told twice.
+    o.restart_agent(a, Stop::Kill);
+    o.world_mut().run_for(5 * S).unwrap();
+    assert_eq!(epoch(&o, a), 4);
+}
+
 /// The relay with the registrar dies: another gives tickets and answers look-ups, and admits nobody new. It comes back:
 /// control returns.
 #[test]

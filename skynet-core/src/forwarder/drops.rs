@@ -83,6 +83,8 @@ reasons! {
     JoinDeadline = "join_deadline";
     /// A joined connection was silent for too long.
     Idle = "idle";
+    /// Too many members to be told of at once.
+    AnnouncementFull = "announcement_full";
     /// Another process with this identity lives, and began earlier.
     Duplicate = "duplicate";
     /// The other side does not read.

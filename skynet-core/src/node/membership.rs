@@ -68,6 +68,8 @@ pub(super) enum MembershipEvent {
     },
     /// Another policy is in force.
     Policy,
+    /// Another list of relays is.
+    Relays,
     /// A member's documents have ended, none newer came.
     Gone(PublicKey),
     /// Nobody answers to this.

@@ -21,7 +21,7 @@ mod join;
 mod lookup;
 mod oust;
 
-use join::keep_the_newest;
+use join::{is_news, keep_the_newest};
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 pub use lookup::{GetBy, MAX_LIST, Page, find, list};
 pub use oust::Ousted;

@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) armed: Instant,
     /// The last of the documents it was told.
     pub(super) told: u64,
+    /// The one of them that its WELCOME held, if any did.
+    pub(super) has_manifest: Option<u64>,
     /// Bytes handed out and not yet reported as written.
     pub(super) unsent: usize,
     /// Bytes heard,
@@ -75,6 +77,7 @@ impl Connection {
             deadline: now + JOIN_DEADLINE,
             armed: now + JOIN_DEADLINE,
             told: 0,
+            has_manifest: None,
             unsent: 0,
             received: 0,
             said: MESSAGE_2_LEN,

@@ -175,6 +175,8 @@ pub struct Joined {
     pub mark: u32,
     /// and whether it is forgotten when it is gone.
     pub ephemeral: bool,
+    /// Its documents, if everybody is to have them at once: those of a member that relays, and was not known to.
+    pub announce: Option<Vec<u8>>,
     /// The admission receipt.
     pub receipt: Vec<u8>,
     /// The genesis document.
@@ -220,7 +222,7 @@ pub enum StoreReply {
 pub struct InForce {
     /// Which network.
     pub network_id: [u8; 8],
-    /// The documents that members are told, beside the manifest of their WELCOME.
+    /// The documents that members are told, in the order in which they must be taken: the manifest first.
     pub documents: Vec<Vec<u8>>,
     /// Who was revoked, as long as it may hold a ticket.
     pub ousted: Vec<Ousted>,
@@ -415,7 +417,15 @@ impl ControlServer {
             }
             message => message,
         };
-        let tells = matches!(message, Message::Welcome(_) | Message::Manifest(_));
+        let manifest = match &message {
+            Message::Welcome(welcome) => Some(&welcome.manifest),
+            Message::Manifest(manifest) => Some(manifest),
+            _ => None,
+        };
+        let tells = manifest.is_some();
+        if let Some((manifest, connection)) = manifest.zip(self.connections.get_mut(&asked.conn)) {
+            connection.has_manifest = self.bulletin.number_of(manifest);
+        }
         self.answer(asked.conn, asked.request, &message, now.mono);
         if tells {
             self.tell(asked.conn);
@@ -606,6 +616,9 @@ impl ControlServer {
         }
         self.set_online(conn, member, now.mono);
         self.rolls.arrived(member, &joined, now.mono);
+        if let Some(bundle) = joined.announce {
+            self.announce(member, bundle, now.mono);
+        }
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
             kid,

@@ -112,6 +112,7 @@ impl World {
 
 pub(super) fn joined(identity: u8) -> Joined {
     Joined {
+        announce: None,
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),

@@ -88,11 +88,18 @@ impl RelaySet {
 
     /// The stream goes on with another ticket, or ends if its relay is none of ours any more.
     pub(super) fn keep_stream(&mut self, welcome: &Welcome, now: Instant) {
-        match self.carrier.relay() {
-            Some(no) if self.get(no).is_none() => self.carrier.reset(),
-            None if self.relays.is_empty() => self.carrier.reset(),
-            _ => self.carrier.set_ticket(welcome, now),
+        if !self.end_foreign_stream() {
+            self.carrier.set_ticket(welcome, now);
         }
+    }
+
+    /// Ends it if its relay is none of ours any more: whether it is not.
+    pub(super) fn end_foreign_stream(&mut self) -> bool {
+        let known = self.carrier.relay().map_or(!self.relays.is_empty(), |no| self.get(no).is_some());
+        if !known {
+            self.carrier.reset();
+        }
+        !known
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 //! Documents that hold for the whole network: who is told, when, and who goes.
 
+use super::bulletin::MAX_ANNOUNCED;
 use super::*;
 use crate::server::Revoked;
 
@@ -54,6 +55,84 @@ fn news_go_to_all_who_are_online_and_nothing_else_does() {
     w.server.handle_store_reply(0, in_force(&[b"list 2", b"word"], &[]), w.now);
     w.exchange(&mut node);
     assert_eq!(told(&node)[2..], [b"list 2"]);
+}
+
+/// A document that says it is a manifest.
+fn manifest(content: u8) -> Vec<u8> {
+    vec![2, 1, 0, 1, content]
+}
+
+fn with_manifest(node: u8, manifest: Vec<u8>) -> StoreReply {
+    StoreReply::Joined(Box::new(Joined { manifest, ..joined(node) }))
+}
+
+#[test]
+fn another_manifest_goes_to_all_who_are_online_and_not_to_whom_its_welcome_told() {
+    let mut w = World::new();
+    let documents = |content| in_force(&[&manifest(content), b"list"], &[]);
+    w.server.handle_store_reply(0, documents(1), w.now);
+    let mut node = w.connect("192.0.2.1:500");
+    node.client.join(vec![7; 30], w.now.mono);
+    w.exchange(&mut node);
+    let request = w.server.poll_store_request().unwrap();
+    w.reply(&mut node, request.id, with_manifest(7, manifest(1)));
+    assert_eq!(told(&node), [b"list".to_vec()]);
+    w.server.handle_store_reply(0, documents(2), w.now);
+    w.exchange(&mut node);
+    assert_eq!(told(&node)[1..], [manifest(2)]);
+    // It renews itself before the relay has heard of the next: what its WELCOME held is not said again.
+    node.client.join(vec![7; 30], w.now.mono);
+    w.exchange(&mut node);
+    let request = w.server.poll_store_request().unwrap();
+    w.reply(&mut node, request.id, with_manifest(7, manifest(2)));
+    assert_eq!(told(&node).len(), 2);
+}
+
+fn pushed(node: &Node) -> Vec<Vec<u8>> {
+    let bundle = |e: &ControlEvent| match e {
+        ControlEvent::Pushed(member) => Some(member.bundle.clone()),
+        _ => None,
+    };
+    node.events.iter().filter_map(bundle).collect()
+}
+
+#[test]
+fn a_member_that_begins_to_relay_is_told_of_to_all_who_are_online_once() {
+    let mut w = World::new();
+    let (mut a, mut b) = (w.join("192.0.2.1:500", 7), w.join("192.0.2.2:500", 8));
+    let mut m = w.connect("192.0.2.3:500");
+    for announce in [Some(vec![9; 40]), None] {
+        m.client.join(vec![9; 30], w.now.mono);
+        w.exchange(&mut m);
+        let request = w.server.poll_store_request().unwrap();
+        let joined = Joined { announce, ..joined(9) };
+        w.reply(&mut m, request.id, StoreReply::Joined(Box::new(joined)));
+        w.pass(Duration::from_millis(50));
+        [&mut a, &mut b, &mut m].map(|node| w.exchange(node));
+    }
+    assert_eq!([pushed(&a), pushed(&b), pushed(&m)], [vec![vec![9; 40]], vec![vec![9; 40]], vec![]]);
+    assert_eq!(pushed(&w.join("192.0.2.4:500", 10)), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn of_too_many_that_begin_to_relay_at_once_the_first_are_left_to_the_list() {
+    let mut w = World::new();
+    let mut a = w.join("192.0.2.1:500", 7);
+    for n in 0..MAX_ANNOUNCED as u8 + 3 {
+        let mut m = w.connect("192.0.2.3:500");
+        m.client.join(vec![9; 30], w.now.mono);
+        w.exchange(&mut m);
+        let request = w.server.poll_store_request().unwrap();
+        let joined = Joined { announce: Some(vec![n; 40]), ..joined(100 + n) };
+        w.reply(&mut m, request.id, StoreReply::Joined(Box::new(joined)));
+    }
+    for _ in 0..10 {
+        w.pass(Duration::from_millis(50));
+        w.exchange(&mut a);
+    }
+    let heard = pushed(&a);
+    assert_eq!((heard.len(), heard[0][0]), (MAX_ANNOUNCED, 3));
+    assert_eq!(w.server.drops().get(DropReason::AnnouncementFull), 3);
 }
 
 #[test]
