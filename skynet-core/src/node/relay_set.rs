@@ -89,6 +89,8 @@ pub(super) struct RelaySet {
     /// What is told, or home, is another, and nobody has heard yet.
     changed: bool,
     carrier: Carrier,
+    /// The stream was opened to the relay of the control channel.
+    stream_follows: bool,
 }
 
 impl Relay {
@@ -263,6 +265,7 @@ impl RelaySet {
 
     /// Data goes by this relay.
     pub(super) fn note_use(&mut self, no: RelayNo, until: Instant, now: Instant) {
+        self.carrier.note_use(no, until);
         let relay = self.relays.iter_mut().chain(&mut self.members).find(|r| r.no == no);
         if let Some(client) = relay.and_then(|r| r.client.as_mut()) {
             client.note_use(until, now);

@@ -63,6 +63,10 @@ impl Node {
     pub(super) fn drain_relay(&mut self, now: Now) {
         let before = self.ports.relays.transport();
         self.tend_carrier(now);
+        let without_udp = !self.ports.relays.udp_is_up();
+        if let Some(membership) = &mut self.membership {
+            membership.set_without_udp(without_udp, now);
+        }
         while let Some(port) = self.ports.poll_changed(&mut self.rng, now.mono) {
             self.tend_carrier(now);
             if port == PortNo(0) {
