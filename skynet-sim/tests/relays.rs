@@ -235,6 +235,45 @@ fn control_goes_on_at_another_relay_and_returns() {
     }
 }
 
+/// No session tells a node without UDP that the first relay is back.
+#[test]
+fn control_returns_to_the_first_relay_without_udp_too() {
+    let mut o = Overlay::with_relays(9, Engine::Noise, &[5 * MS, 15 * MS]);
+    let internet = o.topology.internet();
+    o.world_mut().network_mut().set_middlebox(internet, Some(Box::new(|_: &Datagram| false)));
+    let cloud = o.cloud(NatKind::Symmetric);
+    let agents = [(); 8].map(|()| o.add_agent(cloud));
+    let at = |o: &Overlay, relay: u16| {
+        agents.iter().all(|agent| o.agent(*agent).status().unwrap().control_relay == Some(relay))
+    };
+    o.world_mut().run_for(10 * S).unwrap();
+    assert!(at(&o, 1), "{}", o.report());
+    o.stop_relay_no(1, Stop::PowerOff);
+    o.world_mut().run_for(100 * S).unwrap();
+    assert!(at(&o, 2), "{}", o.report());
+    // It tries in vain: a minute and a half, three and six minutes after the channel moved, at the latest.
+    o.world_mut().run_for(600 * S).unwrap();
+    o.start_relay_no(1);
+    let mut waited = Duration::ZERO;
+    while !at(&o, 1) {
+        o.world_mut().run_for(S).unwrap();
+        waited = waited + S;
+        assert!(waited <= 460 * S, "{}", o.report());
+    }
+    println!("without UDP back within {waited:?} after an outage of 700 s");
+    o.stop_relay_no(1, Stop::Kill);
+    o.world_mut().run_for(5 * S).unwrap();
+    assert!(at(&o, 2), "{}", o.report());
+    o.start_relay_no(1);
+    waited = Duration::ZERO;
+    while !at(&o, 1) {
+        o.world_mut().run_for(S).unwrap();
+        waited = waited + S;
+        assert!(waited <= 96 * S, "{}", o.report());
+    }
+    println!("without UDP back within {waited:?} after an outage of 5 s");
+}
+
 /// The relay of a pair dies, comes back and dies again with the other: nothing flaps and nothing is forgotten.
 #[test]
 fn a_relay_that_comes_back_is_used_again_only_when_it_is_worth_it() {

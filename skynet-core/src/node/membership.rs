@@ -525,7 +525,8 @@ impl MembershipAgent {
                 self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.welcomed = true;
-                let at_first = self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
+                let at_first =
+                    self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
                 self.homing.joined(at_first, &mut self.rng, now.mono);
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();

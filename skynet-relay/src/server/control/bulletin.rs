@@ -73,7 +73,7 @@ impl Bulletin {
         let last = self.last;
         for document in documents {
             let known = before.iter().find(|(_, held)| *held == document).map(|(number, _)| *number);
-            let number = known.unwrap_or(last + 1);
+            let number = known.unwrap_or(self.last + 1);
             self.last = self.last.max(number);
             self.documents.push((number, document));
         }

@@ -1,6 +1,6 @@
 //! Documents that hold for the whole network: who is told, when, and who goes.
 
-use super::bulletin::MAX_ANNOUNCED;
+use super::super::bulletin::MAX_ANNOUNCED;
 use super::*;
 use crate::server::Revoked;
 
@@ -96,41 +96,54 @@ fn pushed(node: &Node) -> Vec<Vec<u8>> {
     node.events.iter().filter_map(bundle).collect()
 }
 
+/// Gives everybody what is for them.
+fn deliver(w: &mut World, nodes: &mut [Node]) {
+    while let Some(output) = w.server.poll_stream_write() {
+        let StreamOutput::Bytes(conn, bytes) = output else { panic!("{output:?}") };
+        let node = nodes.iter_mut().find(|node| node.conn == conn).unwrap();
+        node.client.handle_bytes(&bytes, w.now.mono);
+        node.events.extend(core::iter::from_fn(|| node.client.poll_event()));
+    }
+}
+
+/// It joins, and is to be told of, or not.
+fn join_announced(w: &mut World, node: &mut Node, identity: u8, announce: Option<Vec<u8>>) {
+    node.client.join(vec![9; 30], w.now.mono);
+    w.exchange(node);
+    let request = w.server.poll_store_request().unwrap();
+    let joined = Joined { announce, ..joined(identity) };
+    w.server.handle_store_reply(request.id, StoreReply::Joined(Box::new(joined)), w.now);
+}
+
 #[test]
 fn a_member_that_begins_to_relay_is_told_of_to_all_who_are_online_once() {
     let mut w = World::new();
-    let (mut a, mut b) = (w.join("192.0.2.1:500", 7), w.join("192.0.2.2:500", 8));
-    let mut m = w.connect("192.0.2.3:500");
+    let mut nodes = vec![w.join("192.0.2.1:500", 7), w.join("192.0.2.2:500", 8), w.connect("192.0.2.3:500")];
     for announce in [Some(vec![9; 40]), None] {
-        m.client.join(vec![9; 30], w.now.mono);
-        w.exchange(&mut m);
-        let request = w.server.poll_store_request().unwrap();
-        let joined = Joined { announce, ..joined(9) };
-        w.reply(&mut m, request.id, StoreReply::Joined(Box::new(joined)));
+        join_announced(&mut w, &mut nodes[2], 9, announce);
         w.pass(Duration::from_millis(50));
-        [&mut a, &mut b, &mut m].map(|node| w.exchange(node));
+        deliver(&mut w, &mut nodes);
     }
-    assert_eq!([pushed(&a), pushed(&b), pushed(&m)], [vec![vec![9; 40]], vec![vec![9; 40]], vec![]]);
-    assert_eq!(pushed(&w.join("192.0.2.4:500", 10)), Vec::<Vec<u8>>::new());
+    let heard: Vec<_> = nodes.iter().map(pushed).collect();
+    assert_eq!(heard, [vec![vec![9; 40]], vec![vec![9; 40]], vec![]]);
+    assert!(pushed(&w.join("192.0.2.4:500", 10)).is_empty(), "who comes later lists it");
 }
 
 #[test]
 fn of_too_many_that_begin_to_relay_at_once_the_first_are_left_to_the_list() {
     let mut w = World::new();
-    let mut a = w.join("192.0.2.1:500", 7);
+    let mut nodes = vec![w.join("192.0.2.1:500", 7)];
     for n in 0..MAX_ANNOUNCED as u8 + 3 {
-        let mut m = w.connect("192.0.2.3:500");
-        m.client.join(vec![9; 30], w.now.mono);
-        w.exchange(&mut m);
-        let request = w.server.poll_store_request().unwrap();
-        let joined = Joined { announce: Some(vec![n; 40]), ..joined(100 + n) };
-        w.reply(&mut m, request.id, StoreReply::Joined(Box::new(joined)));
+        let mut node = w.connect("192.0.2.3:500");
+        join_announced(&mut w, &mut node, 100 + n, Some(vec![n; 40]));
+        nodes.push(node);
+        deliver(&mut w, &mut nodes);
     }
     for _ in 0..10 {
         w.pass(Duration::from_millis(50));
-        w.exchange(&mut a);
+        deliver(&mut w, &mut nodes);
     }
-    let heard = pushed(&a);
+    let heard = pushed(&nodes[0]);
     assert_eq!((heard.len(), heard[0][0]), (MAX_ANNOUNCED, 3));
     assert_eq!(w.server.drops().get(DropReason::AnnouncementFull), 3);
 }
