@@ -39,6 +39,8 @@
 //! timeout = "30s"                      # for each program
 //!
 //! [names]
+//! dns = "auto"                         # answer DNS at the overlay's addresses: where systemd-resolved runs; "on", "off"
+//! dns_port = 53
 //! hosts_file = "/etc/hosts"            # keep the members' names in a block of it; default: nowhere
 //!
 //! [boot]
@@ -64,6 +66,7 @@ mod dataplane;
 mod file;
 mod hooks;
 mod mtu;
+mod names;
 mod offload;
 mod paths;
 mod relay;
@@ -92,6 +95,7 @@ pub use dataplane::{
 };
 pub use hooks::Hooks;
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
+pub use names::{DNS_PORT, Dns, DnsMode};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
 pub use relay::{ProxyEnvironment, TlsWays};
@@ -165,6 +169,10 @@ pub struct Overrides {
     pub hooks: Option<PathBuf>,
     /// Where the members' names are kept.
     pub hosts_file: Option<PathBuf>,
+    /// Whether DNS is answered,
+    pub dns: Option<DnsMode>,
+    /// and by which port.
+    pub dns_port: Option<u16>,
 }
 
 /// What the agent runs with.
@@ -218,6 +226,8 @@ pub struct Config {
     pub hooks: Option<Hooks>,
     /// The hosts file that has the members' names in a block, if one is to have them.
     pub hosts_file: Option<PathBuf>,
+    /// The agent's own resolver.
+    pub dns: Dns,
     /// Whether this node talks to nobody once what it knows of revocations is a day old.
     pub fail_closed: bool,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
@@ -354,6 +364,7 @@ impl Config {
         let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
         let relaying = file.relaying.limits().map_err(|(key, what)| at(key, what))?;
         let hooks = file.hooks.check(overrides.hooks).map_err(|(key, what)| at(key, what))?;
+        let dns = file.names.dns(overrides.dns, overrides.dns_port).map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -396,6 +407,7 @@ impl Config {
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             hooks,
+            dns,
             hosts_file: overrides.hosts_file.or(file.names.hosts_file),
             fail_closed: file.trust.fail_closed,
             wireguard,
