@@ -173,6 +173,7 @@ impl AgentArgs {
 
     fn overrides(&self) -> Overrides {
         Overrides {
+            network: None,
             config: self.config.clone(),
             state_dir: self.state_dir.clone(),
             socket: self.socket.clone(),

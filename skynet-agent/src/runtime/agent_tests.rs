@@ -55,6 +55,8 @@ fn node_with_a_due_timer() -> Node {
 fn agent(dir: &Path) -> (Agent, QueueSink) {
     let config = Config {
         tls: Default::default(),
+        network: None,
+        file: dir.join("agent.toml"),
         state_dir: dir.join("state"),
         socket: dir.join("sock"),
         token: None,
