@@ -17,7 +17,7 @@ use crate::io::control::ControlStats;
 use crate::io::describe;
 use crate::io::desk::{Desks, ForwardStats};
 use crate::io::tls::{TlsDesk, TlsStats};
-use crate::server::{Drops, SessionView};
+use crate::server::{DropReason, SessionView, StreamDrop};
 use crate::store::View;
 
 /// Between two samples, of which rates are made.
@@ -97,11 +97,16 @@ impl Monitor {
         self.tls.as_ref().map(TlsDesk::stats).unwrap_or_default()
     }
 
-    /// Those of all sides.
-    pub(super) fn drops(&self, forward: &ForwardStats) -> Drops {
-        let mut drops = forward.drops.clone();
-        drops.add(&self.control().drops);
-        drops.add(&self.tls().drops);
+    /// What went no further at any side, by label, all there are.
+    pub(super) fn drops(&self, forward: &ForwardStats) -> BTreeMap<&'static str, u64> {
+        let mut streams = self.control().drops;
+        streams.add(&self.tls().drops);
+        let datagrams = DropReason::ALL.iter().map(|&reason| (reason.as_str(), forward.drops.get(reason)));
+        let streams = StreamDrop::ALL.iter().map(|&reason| (reason.as_str(), streams.get(reason)));
+        let mut drops = BTreeMap::new();
+        for (label, n) in datagrams.chain(streams) {
+            *drops.entry(label).or_default() += n;
+        }
         drops
     }
 
@@ -170,11 +175,8 @@ impl Monitor {
     fn to_json(&self, sessions: Vec<SessionView>) -> Value {
         let threads = self.threads();
         let forward = ForwardStats::sum(&threads);
-        let drops: Map<String, Value> = self
-            .drops(&forward)
-            .nonzero()
-            .map(|(reason, n)| (reason.as_str().to_owned(), n.into()))
-            .collect();
+        let drops = self.drops(&forward).into_iter().filter(|(_, n)| *n > 0);
+        let drops: Map<String, Value> = drops.map(|(label, n)| (label.to_owned(), n.into())).collect();
         let (control, tls, per_second) = (self.control(), self.tls(), self.per_second());
         let sum = |of: fn(&PerSecond) -> f64| per_second.iter().map(of).sum::<f64>().round();
         json!({

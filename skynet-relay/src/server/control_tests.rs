@@ -267,7 +267,7 @@ fn silent_strangers_are_512_at_most_and_gone_after_five_seconds() {
         assert!(w.open(&from).is_some());
         assert!(w.server.connections() <= 513);
     }
-    assert_eq!(w.server.drops().get(DropReason::TooManyUnjoined), 5000 - 512);
+    assert_eq!(w.server.drops().get(StreamDrop::TooManyUnjoined), 5000 - 512);
     assert_eq!(closed(&mut w), 5000 - 512);
     w.pass(Duration::from_secs(5));
     assert_eq!(closed(&mut w), 512);
@@ -302,7 +302,7 @@ fn a_stranger_who_only_shakes_hands_is_gone_after_five_seconds_too() {
     w.pass(Duration::from_millis(1));
     w.exchange(&mut node);
     assert!(node.closed);
-    assert_eq!(w.server.drops().get(DropReason::JoinDeadline), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::JoinDeadline), 1);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_joined_node_lives_on_its_pings_and_dies_75_seconds_after_the_last() {
         w.pass(Duration::from_secs(20));
     }
     assert_eq!((w.server.joined(), w.server.connections()), (0, 0));
-    assert_eq!(w.server.drops().get(DropReason::Idle), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::Idle), 1);
     assert_eq!(w.server.deadlines.len(), 0);
 }
 
@@ -349,7 +349,7 @@ fn a_reader_that_does_not_read_costs_256_kib() {
         }
     }
     assert!((240_000..=280_000).contains(&out), "{out}");
-    assert_eq!(w.server.drops().get(DropReason::SlowReader), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::SlowReader), 1);
     assert_eq!(w.server.connections(), 0);
 }
 

@@ -10,9 +10,9 @@ use skynet_core::control::message::Member;
 use skynet_core::member::document::{Kind, kind_of};
 use skynet_core::time::{Duration, Instant, earliest};
 
-use super::{ConnId, ControlServer, InForce, MemberKey, Ousted, StoreOp, StoreRequest};
-use crate::server::DropReason;
-use crate::server::Revoked;
+use super::{ConnId, ControlServer, InForce, MemberKey, StoreOp, StoreRequest};
+use crate::registrar::Ousted;
+use crate::server::{StreamDrop, Revoked};
 
 /// News go to so many members at once,
 const AT_ONCE: usize = 256;
@@ -109,7 +109,7 @@ impl ControlServer {
         for Ousted { identity, .. } in &in_force.ousted {
             if let Some(&conn) = self.online.get(&MemberKey { network_id, identity: *identity }) {
                 self.tell(conn);
-                self.close(conn, DropReason::Revoked);
+                self.close(conn, StreamDrop::Revoked);
             }
         }
         let ousted = in_force.ousted.iter().map(|one| (one.identity, one.node_no));
@@ -144,7 +144,7 @@ impl ControlServer {
         let waiting = others.map(|(_, conn)| *conn).collect();
         if self.bulletin.announced.len() == MAX_ANNOUNCED {
             self.bulletin.announced.pop_front();
-            self.drops.count(DropReason::AnnouncementFull);
+            self.drops.count(StreamDrop::AnnouncementFull);
         }
         self.bulletin.announced.push_back(Announced { bundle, waiting });
         self.bulletin.next.get_or_insert(now);

@@ -145,7 +145,7 @@ fn of_too_many_that_begin_to_relay_at_once_the_first_are_left_to_the_list() {
     }
     let heard = pushed(&nodes[0]);
     assert_eq!((heard.len(), heard[0][0]), (MAX_ANNOUNCED, 3));
-    assert_eq!(w.server.drops().get(DropReason::AnnouncementFull), 3);
+    assert_eq!(w.server.drops().get(StreamDrop::AnnouncementFull), 3);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn whoever_is_revoked_is_told_and_let_go_and_the_forwarding_side_hears() {
     w.exchange(&mut node);
     assert_eq!(told(&node), [b"list"]);
     assert!(node.closed && !w.server.is_online(NET, Identity([7; 32])));
-    assert_eq!(w.server.drops().get(DropReason::Revoked), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::Revoked), 1);
     let ousted = [7, 9].map(|n: u8| (Identity([n; 32]), 0x0a00_0000 + u32::from(n)));
     assert_eq!(w.server.poll_revoked(), Some(Revoked::new(NET, ousted)));
     assert_eq!(w.server.poll_revoked(), None);
