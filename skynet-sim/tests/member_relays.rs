@@ -126,14 +126,14 @@ fn one_that_begins_to_relay_is_known_at_once_by_all_who_are_online_and_used() {
     let mut waited = Duration::ZERO;
     while !others.iter().chain([&a, &b]).all(|host| knows(&o, *host)) {
         o.world_mut().run_for(50 * MS).unwrap();
-        waited = waited + 50 * MS;
+        waited += 50 * MS;
         assert!(waited <= 5 * S, "{}", o.report());
     }
     println!("known by all {waited:?} after it joined");
     let mut s = Story { o, a, b, m };
     while !s.by_m() {
         s.run(100 * MS);
-        waited = waited + 100 * MS;
+        waited += 100 * MS;
         assert!(waited <= 15 * S, "{:?}\n{}", s.relays(), s.o.report());
     }
     println!("used {waited:?} after it joined");

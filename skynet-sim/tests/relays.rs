@@ -183,7 +183,7 @@ fn another_list_of_relays_is_in_force_at_all_who_are_online_within_five_seconds(
     let mut waited = Duration::ZERO;
     while [a, b].iter().any(|agent| bound(&o, *agent) != [1] || epoch(&o, *agent) != 3) {
         o.world_mut().run_for(100 * MS).unwrap();
-        waited = waited + 100 * MS;
+        waited += 100 * MS;
         assert!(waited <= 5 * S, "{}", o.report());
     }
     println!("a relay taken out is left by all within {waited:?}");
@@ -193,7 +193,7 @@ fn another_list_of_relays_is_in_force_at_all_who_are_online_within_five_seconds(
     waited = Duration::ZERO;
     while [a, b].iter().any(|agent| bound(&o, *agent).len() != 2 || epoch(&o, *agent) != 4) {
         o.world_mut().run_for(100 * MS).unwrap();
-        waited = waited + 100 * MS;
+        waited += 100 * MS;
         assert!(waited <= 5 * S, "{}", o.report());
     }
     println!("a relay that is listed is bound at by all within {waited:?}");
@@ -257,7 +257,7 @@ fn control_returns_to_the_first_relay_without_udp_too() {
     let mut waited = Duration::ZERO;
     while !at(&o, 1) {
         o.world_mut().run_for(S).unwrap();
-        waited = waited + S;
+        waited += S;
         assert!(waited <= 460 * S, "{}", o.report());
     }
     println!("without UDP back within {waited:?} after an outage of 700 s");
@@ -268,7 +268,7 @@ fn control_returns_to_the_first_relay_without_udp_too() {
     waited = Duration::ZERO;
     while !at(&o, 1) {
         o.world_mut().run_for(S).unwrap();
-        waited = waited + S;
+        waited += S;
         assert!(waited <= 96 * S, "{}", o.report());
     }
     println!("without UDP back within {waited:?} after an outage of 5 s");
