@@ -70,7 +70,7 @@ impl Relay {
     }
     fn up_with(dir: &Path, more: &[&str]) -> Self {
         let arguments = ["up", "--json", "--listen", "127.0.0.1:0", "--public-address", "127.0.0.1"];
-        Self::start(dir, &[&arguments, &["--range", "10.77.0.0/16"], more].concat())
+        Self::start(dir, &[&arguments[..], &["--range", "10.77.0.0/16"], more].concat())
     }
     fn start(dir: &Path, arguments: &[&str]) -> Self {
         let mut child = command(dir, arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

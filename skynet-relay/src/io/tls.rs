@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::io::control::Incoming;
 use crate::io::descriptors::TLS_SHARE;
-use crate::server::{StreamDrop, StreamDrops, Seat, Seats, seats};
+use crate::server::{Seat, Seats, StreamDrop, StreamDrops, seats};
 
 /// Connections at once, if the process may have as many descriptors.
 const MAX_CONNECTIONS: u64 = 10_000;

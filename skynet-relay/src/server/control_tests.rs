@@ -1,7 +1,10 @@
-use super::*;
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
-use skynet_core::key::Secret;
+use skynet_core::control::message::{Lookup, Member};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DeniedCode, Message};
+use skynet_core::key::{Identity, Secret};
 use skynet_core::time::{Duration, UnixTime};
+use skynet_core::wire::relay::{Ticket, bind_key};
+
+use super::*;
 
 #[path = "control/bulletin_tests.rs"]
 mod bulletin;

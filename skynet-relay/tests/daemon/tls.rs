@@ -24,7 +24,7 @@ impl World {
     fn new(more: &[&str]) -> Self {
         let directory = passable_directory();
         let tls = ["--tls-listen", "127.0.0.1:0"];
-        let relay = Relay::up_with(&directory.path().join("relay"), &[&tls, more].concat());
+        let relay = Relay::up_with(&directory.path().join("relay"), &[&tls[..], more].concat());
         let token = relay.up["token"].as_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         Self { relay, runtime: runtime.unwrap(), token, _directory: directory }

@@ -12,7 +12,7 @@ use skynet_core::time::{Duration, Instant, earliest};
 
 use super::{ConnId, ControlServer, InForce, MemberKey, StoreOp, StoreRequest};
 use crate::registrar::Ousted;
-use crate::server::{StreamDrop, Revoked};
+use crate::server::{Revoked, StreamDrop};
 
 /// News go to so many members at once,
 const AT_ONCE: usize = 256;

@@ -2,6 +2,7 @@
 
 use super::super::bulletin::MAX_ANNOUNCED;
 use super::*;
+use crate::registrar::Ousted;
 use crate::server::Revoked;
 
 fn in_force(documents: &[&[u8]], ousted: &[u8]) -> StoreReply {

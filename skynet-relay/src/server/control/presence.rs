@@ -12,6 +12,7 @@ use super::room::release;
 use super::{ConnId, ControlServer, Joined};
 use crate::server::connection::{JOIN_DEADLINE, MemberKey};
 use crate::server::limit::prefix;
+use crate::server::unix_ms;
 
 impl ControlServer {
     /// Whether a member's control channel is open here.
@@ -43,7 +44,7 @@ impl ControlServer {
         .mint(cluster_key);
         let observed = self.connections[&conn].peer;
         Message::Welcome(Box::new(Welcome {
-            relay_unix_ms: super::unix_ms(now),
+            relay_unix_ms: unix_ms(now),
             observed,
             ticket,
             bind_key: bind_key(cluster_key, &ticket),
