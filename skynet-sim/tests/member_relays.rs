@@ -107,8 +107,8 @@ fn one_that_begins_to_relay_is_known_at_once_by_all_who_are_online_and_used() {
     let clouds = [NatKind::Symmetric; 2].map(|kind| o.cloud(kind));
     // More than they learn in the background: to them the network is large.
     let few = Offer { known_members: 2, ..Offer::default() };
-    let others: Vec<_> = clouds.iter().map(|cloud| o.add_agent_with(*cloud, few.clone())).collect();
-    let [a, b] = clouds.map(|cloud| o.add_agent_with(cloud, few.clone()));
+    let others: Vec<_> = clouds.iter().map(|cloud| o.add_agent_with(*cloud, few)).collect();
+    let [a, b] = clouds.map(|cloud| o.add_agent_with(cloud, few));
     assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
     for (from, to) in [(a, b), (b, a)] {
         o.flow(from, to, 50 * MS, 2_000).unwrap();
