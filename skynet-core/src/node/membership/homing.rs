@@ -10,7 +10,7 @@
 //! it has for that: so it tries ever more seldom.
 
 use crate::rng::Rng;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 
 /// A relay that is back is given so long before the control channel returns to it,
 const RETURN_AFTER: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ impl Homing {
 
     /// The first relay's UDP session is up. Back there, but not all in the same second.
     pub(super) fn found(&mut self, rng: &mut Rng, now: Instant) {
-        self.at.get_or_insert(now + RETURN_AFTER + random(RETURN_SPREAD, rng));
+        self.at = earliest(self.at, Some(now + RETURN_AFTER + random(RETURN_SPREAD, rng)));
     }
 
     /// It has ended.
