@@ -17,7 +17,7 @@ pub(super) struct Asked {
 }
 
 impl ControlServer {
-    /// The answer to a [`StoreRequest`].
+    /// The answer to a [`StoreRequest`](super::StoreRequest).
     pub fn handle_store_reply(&mut self, id: u64, reply: StoreReply, now: Now) {
         self.last_now = self.last_now.max(now.mono);
         if let StoreReply::InForce(in_force) = reply {
