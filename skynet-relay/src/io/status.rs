@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -270,14 +270,37 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A socket left by a relay that was killed is in the way and nobody's any more; the port was free, so this is it.
-pub(super) fn bind(path: &Path) -> Option<UnixListener> {
-    let _ = std::fs::remove_file(path);
-    match UnixListener::bind(path) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            warn!(path = %path.display(), %error, "no status socket");
-            None
+/// Where `status` asks; gone with it. Whoever connects before the relay serves waits, so bound before the relay reads its
+/// documents nobody can replace one and find nobody to tell.
+#[derive(Debug)]
+pub struct StatusSocket {
+    path: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+}
+
+impl StatusSocket {
+    /// Binds it. A socket left by a relay that was killed is in the way and nobody's any more; the port was free, so this
+    /// is it.
+    pub fn bind(path: PathBuf) -> Option<Self> {
+        let _ = std::fs::remove_file(&path);
+        let bound = std::os::unix::net::UnixListener::bind(&path)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        match bound {
+            Ok(listener) => Some(Self { path, listener }),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "no status socket");
+                None
+            }
         }
+    }
+
+    pub(super) fn listener(&self) -> Option<UnixListener> {
+        UnixListener::from_std(self.listener.try_clone().ok()?).ok()
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
