@@ -91,7 +91,7 @@ pub struct DnsReport {
     pub failed: BTreeMap<String, String>,
     /// Queries answered,
     pub answered: u64,
-    /// and queries without an answer: of other machines, not understood, or too many at once.
+    /// and queries without an answer: of other machines, none at all, or on a connection too many.
     pub dropped: u64,
     /// `asks here`, or why systemd-resolved does not; `null` where it does not run.
     pub systemd_resolved: Option<String>,

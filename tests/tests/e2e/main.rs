@@ -32,6 +32,7 @@ mod policy;
 mod refusal;
 mod relay;
 mod relays;
+mod resolved;
 mod restart;
 mod revoke;
 mod roster;
