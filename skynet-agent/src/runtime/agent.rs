@@ -3,19 +3,17 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use skynet_core::constants::INNER_MTU;
-use skynet_core::diagnosis::{Echo, NetworkEvidence};
+use skynet_core::diagnosis::NetworkEvidence;
 use skynet_core::member::Tags;
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use super::Ended;
 use super::carrier::{Carried, Carrier};
@@ -27,17 +25,16 @@ use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::membership::FOREIGN_DISK;
 use super::names::{self, Names};
-use super::networks::{Others, Wishes};
+use super::networks::Others;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
 use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
-use crate::api::{AgentState, Call, Reply, Request, Server};
-use crate::config::{BootSettings, Config, NetworkName};
+use crate::api::{AgentState, Call};
+use crate::config::{BootSettings, Config};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
-use crate::secret::SecretText;
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
@@ -80,7 +77,7 @@ pub(super) struct Agent {
     /// The first network's: the others of this process.
     pub(super) others: Option<Others>,
     spins: u32,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 /// The two machines of the core and the queues between them.
@@ -436,57 +433,6 @@ impl Agent {
         Ok(())
     }
 
-    async fn answer(&mut self, call: Call) {
-        tracing::debug!(request = ?call.request, "asked");
-        let reply = match call.request {
-            Request::Status => Reply::ok(&self.status()),
-            Request::Peer { peer } => self.peer(&peer),
-            Request::Why { peer, echo_sent, echo_received } => {
-                let echo = Echo { sent: echo_sent, received: echo_received };
-                self.why(&peer, (echo_sent > 0).then_some(echo))
-            }
-            Request::Roster { roles, since } => self.roster(&roles, since),
-            Request::Relays => Reply::ok(&self.relays()),
-            Request::Join { token, name } => match self.join(&token, name).await {
-                Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
-                Err(e) => Reply::error(1, &format!("{e:#}")),
-            },
-            Request::Network { network, flags, proxy } => {
-                let wishes = Wishes { flags, proxy: proxy.map(SecretText::new) };
-                return self.start_network(&network, wishes, call.reply);
-            }
-            Request::Down => {
-                self.stopping = true;
-                Reply::ok(&serde_json::json!({ "stopping": true }))
-            }
-        };
-        // A client that has gone needs no answer.
-        let _ = call.reply.send(reply);
-    }
-
-    fn start_network(&self, network: &str, wishes: Wishes, reply: oneshot::Sender<Reply>) {
-        let others =
-            self.others.as_ref().ok_or("only the agent of the first network starts others".to_owned());
-        let network = network.parse::<NetworkName>().map_err(|e| e.to_string());
-        match others.and_then(|others| Ok((others, network?))) {
-            Ok((others, network)) => others.start(network, wishes, reply),
-            Err(what) => drop(reply.send(Reply::error(2, &what))),
-        }
-    }
-
-    fn peer(&self, word: &str) -> Reply {
-        let status = self.status();
-        if let Some(found) = status.find(word) {
-            return Reply::ok(found);
-        }
-        let names: Vec<&str> = status.peers.iter().map(|p| p.name.as_str()).collect();
-        let hint = match why::nearest(word, &names)[..] {
-            [] => "skynet-agent status lists them".to_owned(),
-            ref near => format!("did you mean {}?", near.join(" or ")),
-        };
-        Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
-    }
-
     /// Tells the relay that this process ends, if it can be told at once: then nobody waits for this node to come back.
     async fn take_leave(&mut self) {
         let now = clock::now();
@@ -530,14 +476,6 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
     if !left.is_zero() {
         tokio::time::sleep(left).await;
     }
-}
-
-/// Listens on the control socket and hands authorised requests over.
-pub(super) fn listen(path: &Path) -> anyhow::Result<(mpsc::Receiver<Call>, JoinHandle<()>)> {
-    let server = Server::bind(path)?;
-    let (sender, calls) = mpsc::channel(16);
-    let serving = tokio::spawn(server.serve(sender));
-    Ok((calls, serving))
 }
 
 #[cfg(test)]

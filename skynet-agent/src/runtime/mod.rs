@@ -29,6 +29,7 @@ mod ports;
 mod queues;
 mod reach;
 mod report;
+mod requests;
 mod roster;
 mod selfcheck;
 mod stream;
@@ -131,10 +132,11 @@ struct Begun {
 /// Begins an agent on the current single-threaded tokio runtime and in its thread's network namespace.
 async fn begin(config: Config, others: Option<Others>) -> anyhow::Result<Begun> {
     // The socket first: if another agent runs, nothing of its is touched.
-    let (calls, serving) = agent::listen(&config.socket)?;
+    let (calls, serving) = requests::listen(&config.socket)?;
     let agent = agent::Agent::start(config, others.clone()).await?;
-    if others.is_some() {
+    if let Some(others) = &others {
         notify::ready();
+        others.first_has_begun();
     }
     Ok(Begun { agent, calls, serving, others })
 }

@@ -10,12 +10,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use skynet_core::time::Instant;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::Ended;
 use super::agent::sleep_until;
@@ -56,9 +57,15 @@ pub(super) struct Others {
     starts: mpsc::Sender<Start>,
     stop: watch::Sender<bool>,
     running: watch::Receiver<BTreeSet<NetworkName>>,
+    begun: Arc<Notify>,
 }
 
 impl Others {
+    /// The first has what it needs: the others may take what is left.
+    pub(super) fn first_has_begun(&self) {
+        self.begun.notify_one();
+    }
+
     /// Starts one unless it runs; it answers by itself.
     pub(super) fn start(&self, network: NetworkName, wishes: Wishes, reply: oneshot::Sender<Reply>) {
         if let Err(e) = self.starts.try_send(Start { network, wishes, reply }) {
@@ -95,25 +102,27 @@ pub(super) struct Overseer<'a> {
     starts: mpsc::Receiver<Start>,
     stop: watch::Receiver<bool>,
     running: watch::Sender<BTreeSet<NetworkName>>,
+    begun: Arc<Notify>,
     futures: FuturesUnordered<Running<'a>>,
     /// Those that could not start: when they are tried again, and the pause after that.
     due: BTreeMap<NetworkName, (Instant, Duration)>,
 }
 
 impl<'a> Overseer<'a> {
-    /// With `networks` to be started at once.
+    /// With `networks` to be started as soon as the first has begun.
     pub(super) fn new(networks: BTreeSet<NetworkName>, load: &'a LoadNetwork<'a>) -> (Self, Others) {
         let (starts, requested) = mpsc::channel(MAX_NETWORKS);
         let (stop, stopping) = watch::channel(false);
         let (running, shown) = watch::channel(BTreeSet::new());
         let due = networks.into_iter().map(|network| (network, (Instant::ZERO, AGAIN))).collect();
-        let futures = FuturesUnordered::new();
-        let others = Others { starts, stop, running: shown };
-        (Self { load, starts: requested, stop: stopping, running, futures, due }, others)
+        let (futures, begun) = (FuturesUnordered::new(), Arc::new(Notify::new()));
+        let others = Others { starts, stop, running: shown, begun: Arc::clone(&begun) };
+        (Self { load, starts: requested, stop: stopping, running, begun, futures, due }, others)
     }
 
     /// Runs until a network breaks.
     pub(super) async fn run(mut self) -> anyhow::Error {
+        self.begun.notified().await;
         loop {
             let due = self.due.values().map(|(at, _)| *at).min();
             tokio::select! {

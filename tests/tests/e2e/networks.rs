@@ -227,3 +227,55 @@ fn a_network_that_overlaps_another_or_a_route_is_refused_and_the_culprit_named()
     drop((relay, twin));
     lab.remove().unwrap();
 }
+
+#[test]
+fn networks_come_by_their_files_or_by_a_flag_and_one_that_cannot_start_is_tried_again() {
+    let lab = Lab::builder("network-files").relay().cloud("a", NatKind::PortRestricted, 2).build().unwrap();
+    let binaries = Binaries::find().unwrap();
+    let relay = Relay::start(&lab, &binaries).unwrap();
+    let other = Relay::start_at(&lab, &binaries, RELAY_ADDRESSES[1]).unwrap();
+
+    // By a file beside agent.toml. The first network has the port that it asks for.
+    let config = |token: &str, port: u16| format!("token = \"{token}\"\n[interface]\nlisten_port = {port}\n");
+    let mut filed = Agent::new(&lab, "a1", &binaries).unwrap();
+    let directory = filed.socket().parent().unwrap().join("networks");
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("lab.toml");
+    std::fs::write(&file, config(other.token(), filed.port())).unwrap();
+    drop(filed);
+    filed = Agent::start_with_config(&lab, "a1", &binaries, &config(relay.token(), 41_820)).unwrap();
+    filed.wait_joined(JOIN).unwrap();
+    wait_for(JOIN, "the other one to fail", || {
+        anyhow::ensure!(filed.log().contains("network not started, trying again"), "{}", filed.log_end());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(in_lab(&filed, &["status"]).code, Some(3), "not there");
+    std::fs::write(&file, config(other.token(), 41_830)).unwrap();
+    wait_for(3 * JOIN, "the other one to come by itself", || {
+        let finished = in_lab(&filed, &["status", "--json"]);
+        anyhow::ensure!(finished.code == Some(0), "{finished:?}{}", filed.log_end());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(status(&in_lab(&filed, &["status", "--json"]))["self"]["port"], 41_830);
+    filed.wait_joined(JOIN).unwrap();
+
+    // By a flag where no agent runs: one begins, with this network and a first one that is not joined.
+    let flagged = Agent::new(&lab, "a2", &binaries).unwrap();
+    let refused = up(&flagged, "lab", &other.token().replace('1', "2"));
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(!flagged.state_directory().exists(), "nothing is left of what was refused");
+    let joined = up(&flagged, "lab", other.token());
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    let first = flagged.command(&["status", "--json"]).unwrap();
+    assert_eq!((first.code, &status(&first)["state"]), (Some(4), &"not_joined".into()), "{first:?}");
+    wait_answers(&flagged, address(&status(&in_lab(&filed, &["status", "--json"]))));
+    for agent in [&filed, &flagged] {
+        assert_eq!(agent.command(&["down"]).unwrap().code, Some(0));
+        assert_eq!(in_lab(agent, &["status"]).code, Some(3));
+        assert!(!routes(agent).contains("unreachable"), "{}", routes(agent));
+    }
+    drop((filed, flagged, relay, other));
+    lab.remove().unwrap();
+}
