@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
-    RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
+    AgentState, CandidateReport, DnsReport, DocumentsReport, LaneReport, NamesReport, PeerReport,
+    PortMappingReport, RefusedReport, RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
 };
 pub use roster::{MemberReport, RosterReport};
 pub use server::{Call, ServeError, Server};

@@ -17,6 +17,7 @@ mod generation;
 mod halves;
 mod handover;
 mod hooks;
+mod hosts_file;
 mod interface;
 mod load;
 mod membership;
