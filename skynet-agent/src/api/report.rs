@@ -60,6 +60,12 @@ pub struct StatusReport {
     /// Which documents of the network hold here, once joined.
     #[serde(default)]
     pub documents: Option<DocumentsReport>,
+    /// What the network is called on this machine, unless it is the first.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The further networks that the same agent runs; told by the first.
+    #[serde(default)]
+    pub further_networks: Vec<String>,
     /// Where programs of this machine find the names of members, once joined; `null`: nowhere.
     #[serde(default)]
     pub names: Option<NamesReport>,

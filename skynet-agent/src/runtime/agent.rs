@@ -14,7 +14,7 @@ use skynet_core::member::Tags;
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Ended;
@@ -27,6 +27,7 @@ use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::membership::FOREIGN_DISK;
 use super::names::{self, Names};
+use super::networks::{Others, Wishes};
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
@@ -34,8 +35,9 @@ use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
 use crate::api::{AgentState, Call, Reply, Request, Server};
-use crate::config::{BootSettings, Config};
+use crate::config::{BootSettings, Config, NetworkName};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
+use crate::secret::SecretText;
 use crate::state::{Floor, StateDir};
 use crate::tun::TunDevice;
 use crate::udp::UdpSocket;
@@ -75,6 +77,8 @@ pub(super) struct Agent {
     pub(super) search: Search,
     pub(super) generation: Generation,
     pub(super) names: Names,
+    /// The first network's: the others of this process.
+    pub(super) others: Option<Others>,
     spins: u32,
     stopping: bool,
 }
@@ -110,7 +114,7 @@ enum Happened {
 
 impl Agent {
     /// Takes the state directory and the UDP port, removes what a killed run left, and starts what can start.
-    pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: Config, others: Option<Others>) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
         let mut offload_faults = OffloadFaults::default();
         let udp_offloads = offload_faults.check_udp(config.udp_offloads());
@@ -152,6 +156,7 @@ impl Agent {
             search,
             generation: Generation::new(),
             names,
+            others,
             spins: 0,
             stopping: false,
         };
@@ -446,6 +451,10 @@ impl Agent {
                 Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
                 Err(e) => Reply::error(1, &format!("{e:#}")),
             },
+            Request::Network { network, flags, proxy } => {
+                let wishes = Wishes { flags, proxy: proxy.map(SecretText::new) };
+                return self.start_network(&network, wishes, call.reply);
+            }
             Request::Down => {
                 self.stopping = true;
                 Reply::ok(&serde_json::json!({ "stopping": true }))
@@ -453,6 +462,16 @@ impl Agent {
         };
         // A client that has gone needs no answer.
         let _ = call.reply.send(reply);
+    }
+
+    fn start_network(&self, network: &str, wishes: Wishes, reply: oneshot::Sender<Reply>) {
+        let others =
+            self.others.as_ref().ok_or("only the agent of the first network starts others".to_owned());
+        let network = network.parse::<NetworkName>().map_err(|e| e.to_string());
+        match others.and_then(|others| Ok((others, network?))) {
+            Ok((others, network)) => others.start(network, wishes, reply),
+            Err(what) => drop(reply.send(Reply::error(2, &what))),
+        }
     }
 
     fn peer(&self, word: &str) -> Reply {

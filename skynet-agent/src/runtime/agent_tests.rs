@@ -105,6 +105,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         search: Search::new(&config, false),
         generation: Generation::new(),
         names: Names::new(&config),
+        others: None,
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

@@ -24,6 +24,7 @@ mod matrix;
 mod member_relays;
 mod mtu;
 mod names;
+mod networks;
 mod offload;
 mod pairs;
 mod paths;
