@@ -135,7 +135,7 @@ struct AgentArgs {
     /// [default: 32, and only for pairs that carry bulk].
     #[arg(long, env = "SKYNET_BIRTHDAY", value_name = "N", value_parser = parse_birthday)]
     birthday: Option<u8>,
-    /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one core, else 2].
+    /// Threads of each worker: 2, one for each direction while it is busy, or 1 [default: 1 on a machine of one core, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
     /// Nice value of the workers' threads, -20 to 19; 0: they take turns with any busy program [default: -10].
