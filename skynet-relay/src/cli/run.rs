@@ -12,8 +12,8 @@ use skynet_core::member::{Ipv4Prefix, Manifest};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::config::{Config, ConfigError};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
-use skynet_relay::io::status::StatusSocket;
 use skynet_relay::io::directory::LocalDirectory;
+use skynet_relay::io::status::StatusSocket;
 use skynet_relay::network::{
     CreateOptions, Created, Invitation, Network, accept_invitation, create_network, load_documents,
     load_network, network_exists, set_relay_addresses,

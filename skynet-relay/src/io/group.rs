@@ -95,10 +95,7 @@ impl ThreadSockets {
             Err(error) => return Err(error.into()),
         };
         let is_ready = |which: u64| ready.iter().any(|event| event.data() == which);
-        Ok([
-            self.control.as_ref().filter(|_| is_ready(CONTROL)),
-            Some(&self.bulk).filter(|_| is_ready(BULK)),
-        ])
+        Ok([self.control.as_ref().filter(|_| is_ready(CONTROL)), Some(&self.bulk).filter(|_| is_ready(BULK))])
     }
 
     /// How many datagrams the kernel has thrown away because nobody came to receive them: bulk, and control.
