@@ -38,12 +38,23 @@ fn warm_pair(kinds: [NatKind; 2], seed: u64, min_lanes: u8) -> (Overlay, [HostId
 }
 
 /// So many flows at once, each a packet per `every`, for as long as `count` lasts.
-fn start_flows(overlay: &mut Overlay, [from, to]: [HostId; 2], flows: u16, every: Duration, count: u64) {
+fn start_flows(overlay: &mut Overlay, hosts: [HostId; 2], flows: u16, every: Duration, count: u64) {
+    start_numbered(overlay, hosts, 0..flows, every, count);
+}
+
+/// The same, of these numbers: each is a flow of its own.
+fn start_numbered(
+    overlay: &mut Overlay,
+    [from, to]: [HostId; 2],
+    flows: core::ops::Range<u16>,
+    every: Duration,
+    count: u64,
+) {
     let to = overlay.address(to);
     overlay
         .world_mut()
         .with_host(from, |agent: &mut AgentHost, now| {
-            for port in 0..flows {
+            for port in flows {
                 let flow = Flow::new(to, now.mono, every, count, 200).with_port(9_000 + port);
                 agent.application_mut().start(flow);
             }
@@ -145,7 +156,7 @@ fn lanes_that_nobody_needs_any_more_are_closed_and_cost_nothing() {
     let (mut overlay, hosts) = warm_pair([NatKind::PortRestricted; 2], 6, 1);
     start_flows(&mut overlay, hosts, 8, MS(5), 800);
     overlay.world_mut().run_for(MS(500)).unwrap();
-    busy(&mut overlay, hosts[0], 30, 950);
+    busy_with_more(&mut overlay, hosts, 500);
     assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 4, "{}", overlay.report());
     overlay.world_mut().run_for(Duration::from_secs(40)).unwrap();
     assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 1, "{}", overlay.report());
@@ -165,15 +176,37 @@ fn busy(overlay: &mut Overlay, host: HostId, tenths: u32, permille: u16) {
     }
 }
 
+/// Three seconds of full threads, in which what is sent doubles with each step: 24 more flows of so many packets.
+fn busy_with_more(overlay: &mut Overlay, hosts: [HostId; 2], count: u64) {
+    busy(overlay, hosts[0], 5, 950);
+    start_numbered(overlay, hosts, 8..16, MS(5), count);
+    busy(overlay, hosts[0], 15, 950);
+    start_numbered(overlay, hosts, 16..32, MS(5), count);
+    busy(overlay, hosts[0], 10, 950);
+}
+
 #[test]
 fn a_full_core_opens_lanes_without_loss() {
     let (mut overlay, hosts) = warm_pair([NatKind::PortRestricted, NatKind::FullCone], 7, 1);
     start_flows(&mut overlay, hosts, 8, MS(5), 2_000);
     overlay.world_mut().run_for(Duration::from_secs(2)).unwrap();
     assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 1, "an idle core needs one");
-    busy(&mut overlay, hosts[0], 30, 950);
+    busy_with_more(&mut overlay, hosts, 1_000);
     assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 4, "{}", overlay.report());
     overlay.world_mut().run_for(Duration::from_secs(10)).unwrap();
+    let sent = 8 * 2_000 + 24 * 1_000;
+    assert_eq!(overlay.received(hosts[0], hosts[1]).unwrap().packets, sent, "{}", overlay.report());
+}
+
+#[test]
+fn lanes_for_a_full_core_that_carry_no_more_are_given_back() {
+    let (mut overlay, hosts) = warm_pair([NatKind::PortRestricted; 2], 8, 1);
+    start_flows(&mut overlay, hosts, 8, MS(5), 2_000);
+    busy(&mut overlay, hosts[0], 10, 950);
+    assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 2, "{}", overlay.report());
+    busy(&mut overlay, hosts[0], 10, 950);
+    assert_eq!(overlay.lane_paths(hosts[0], hosts[1]).len(), 1, "{}", overlay.report());
+    overlay.world_mut().run_for(Duration::from_secs(15)).unwrap();
     assert_eq!(overlay.received(hosts[0], hosts[1]).unwrap().packets, 8 * 2_000, "{}", overlay.report());
 }
 
