@@ -9,10 +9,12 @@
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
 mod documents;
+mod homing;
 mod learn;
 mod watching;
 
 pub use documents::Documents;
+use homing::Homing;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -42,10 +44,6 @@ const CLOCK_APART_MS: u64 = 300_000;
 const KEEP_AFTER: Duration = Duration::from_secs(2);
 /// and so often at most: a megabyte may be written.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
-/// A relay that is back is given so long before the control channel returns to it,
-const RETURN_AFTER: Duration = Duration::from_secs(5);
-/// and so much longer, each node for itself.
-const RETURN_SPREAD: Duration = Duration::from_secs(20);
 
 /// What becomes of it.
 #[derive(Debug)]
@@ -68,6 +66,8 @@ pub(super) enum MembershipEvent {
     },
     /// Another policy is in force.
     Policy,
+    /// Another list of relays is.
+    Relays,
     /// A member's documents have ended, none newer came.
     Gone(PublicKey),
     /// Nobody answers to this.
@@ -96,8 +96,8 @@ pub(super) struct MembershipAgent {
     /// What whoever watches was told last: the directory's revision, whether we are a member, whether all is known.
     told: Option<(u64, bool, bool)>,
     refused: RefusedTable,
-    /// When the control channel goes back to the first relay, which was lost and is there again.
-    return_at: Option<Instant>,
+    /// When the control channel goes back to the first relay.
+    homing: Homing,
     rng: Rng,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
@@ -185,7 +185,7 @@ impl MembershipAgent {
             watch: Watch::new(),
             told: None,
             refused: RefusedTable::default(),
-            return_at: None,
+            homing: Homing::default(),
             rng: rng.fork(),
             published: Default::default(),
             clock_ahead_ms: None,
@@ -302,19 +302,21 @@ impl MembershipAgent {
             self.drain_control(now);
         }
         if self.control.first().is_some_and(|t| t.relay_no == relay.0) {
-            self.return_at = None;
+            self.homing.lost();
         }
     }
 
-    /// This relay's UDP session is up. The first is where the directory is kept and members meet: back there, but not all
-    /// in the same second.
+    /// This relay's session is up.
     pub(super) fn relay_found(&mut self, relay: RelayNo, now: Now) {
         let elsewhere = self.control.target().is_some_and(|t| t.relay_no != relay.0);
         if elsewhere && self.control.first().is_some_and(|t| t.relay_no == relay.0) {
-            let spread = u64::try_from(RETURN_SPREAD.as_millis()).unwrap_or(u64::MAX);
-            let wait = RETURN_AFTER + Duration::from_millis(self.rng.below(spread));
-            self.return_at.get_or_insert(now.mono + wait);
+            self.homing.found(&mut self.rng, now.mono);
         }
+    }
+
+    /// Whether no relay is reached by UDP, so that none can be seen to be back.
+    pub(super) fn set_without_udp(&mut self, without_udp: bool, now: Now) {
+        self.homing.set_without_udp(without_udp, &mut self.rng, now.mono);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {
@@ -326,7 +328,7 @@ impl MembershipAgent {
         if self.age.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.look_at_age(now);
         }
-        if self.return_at.take_if(|at| *at <= now.mono).is_some()
+        if self.homing.take_due(now.mono)
             && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
         {
             self.control.return_to_first(now.mono);
@@ -353,7 +355,7 @@ impl MembershipAgent {
         let control = self.control.poll_timeout().map(|(at, _)| at);
         let others = [
             self.roster.poll_timeout(),
-            self.return_at,
+            self.homing.poll_timeout(),
             self.keep_at,
             self.watch.poll_timeout(),
             self.age.poll_timeout(),
@@ -523,6 +525,9 @@ impl MembershipAgent {
                 self.control.set_targets(targets_of(credentials.trust().manifest()));
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.welcomed = true;
+                let at_first =
+                    self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
+                self.homing.joined(at_first, &mut self.rng, now.mono);
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);

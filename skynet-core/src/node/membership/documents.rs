@@ -1,6 +1,6 @@
 //! Documents of the whole network that the relay pushes: judged, kept, and what follows from them.
 
-use super::{MembershipAgent, MembershipEvent, Phase};
+use super::{MembershipAgent, MembershipEvent, Phase, targets_of};
 use crate::member::document::Kind;
 use crate::node::refused::Refusal;
 use crate::time::{Duration, Instant, Now, UnixTime};
@@ -65,6 +65,10 @@ impl MembershipAgent {
         match kind {
             Kind::Revocations => self.apply_revocations(),
             Kind::Policy => self.events.push_back(MembershipEvent::Policy),
+            Kind::Manifest => {
+                self.control.set_targets(targets_of(credentials.trust().manifest()));
+                self.events.push_back(MembershipEvent::Relays);
+            }
             _ => {}
         }
         self.look_at_age(now);
