@@ -8,6 +8,7 @@ mod bulletin;
 mod fence;
 mod roll;
 mod room;
+mod unheard;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,6 +36,7 @@ use bulletin::Bulletin;
 use fence::Fences;
 use roll::Rolls;
 use room::release;
+use unheard::Unheard;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -147,6 +149,8 @@ pub enum StoreOp {
     },
     /// Which documents are in force, and who was put out by them.
     InForce,
+    /// Which ephemeral members there are, if this relay's registrar is who forgets them.
+    Ephemeral,
     /// The member leaves for good.
     Leave {
         /// The member's network.
@@ -213,6 +217,25 @@ pub enum StoreReply {
     Manifest(Vec<u8>),
     /// What is in force, whoever asked.
     InForce(Box<InForce>),
+    /// The ephemeral members of the directory.
+    Ephemeral(Vec<Ephemeral>),
+}
+
+/// A member that is forgotten when it is gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ephemeral {
+    /// The network.
+    pub network_id: [u8; 8],
+    /// The member.
+    pub identity: Identity,
+    /// Its overlay IPv4 address as a number.
+    pub node_no: u32,
+    /// Its session key.
+    pub key: PublicKey,
+    /// Its certificate's tags,
+    pub tags: Tags,
+    /// and what tells that certificate from others.
+    pub mark: u32,
 }
 
 /// What holds in the network now.
@@ -260,6 +283,7 @@ pub struct ControlServer {
     unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
     rolls: Rolls,
+    unheard: Unheard,
     fences: Fences,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
@@ -286,6 +310,7 @@ impl ControlServer {
             unsent: 0,
             online: BTreeMap::new(),
             rolls: Rolls::default(),
+            unheard: Unheard::default(),
             fences: Fences::default(),
             asked: BTreeMap::new(),
             next_id: 1,
@@ -383,9 +408,11 @@ impl ControlServer {
     /// The answer to a [`StoreRequest`].
     pub fn handle_store_reply(&mut self, id: u64, reply: StoreReply, now: Now) {
         self.last_now = self.last_now.max(now.mono);
-        if let StoreReply::InForce(in_force) = reply {
-            return self.on_in_force(*in_force, now.mono);
-        }
+        let reply = match reply {
+            StoreReply::InForce(in_force) => return self.on_in_force(*in_force, now.mono),
+            StoreReply::Ephemeral(members) => return self.on_ephemeral(members, now.mono),
+            reply => reply,
+        };
         let Some(asked) = self.asked.remove(&id) else { return };
         let Some(connection) = self.connections.get_mut(&asked.conn) else { return };
         connection.pending -= 1;
@@ -402,7 +429,7 @@ impl ControlServer {
             StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
             StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
             StoreReply::Manifest(bytes) => Message::Manifest(bytes),
-            StoreReply::InForce(_) => return,
+            StoreReply::InForce(_) | StoreReply::Ephemeral(_) => return,
         };
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);
@@ -447,6 +474,7 @@ impl ControlServer {
             }
         }
         self.settle_fences(now);
+        self.forget_unheard(now.mono);
         self.tell_rolls(now.mono);
     }
 
@@ -465,7 +493,12 @@ impl ControlServer {
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
         let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
-        let others = [self.bulletin.poll_timeout(), self.rolls.poll_timeout(), self.fences.poll_timeout()];
+        let others = [
+            self.bulletin.poll_timeout(),
+            self.rolls.poll_timeout(),
+            self.unheard.poll_timeout(),
+            self.fences.poll_timeout(),
+        ];
         others.into_iter().fold(deadline, earliest)
     }
 
@@ -605,6 +638,7 @@ impl ControlServer {
             connection.ephemeral = true;
         }
         self.set_online(conn, member, now.mono);
+        self.unheard.heard(&member);
         self.rolls.arrived(member, &joined, now.mono);
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
