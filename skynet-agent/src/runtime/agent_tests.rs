@@ -79,6 +79,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         hooks: None,
         hosts_file: None,
         fail_closed: false,
+        key_lifetime: None,
         wireguard: None,
         peers: Vec::new(),
     };
