@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+pub mod dns;
 pub mod entropy;
 pub mod fingerprint;
 pub mod icmp;

@@ -14,7 +14,7 @@ use skynet_core::time::Now;
 use skynet_core::wire::relay::{Bind, Class, DataHeader, Frame, Hello, Ticket, bind_key};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::forward::ForwardThreads;
-use skynet_relay::io::udp;
+use skynet_relay::io::group::ThreadSockets;
 use skynet_relay::server::{ClusterKeys, ForwardConfig, Forwarder};
 
 const DATAGRAMS: usize = 250_000;
@@ -91,8 +91,8 @@ fn round(nodes: &[(UdpSocket, u16)], frames: &mut [[u8; 1_200]], buffer: &mut [u
 #[test]
 fn a_quarter_of_a_million_datagrams_by_two_threads_cost_no_allocation() {
     let (clock, mut rng) = (Clock::new(), os_rng().unwrap());
-    let sockets = udp::UdpSocket::bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
-    let addr = sockets[0].local_addr().unwrap();
+    let (sockets, _steered) = ThreadSockets::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+    let addr = sockets[0].bulk().local_addr().unwrap();
     let key = Secret::random(&mut rng);
     let keys = ClusterKeys::new((1, key.clone()), []);
     let parts = Forwarder::parts(2, &ForwardConfig::default(), &keys, &mut rng, clock.now().mono);

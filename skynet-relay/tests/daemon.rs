@@ -17,6 +17,8 @@ use skynet_relay::clock::{Clock, os_rng};
 
 #[path = "daemon/crashes.rs"]
 mod crashes;
+#[path = "daemon/flood.rs"]
+mod flood;
 #[path = "daemon/operator.rs"]
 mod operator;
 #[path = "daemon/tls.rs"]

@@ -13,7 +13,7 @@ use skynet_core::time::{Now, UnixTime};
 use skynet_core::wire::relay::{Class, Frame, Keep, NACK_LEN, Ticket, bind_key};
 use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::io::forward::ForwardThreads;
-use skynet_relay::io::udp;
+use skynet_relay::io::group::ThreadSockets;
 use skynet_relay::server::{ClusterKeys, Forwarder, forward_config};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,8 +31,9 @@ struct Relay {
 
 impl Relay {
     fn on(listen: &str) -> Self {
-        let sockets = udp::UdpSocket::bind_group(listen.parse().unwrap(), THREADS.into()).unwrap();
-        let port = sockets[0].local_addr().unwrap().port();
+        let (sockets, steered) = ThreadSockets::bind(listen.parse().unwrap(), THREADS.into()).unwrap();
+        steered.unwrap();
+        let port = sockets[0].bulk().local_addr().unwrap().port();
         let (clock, mut rng) = (Clock::new(), os_rng().unwrap());
         let key = Secret::random(&mut rng);
         let keys = ClusterKeys::new((1, key.clone()), []);

@@ -2,9 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use skynet_core::path::Path;
 use skynet_core::session::Engine;
 use skynet_core::time::Duration;
+use skynet_core::wire::relay::Class;
+use skynet_sim::network::Datagram;
 use skynet_sim::topology::NatKind;
 use skynet_sim::world::Stop;
 use skynet_sim::{HostId, Overlay};
@@ -130,6 +136,32 @@ fn a_relay_that_drains_loses_no_packet_and_no_pair() {
         let book = o.received(from, to).unwrap();
         assert!(book.is_complete(1_500), "missing {:?}\n{}", book.missing(1_500), o.report());
     }
+}
+
+/// What keeps a pair alive is told to the relay as that: it does not wait behind bulk there.
+#[test]
+fn handshakes_and_probes_by_a_relay_are_of_class_control() {
+    let mut o = Overlay::with_relays(7, Engine::Noise, &[5 * MS]);
+    let seen: Rc<RefCell<BTreeSet<(u8, u8)>>> = Rc::default();
+    let (internet, into) = (o.topology.internet(), Rc::clone(&seen));
+    let tap = move |d: &Datagram| {
+        // DATA: what is behind the header, and its class.
+        if let [0xa1, flags, _, _, _, _, _, _, first, ..] = d.bytes[..] {
+            into.borrow_mut().insert((first, flags & 3));
+        }
+        true
+    };
+    o.world_mut().network_mut().set_middlebox(internet, Some(Box::new(tap)));
+    let [a, b] = [NatKind::Symmetric; 2].map(|kind| {
+        let cloud = o.cloud(kind);
+        o.add_agent(cloud)
+    });
+    assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+    o.flow(a, b, 100 * MS, 50).unwrap();
+    o.world_mut().run_for(6 * S).unwrap();
+    assert_eq!(relay_of(&o, a, b), Some(1), "{}", o.report());
+    let (control, data) = (Class::Control as u8, Class::Normal as u8);
+    assert_eq!(*seen.borrow(), BTreeSet::from([(1, control), (2, control), (4, data), (0xa0, control)]));
 }
 
 /// The relay with the registrar dies: another gives tickets and answers look-ups, and admits nobody new. It comes back:

@@ -10,6 +10,7 @@
 //! the code makes: the replay test demands that of the seeds, so they cannot go stale unseen. Bodies know the keys
 //! and rebuild MACs, seals and signatures around the fuzzer's bytes where a random search would never pass them.
 
+pub mod agent;
 pub mod carrier;
 pub mod chunk;
 pub mod control;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control_channel", run: control::channel, seeds: seeds::control_channel },
     Target { name: "control_message", run: control::message, seeds: seeds::control_message },
     Target { name: "credentials", run: member::credentials, seeds: seeds::credentials },
+    Target { name: "dns", run: agent::dns, seeds: seeds::dns },
     Target { name: "document", run: member::document, seeds: seeds::document },
     Target { name: "hostile_relay", run: hostile_relay::hostile_relay, seeds: seeds::hostile_relay },
     Target { name: "invitation", run: member::invitation, seeds: seeds::invitation },
@@ -66,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "relay_frame", run: wire::relay_frame, seeds: seeds::relay_frame },
     Target { name: "store", run: store::store, seeds: seeds::store },
     Target { name: "token", run: member::token, seeds: seeds::token },
+    Target { name: "user_data", run: agent::user_data, seeds: seeds::user_data },
     Target { name: "wireguard", run: wire::wireguard, seeds: seeds::wireguard },
 ];
 

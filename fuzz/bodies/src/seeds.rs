@@ -534,3 +534,38 @@ pub fn hostile_relay() -> Vec<Seed> {
 pub fn store() -> Vec<Seed> {
     named([("sound", vec![0, 0]), ("same-byte", vec![0, 0, 0, 0, 0, 0, 1, b'r'])])
 }
+
+/// As a cloud hands them over.
+pub fn user_data() -> Vec<Seed> {
+    const SETTINGS: &str = "token = \"skj1.x\"\nroles = [\"worker\"]\n";
+    named([
+        ("whole", format!("#skynet\n{SETTINGS}")),
+        ("cloud_config", "#cloud-config\nskynet: |\n  token = \"skj1.x\"\npackages: [mpi]\n".to_owned()),
+        ("script", "#!/bin/sh\n#skynet: token = \"skj1.x\"\necho hello\n".to_owned()),
+        (
+            "parts",
+            "--b\r\nContent-Type: text/cloud-config\r\n\r\nskynet: |\r\n token = 1\r\n--b--\r\n".to_owned(),
+        ),
+    ])
+}
+
+/// Queries as programs send them (RFC 1035 §4.1): header, name, type and class; one with EDNS.
+pub fn dns() -> Vec<Seed> {
+    let query = |labels: &[&str], kind: u8, additional: u8| {
+        let mut out = vec![0x12, 0x67, 1, 0, 0, 1, 0, 0, 0, 0, 0, additional];
+        for label in labels {
+            out.push(u8::try_from(label.len()).expect("a short label"));
+            out.extend(label.as_bytes());
+        }
+        out.extend([0, 0, kind, 0, 1]);
+        out
+    };
+    let mut edns = query(&["head", "lab", "internal"], 28, 1);
+    edns.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
+    named([
+        ("a", query(&["w-1", "lab", "internal"], 1, 0)),
+        ("aaaa_edns", edns),
+        ("ptr", query(&["2", "1", "44", "10", "in-addr", "arpa"], 12, 0)),
+        ("soa", query(&["lab", "internal"], 6, 0)),
+    ])
+}

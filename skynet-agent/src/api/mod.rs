@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use report::{
-    AgentState, CandidateReport, DocumentsReport, LaneReport, PeerReport, PortMappingReport, RefusedReport,
-    RelayReport, RelayingReport, RelaysReport, SelfReport, SplitReport, StatusReport,
+    AgentState, CandidateReport, DnsReport, DocumentsReport, LaneReport, NamesReport, PeerReport,
+    PortMappingReport, RefusedReport, RelayReport, RelayingReport, RelaysReport, SelfReport, SplitReport,
+    StatusReport,
 };
 pub use roster::{MemberReport, RosterReport};
 pub use server::{Call, ServeError, Server};

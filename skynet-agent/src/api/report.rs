@@ -60,6 +60,35 @@ pub struct StatusReport {
     /// Which documents of the network hold here, once joined.
     #[serde(default)]
     pub documents: Option<DocumentsReport>,
+    /// Where programs of this machine find the names of members, once joined; `null`: nowhere.
+    #[serde(default)]
+    pub names: Option<NamesReport>,
+}
+
+/// Names of members.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NamesReport {
+    /// What follows a member's name: `NETWORK.internal`.
+    pub domain: String,
+    /// The hosts file with a block of them.
+    pub hosts_file: Option<String>,
+    /// The agent's own resolver, if it is on.
+    pub dns: Option<DnsReport>,
+}
+
+/// The agent's own resolver, since it began.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DnsReport {
+    /// Addresses it answers at, `ip:port`, by UDP and TCP.
+    pub listening: Vec<String>,
+    /// Addresses it would answer at, and why it does not; it goes on trying.
+    pub failed: BTreeMap<String, String>,
+    /// Queries answered,
+    pub answered: u64,
+    /// and queries without an answer: of other machines, not understood, or too many at once.
+    pub dropped: u64,
+    /// `asks here`, or why systemd-resolved does not; `null` where it does not run.
+    pub systemd_resolved: Option<String>,
 }
 
 /// What holds for the whole network, as far as this node was told.

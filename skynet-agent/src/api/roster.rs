@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use skynet_core::member::{Name, Tags};
+use skynet_core::member::Tags;
 use skynet_core::node::{RosterMember, RosterView};
 
 /// The answer to `roster`.
@@ -66,9 +66,4 @@ pub(crate) fn members_with<'a>(
 ) -> impl Iterator<Item = &'a RosterMember> {
     let wanted = |m: &&RosterMember| tags.is_empty() || m.tags.iter().any(|tag| tags.contains(tag));
     view.members.iter().filter(wanted)
-}
-
-/// A name for the network in DNS and files: its own, made an LDH label.
-pub(crate) fn network_label(name: &str) -> String {
-    Name::from_hostname(&name.replace('.', "-")).to_string()
 }

@@ -22,8 +22,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, MtuChoice, Nice, Offload, Overrides,
-    ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday, parse_max_lanes, parse_mtu,
+    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, DnsMode, MtuChoice, Nice, Offload,
+    Overrides, ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday, parse_max_lanes, parse_mtu,
     parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
@@ -149,6 +149,13 @@ struct AgentArgs {
     /// Keep the names of members in a block of this hosts file [default: nowhere].
     #[arg(long, env = "SKYNET_HOSTS_FILE", value_name = "FILE")]
     hosts_file: Option<PathBuf>,
+    /// Answer DNS for the names of members at this node's overlay addresses: auto (where systemd-resolved runs, which is
+    /// told to ask there), on or off [default: auto].
+    #[arg(long, env = "SKYNET_DNS", value_enum, hide_possible_values = true)]
+    dns: Option<DnsMode>,
+    /// Its port, UDP and TCP [default: 53].
+    #[arg(long, env = "SKYNET_DNS_PORT", value_name = "PORT")]
+    dns_port: Option<u16>,
     /// Directory with programs to be run when members come and go.
     #[arg(long, env = "SKYNET_HOOKS", value_name = "DIR")]
     hooks: Option<PathBuf>,
@@ -166,6 +173,7 @@ impl AgentArgs {
 
     fn overrides(&self) -> Overrides {
         Overrides {
+            network: None,
             config: self.config.clone(),
             state_dir: self.state_dir.clone(),
             socket: self.socket.clone(),
@@ -192,6 +200,8 @@ impl AgentArgs {
             cloud_metadata: self.cloud_metadata,
             hooks: self.hooks.clone(),
             hosts_file: self.hosts_file.clone(),
+            dns: self.dns,
+            dns_port: self.dns_port,
         }
     }
 
@@ -235,6 +245,9 @@ impl AgentArgs {
         push("--cloud-metadata", self.cloud_metadata.map(|on| on.to_string().into()));
         push("--hooks", self.hooks.clone().map(Into::into));
         push("--hosts-file", self.hosts_file.clone().map(Into::into));
+        let dns = self.dns.and_then(|dns| dns.to_possible_value());
+        push("--dns", dns.map(|dns| dns.get_name().into()));
+        push("--dns-port", self.dns_port.map(|port| port.to_string().into()));
         flags
     }
 }

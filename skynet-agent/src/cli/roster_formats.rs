@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 
 use crate::api::MemberReport;
-use crate::api::roster::network_label;
+use crate::dns::domain;
 
 /// For whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -43,10 +43,10 @@ pub(super) fn table(members: &[MemberReport]) -> String {
 
 /// Each address with the member's full name and its short one.
 pub(super) fn hosts(members: &[MemberReport], network: &str) -> String {
-    let network = network_label(network);
+    let domain = domain(network);
     let line = |m: &MemberReport| {
         let name = &m.name;
-        format!("{} {name}.{network}.internal {name}\n{} {name}.{network}.internal {name}\n", m.ipv4, m.ipv6)
+        format!("{} {name}.{domain} {name}\n{} {name}.{domain} {name}\n", m.ipv4, m.ipv6)
     };
     members.iter().map(line).collect()
 }

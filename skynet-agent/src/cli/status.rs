@@ -9,7 +9,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{AskArgs, Exit, Failure, format};
 use crate::api::{
-    AgentState, Client, PeerReport, PortMappingReport, RefusedReport, Request, SplitReport, StatusReport,
+    AgentState, Client, NamesReport, PeerReport, PortMappingReport, RefusedReport, Request, SplitReport,
+    StatusReport,
 };
 
 #[derive(Args)]
@@ -98,6 +99,7 @@ fn render(status: &StatusReport) -> String {
             status.offloads_off.iter().map(|(name, why)| format!("{name} ({why})")).collect();
         let _ = writeln!(out, "offloads off: {}", off.join(", "));
     }
+    out.extend(status.names.as_ref().map(names_line));
     if status.peers.is_empty() {
         out.push_str("no peers yet\n");
     } else {
@@ -114,6 +116,22 @@ fn split_line(split: &SplitReport) -> String {
     let SplitReport { peer, document, epoch, proven } = split;
     let what = if *proven { ", and both are signed: a key was used twice, or is stolen" } else { "" };
     format!("ALARM: {peer} holds another {document} of epoch {epoch} than this node{what}: docs/THREATS.md")
+}
+
+/// Where the names of members are found.
+fn names_line(names: &NamesReport) -> String {
+    let mut line = format!("names *.{}", names.domain);
+    if let Some(dns) = &names.dns {
+        let at = if dns.listening.is_empty() { "nowhere".to_owned() } else { dns.listening.join(", ") };
+        line += &format!("  DNS at {at}");
+        for (address, why) in &dns.failed {
+            line += &format!(" (not at {address}: {why})");
+        }
+        line +=
+            &dns.systemd_resolved.as_ref().map(|how| format!("  systemd-resolved {how}")).unwrap_or_default();
+    }
+    line += &names.hosts_file.as_ref().map(|file| format!("  in {file}")).unwrap_or_default();
+    line + "\n"
 }
 
 /// One line per relay that said what was not believed.
@@ -179,7 +197,7 @@ fn table(peers: &[PeerReport]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{RelayReport, RelayingReport, SelfReport};
+    use crate::api::{DnsReport, RelayReport, RelayingReport, SelfReport};
 
     #[test]
     fn the_table_has_one_aligned_line_per_peer() {
@@ -276,6 +294,17 @@ mod tests {
             })
             .into(),
             documents: None,
+            names: Some(NamesReport {
+                domain: "lab.internal".to_owned(),
+                hosts_file: Some("/etc/hosts".to_owned()),
+                dns: Some(DnsReport {
+                    listening: vec!["10.7.0.1:53".to_owned()],
+                    failed: [("[fd00::1]:53".to_owned(), "in use".to_owned())].into(),
+                    answered: 7,
+                    dropped: 0,
+                    systemd_resolved: Some("asks here".to_owned()),
+                }),
+            }),
         };
         let expected = "\
 a1 up  10.7.0.1/16  skynet0  UDP 41820
@@ -285,6 +314,7 @@ relays for 3 members, 9.00 kB
 refused: relay 192.0.2.1:3478 showed documents that nobody entitled has signed (3×), a name (3×); it lies or is broken: docs/THREATS.md
 port mapping 198.51.100.2:41820  PCP at 192.168.1.1
 offloads off: udp-gso (switched off)
+names *.lab.internal  DNS at 10.7.0.1:53 (not at [fd00::1]:53: in use)  systemd-resolved asks here  in /etc/hosts
  NAME  ADDRESS   PATH                           RTT   MTU       RX    TX  LAST  CIPHER       LANES
  b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1
  c1    10.7.0.9  relay 1                    12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use skynet_core::key::PublicKey;
 
 use super::hooks::HooksSection;
+use super::names::NamesSection;
 use super::paths::Paths;
 use super::relay::RelaySection;
 use super::relaying::Relaying;
@@ -34,7 +35,7 @@ pub(super) struct File {
     pub(super) relaying: Relaying,
     pub(super) hooks: HooksSection,
     pub(super) boot: Boot,
-    pub(super) names: Names,
+    pub(super) names: NamesSection,
     pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
 }
@@ -96,12 +97,6 @@ pub(super) struct Boot {
     pub(super) bind_identity: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Names {
-    pub(super) hosts_file: Option<PathBuf>,
-}
-
 /// Fields of `self`, or else of `below`.
 macro_rules! or {
     ($self:ident, $below:ident: $($field:ident),*) => { Self { $($field: $self.$field.or($below.$field),)* } };
@@ -120,7 +115,7 @@ impl File {
             ("interface.address", below.interface.address.is_some()),
             ("hooks", below.hooks.is_given()),
             ("boot", below.boot.metadata.is_some() || below.boot.bind_identity.is_some()),
-            ("names", below.names.hosts_file.is_some()),
+            ("names", below.names.is_given()),
             ("peer", !below.peer.is_empty()),
             ("token: a file", below.token.as_ref().is_some_and(SecretText::is_file)),
             ("relay.proxy: a file", below.relay.as_ref().is_some_and(RelaySection::names_a_file)),

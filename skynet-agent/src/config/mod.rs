@@ -39,6 +39,8 @@
 //! timeout = "30s"                      # for each program
 //!
 //! [names]
+//! dns = "auto"                         # answer DNS at the overlay's addresses: where systemd-resolved runs; "on", "off"
+//! dns_port = 53
 //! hosts_file = "/etc/hosts"            # keep the members' names in a block of it; default: nowhere
 //!
 //! [boot]
@@ -65,6 +67,8 @@ mod dataplane;
 mod file;
 mod hooks;
 mod mtu;
+mod names;
+mod network;
 mod offload;
 mod paths;
 mod relay;
@@ -94,6 +98,8 @@ pub use dataplane::{
 };
 pub use hooks::Hooks;
 pub use mtu::{Mtu, MtuChoice, parse_mtu};
+pub use names::{DNS_PORT, Dns, DnsMode};
+pub use network::{MAX_NETWORKS, NetworkName, NetworkNameError, Places};
 pub use offload::{DisabledOffloads, Offload};
 pub use paths::{MAX_ADVERTISED, check_birthday, parse_advertised, parse_birthday};
 pub use relay::{ProxyEnvironment, TlsWays};
@@ -115,6 +121,8 @@ pub const MAX_PEERS: usize = 1_024;
 /// What flags and environment say; each `Some` beats the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    /// The further network that is meant, and not the first; `config`, `state_dir` and `socket` are the first one's even so.
+    pub network: Option<NetworkName>,
     /// Another configuration file; it must exist.
     pub config: Option<PathBuf>,
     /// Where state is kept.
@@ -167,11 +175,19 @@ pub struct Overrides {
     pub hooks: Option<PathBuf>,
     /// Where the members' names are kept.
     pub hosts_file: Option<PathBuf>,
+    /// Whether DNS is answered,
+    pub dns: Option<DnsMode>,
+    /// and by which port.
+    pub dns_port: Option<u16>,
 }
 
 /// What the agent runs with.
 #[derive(Debug)]
 pub struct Config {
+    /// What the network is called on this machine, unless it is the first.
+    pub network: Option<NetworkName>,
+    /// The configuration file, which need not exist.
+    pub file: PathBuf,
     /// Where state is kept.
     pub state_dir: PathBuf,
     /// The control socket.
@@ -220,6 +236,8 @@ pub struct Config {
     pub hooks: Option<Hooks>,
     /// The hosts file that has the members' names in a block, if one is to have them.
     pub hosts_file: Option<PathBuf>,
+    /// The agent's own resolver.
+    pub dns: Dns,
     /// Whether this node talks to nobody once what it knows of revocations is a day old.
     pub fail_closed: bool,
     /// How long its session keys live, if shorter than usual.
@@ -307,12 +325,26 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_over(overrides: Overrides, below: &[BootSettings]) -> Result<Self, ConfigError> {
         let path = overrides.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
-            Err(source) => return Err(ConfigError::Read { path, source }),
+        let text = read(&path, overrides.config.is_none())?;
+        let Some(network) = overrides.network.clone() else {
+            return Self::parse_over(&text, &path, overrides, below);
         };
-        Self::parse_over(&text, &path, overrides, below)
+        let first = Self::parse_over(&text, &path, overrides.places_only(), &[])?;
+        let places = first.places().of(&network);
+        let text = read(&places.config, true)?;
+        let overrides = Overrides {
+            state_dir: Some(places.state_dir),
+            socket: Some(places.socket),
+            // What the cloud says is for one network.
+            boot_metadata: Some(BootMetadata::Never),
+            ..overrides
+        };
+        Self::parse_over(&text, &places.config, overrides, &[])
+    }
+
+    /// Where its things are.
+    pub fn places(&self) -> Places {
+        Places { config: self.file.clone(), state_dir: self.state_dir.clone(), socket: self.socket.clone() }
     }
 
     /// Like [`Config::load`], of a text already read. Never panics; an entry for fuzzing.
@@ -334,6 +366,10 @@ impl Config {
             .map(|file| boot::lay_over(file, below))?;
         let at =
             |key: &str, what: String| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), what };
+        if overrides.network.is_some() && (file.state_dir.is_some() || file.socket.is_some()) {
+            let what = "is for agent.toml to say: what belongs to further networks is beside the first one's";
+            return Err(at("state_dir, socket", what.to_owned()));
+        }
         let (relay, relay_tls, proxy) = relay::RelaySection::split(file.relay);
         let proxy = overrides.proxy.or(proxy);
         let tls = TlsWays::new(overrides.relay_tls.or(relay_tls), proxy, &overrides.proxy_environment)
@@ -359,6 +395,7 @@ impl Config {
         let relaying = file.relaying.limits().map_err(|(key, what)| at(key, what))?;
         let hooks = file.hooks.check(overrides.hooks).map_err(|(key, what)| at(key, what))?;
         let key_lifetime = file.trust.key_lifetime().map_err(|(key, what)| at(key, what))?;
+        let dns = file.names.dns(overrides.dns, overrides.dns_port).map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
             (None, Some(name)) => name.parse::<Name>().map_err(|e| at("name", e.to_string()))?,
@@ -374,11 +411,17 @@ impl Config {
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
             token: overrides.token.or(file.token),
             name,
-            interface: overrides
-                .interface
-                .or(file.interface.name)
-                .unwrap_or_else(|| DEFAULT_INTERFACE.to_owned()),
-            port: overrides.port.or(file.interface.listen_port).unwrap_or(DEFAULT_PORT),
+            interface: overrides.interface.or(file.interface.name).unwrap_or_else(|| {
+                let network = overrides.network.as_ref().map(NetworkName::interface);
+                network.unwrap_or_else(|| DEFAULT_INTERFACE.to_owned())
+            }),
+            port: overrides.port.or(file.interface.listen_port).unwrap_or(if overrides.network.is_none() {
+                DEFAULT_PORT
+            } else {
+                0
+            }),
+            network: overrides.network,
+            file: path.to_owned(),
             relay: overrides.relay.or(relay),
             tls,
             disabled_offloads: overrides
@@ -401,6 +444,7 @@ impl Config {
             port_mapping: overrides.port_mapping.or(file.paths.port_mapping).unwrap_or(true),
             cloud_metadata: overrides.cloud_metadata.or(file.paths.cloud_metadata).unwrap_or(true),
             hooks,
+            dns,
             hosts_file: overrides.hosts_file.or(file.names.hosts_file),
             fail_closed: file.trust.fail_closed,
             key_lifetime,
@@ -422,6 +466,28 @@ impl Config {
         let allows = |offload| self.disabled_offloads.allows(offload);
         let (tcp, udp) = (allows(Offload::CoalesceTcp), allows(Offload::CoalesceUdp));
         Offloads { tcp4: tcp, tcp6: tcp, udp4: udp, udp6: udp }
+    }
+}
+
+impl Overrides {
+    /// What they say of where things are, and of this machine.
+    #[must_use]
+    pub fn places_only(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            socket: self.socket.clone(),
+            proxy_environment: self.proxy_environment.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+fn read(path: &Path, may_be_missing: bool) -> Result<String, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && may_be_missing => Ok(String::new()),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
 }
 

@@ -119,8 +119,12 @@ impl NetConfig for Netlink {
 
     async fn remove_unreachable(&self) -> Result<usize, NetError> {
         let mut removed = 0;
+        let snapshot = self.snapshot().await?;
+        let is_held = |route: &RouteMessage| {
+            self::route(route).is_some_and(|route| snapshot.on_link(route.destination).is_some())
+        };
         for message in self.route_messages().await? {
-            if is_ours(&message) && message.header.kind == RouteType::Unreachable {
+            if is_ours(&message) && message.header.kind == RouteType::Unreachable && !is_held(&message) {
                 let result = self.handle.route().del(message).execute().await;
                 result.map_err(failed("removing the unreachable route"))?;
                 removed += 1;

@@ -3,7 +3,8 @@
 //! What skynet adds: the addresses of its TUN device with the overlay's real prefix on-link, and an `unreachable`
 //! route for each overlay prefix with a worse metric, so that overlay traffic is refused and not leaked to the
 //! underlay when the device goes away. The device vanishes with the process; the route stays until a clean stop
-//! or the next start, which recognise it by its protocol number.
+//! or the next start, which recognise it by its protocol number and by no interface having its prefix: another network's
+//! is left to it.
 
 pub mod candidates;
 pub mod gateway;
@@ -84,6 +85,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The interface that has `prefix` on-link.
+    pub fn on_link(&self, prefix: Prefix) -> Option<&Interface> {
+        let has = |a: &InterfaceAddress| Prefix::new(a.ip, a.prefix_len) == Some(prefix);
+        self.interfaces.iter().find(|i| i.addresses.iter().any(has))
+    }
+
     /// The name of interface `index`, or a word for one that is gone.
     pub fn name_of(&self, index: Option<u32>) -> &str {
         let found = self.interfaces.iter().find(|i| Some(i.index) == index);
@@ -115,6 +122,6 @@ pub trait NetConfig {
     async fn add_route(&self, prefix: Prefix, index: u32) -> Result<(), NetError>;
     /// Makes `prefix` unreachable unless a better route exists; no error if it is already.
     async fn add_unreachable(&self, prefix: Prefix) -> Result<(), NetError>;
-    /// Removes every `unreachable` route of ours; how many there were.
+    /// Removes every `unreachable` route of ours whose prefix is on-link nowhere: its network has gone. How many there were.
     async fn remove_unreachable(&self) -> Result<usize, NetError>;
 }

@@ -5,7 +5,7 @@ use super::{Prefix, Snapshot};
 /// Something the machine has lies inside the overlay's prefix: skynet would cut it off.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{what} lies inside the overlay's prefix {overlay} and would become unreachable; the cure: remove it, or \
+    "{what} overlaps the overlay's prefix {overlay} and would become unreachable; the cure: remove it, or \
      create the network with another prefix"
 )]
 pub struct Overlap {
@@ -24,10 +24,10 @@ pub struct Covered {
     pub overlay: Prefix,
 }
 
-/// Checks each of `overlays` against addresses and routes, those of `own_interface` and our own routes left out.
+/// Checks each of `overlays` against addresses and routes, those of `own_interface` and what is left of our own left out.
 ///
 /// # Errors
-/// The first address or route inside an overlay prefix.
+/// The first address or route inside an overlay prefix, or another overlay that shares addresses with it.
 pub fn check(
     overlays: &[Prefix],
     snapshot: &Snapshot,
@@ -38,6 +38,15 @@ pub fn check(
         for interface in snapshot.interfaces.iter().filter(|i| Some(i.index) != own_interface) {
             if let Some(a) = interface.addresses.iter().find(|a| overlay.contains(a.ip)) {
                 let what = format!("the address {}/{} of {}", a.ip, a.prefix_len, interface.name);
+                return Err(Overlap { what, overlay });
+            }
+        }
+        // Another overlay of this machine, wider or narrower: one of the two would lose members to the other.
+        for other in snapshot.routes.iter().filter(|r| r.ours) {
+            let meets = overlay.covers(&other.destination) || other.destination.covers(&overlay);
+            let holder = snapshot.on_link(other.destination).filter(|i| Some(i.index) != own_interface);
+            if let Some(holder) = holder.filter(|_| meets) {
+                let what = format!("the overlay {} of {}", other.destination, holder.name);
                 return Err(Overlap { what, overlay });
             }
         }
@@ -115,6 +124,25 @@ mod tests {
         let covered = check(&overlay(), &machine, None).unwrap();
         assert_eq!(covered.len(), 1);
         assert!(covered[0].what.contains("10.0.0.0/8 (eth0)"));
+    }
+
+    #[test]
+    fn another_overlay_is_refused_by_name_whether_wider_or_narrower_and_what_is_left_of_one_is_not() {
+        for other in ["10.7.3.0/24", "10.7.0.0/16", "10.0.0.0/8"] {
+            let other: Prefix = other.parse().unwrap();
+            // Its own address is outside, for a wider one.
+            let address = if other.prefix_len() == 8 {
+                "10.250.0.1/8".to_owned()
+            } else {
+                format!("10.7.3.1/{}", other.prefix_len())
+            };
+            let held = machine(&address, &[(&other.to_string(), 2, true)]);
+            let error = check(&overlay(), &held, None).unwrap_err().to_string();
+            let named = [format!("the overlay {other} of eth0"), format!("the address {address} of eth0")];
+            assert!(named.iter().any(|n| error.contains(n.as_str())), "{error}");
+            let left = machine("192.168.1.5/24", &[(&other.to_string(), 0, true)]);
+            assert_eq!(check(&overlay(), &left, None), Ok(vec![]));
+        }
     }
 
     #[test]

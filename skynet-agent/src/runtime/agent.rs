@@ -26,7 +26,7 @@ use super::hooks::Hooks;
 use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::membership::FOREIGN_DISK;
-use super::names::Names;
+use super::names::{self, Names};
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
@@ -102,6 +102,7 @@ enum Happened {
     LeaseOver,
     Hooks,
     Found(Vec<BootSettings>),
+    Names(names::Wanted),
     Busy,
     Sample,
     Timeout,
@@ -123,7 +124,7 @@ impl Agent {
         let (mut interests, hooks) = (Interests::default(), Hooks::new(&config));
         config.hooks.iter().for_each(|hooks| interests.stand(hooks.roles.clone()));
         config.hosts_file.iter().for_each(|_| interests.stand(Tags::default()));
-        let names = Names::new(config.hosts_file.clone(), &config.interface);
+        let names = Names::new(&config);
         let search = Search::new(&config, false);
         let (stream, carrier) = (ControlStream::new(config.tls.clone()), Carrier::new(config.tls.clone()));
         let mut agent = Self {
@@ -197,6 +198,7 @@ impl Agent {
                 Happened::Copied => self.begin_anew("the hypervisor says so")?,
                 Happened::LeaseOver => self.tend_watch(),
                 Happened::Hooks => self.run_hooks(),
+                Happened::Names(wanted) => self.tend_names(wanted),
                 Happened::Busy => self.begin_sampling(),
                 Happened::Sample => self.sample(),
                 Happened::Timeout => self.feed(|node, now| node.handle_timeout(now)),
@@ -246,6 +248,7 @@ impl Agent {
             () = self.hooks.next() => Happened::Hooks,
             () = self.generation.next() => Happened::Copied,
             settings = self.search.next() => Happened::Found(settings),
+            wanted = self.names.next() => Happened::Names(wanted),
         }
     }
 

@@ -15,7 +15,7 @@ use super::super::data_plane::Counted;
 use super::super::hooks::Hooks;
 use super::super::queues::{QueueSink, queues};
 use super::*;
-use crate::config::DisabledOffloads;
+use crate::config::{DNS_PORT, DisabledOffloads, Dns};
 use crate::udp::UdpOffloads;
 
 /// A node one of whose timers has been due for long.
@@ -55,6 +55,8 @@ fn node_with_a_due_timer() -> Node {
 fn agent(dir: &Path) -> (Agent, QueueSink) {
     let config = Config {
         tls: Default::default(),
+        network: None,
+        file: dir.join("agent.toml"),
         state_dir: dir.join("state"),
         socket: dir.join("sock"),
         token: None,
@@ -78,6 +80,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         cloud_metadata: false,
         hooks: None,
         hosts_file: None,
+        dns: Dns { mode: Default::default(), port: DNS_PORT },
         fail_closed: false,
         key_lifetime: None,
         wireguard: None,
@@ -102,7 +105,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         hooks: Hooks::new(&config),
         search: Search::new(&config, false),
         generation: Generation::new(),
-        names: Names::new(None, "skytest0"),
+        names: Names::new(&config),
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

@@ -216,7 +216,7 @@ impl Agent {
     /// Makes the interface for these addresses, or leaves the one that has them already.
     pub(super) async fn make_interface(&mut self, overlay: Option<Addresses>) -> anyhow::Result<()> {
         let mut addresses = Vec::new();
-        if let Some(overlay) = overlay {
+        if let Some(overlay) = &overlay {
             addresses.push((overlay.ipv4.into(), overlay.ipv4_prefix_len));
             addresses.push((overlay.ipv6.into(), 48));
         }
@@ -242,6 +242,9 @@ impl Agent {
             return Err(e).context("starting the outbound thread");
         }
         self.interface = Some(made);
+        if let Some(overlay) = &overlay {
+            self.serve_names(overlay);
+        }
         self.tell_addresses().await;
         Ok(())
     }
@@ -266,6 +269,7 @@ impl Agent {
     }
 
     pub(super) async fn remove_interface(&mut self) {
+        self.names.stop_serving();
         if let Some(engine) = &mut self.engine {
             engine.plane.detach();
         }

@@ -16,6 +16,7 @@ mod first_boot;
 mod generation;
 mod halves;
 mod hooks;
+mod hosts_file;
 mod interface;
 mod load;
 mod membership;

@@ -48,6 +48,7 @@ impl Agent {
             drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
             refused: Vec::new(),
             documents: None,
+            names: self.names_report(),
         };
         if let Some(engine) = &self.engine {
             let status = engine.node.status();

@@ -27,14 +27,14 @@ impl Interests {
         self.standing.push(tags);
     }
 
-    fn lease(&mut self, tags: Tags, now: Instant) {
-        let until = now + ROSTER_LEASE;
+    /// Watches these until then at least.
+    pub(super) fn lease(&mut self, tags: Tags, until: Instant) {
         if let Some((_, held)) = self.leases.iter_mut().find(|(held, _)| *held == tags) {
-            *held = until;
+            *held = until.max(*held);
         } else if self.leases.len() < MAX_LEASES {
             self.leases.push((tags, until));
         } else if let Some((widest, held)) = self.leases.first_mut() {
-            (*widest, *held) = (Tags::default(), until);
+            (*widest, *held) = (Tags::default(), until.max(*held));
         }
     }
 
@@ -63,7 +63,7 @@ impl Agent {
             Ok(tags) => tags,
             Err(e) => return Reply::error(2, &e.to_string()),
         };
-        self.interests.lease(tags.clone(), clock::monotonic());
+        self.interests.lease(tags.clone(), clock::monotonic() + ROSTER_LEASE);
         self.tend_watch();
         let view = self.roster_view();
         let unchanged = since == Some(view.revision);
@@ -105,10 +105,11 @@ mod tests {
         let at = |s| Instant::ZERO + Duration::from_secs(s);
         let mut interests = Interests::default();
         assert_eq!(interests.wanted(at(0)), None);
-        interests.lease(tags(&["worker"]), at(0));
-        interests.lease(tags(&["gpu"]), at(5));
+        interests.lease(tags(&["worker"]), at(15));
+        interests.lease(tags(&["gpu"]), at(20));
         assert_eq!(interests.wanted(at(5)), Some(tags(&["gpu", "worker"])));
-        interests.lease(tags(&[]), at(6));
+        interests.lease(tags(&[]), at(21));
+        interests.lease(tags(&[]), at(7));
         assert_eq!(interests.wanted(at(6)), Some(tags(&[])), "everybody");
         assert_eq!(interests.poll_timeout(), Some(at(15)));
         assert_eq!(interests.wanted(at(21)), None);
@@ -120,7 +121,7 @@ mod tests {
     fn leases_are_bounded_and_none_is_forgotten() {
         let mut interests = Interests::default();
         for n in 0..100 {
-            interests.lease(tags(&[&format!("t{n}")]), Instant::ZERO);
+            interests.lease(tags(&[&format!("t{n}")]), Instant::ZERO + ROSTER_LEASE);
         }
         assert_eq!(interests.leases.len(), MAX_LEASES);
         assert_eq!(interests.wanted(Instant::ZERO), Some(Tags::default()));

@@ -4,6 +4,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::member::{Member, Name, Tags};
 use crate::node::Node;
+use crate::node::membership::MembershipAgent;
 use crate::time::Now;
 
 /// The members this node knows, itself among them.
@@ -69,6 +70,18 @@ impl Node {
         let is_answered = self.membership.as_mut().is_some_and(|membership| membership.stop(now));
         self.settle(now);
         is_answered
+    }
+
+    /// The network's name, once joined.
+    pub fn network_name(&self) -> Option<&str> {
+        let credentials = self.membership.as_ref().and_then(|m| m.credentials());
+        credentials.map(|c| c.trust().genesis().name.as_str())
+    }
+
+    /// Revision and completeness of [`Node::roster`], without making one.
+    pub fn roster_state(&self) -> (u64, bool) {
+        let state = |m: &MembershipAgent| (m.directory.revision(), m.is_roll_current());
+        self.membership.as_ref().map_or((0, false), state)
     }
 
     /// Who is in the network, as far as this node knows. Those who are no members any more are left out.

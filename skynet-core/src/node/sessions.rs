@@ -20,7 +20,7 @@ use crate::session::{
 };
 use crate::time::{Duration, Instant, Now};
 use crate::wire::record::{FEATURE_CHUNKS, FEATURE_DOCUMENTS, FEATURE_RELAY, FEATURE_VIEW, Hello, Record};
-use crate::wire::relay::Class;
+use crate::wire::relay::{Class, DataHeader};
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
 
@@ -458,7 +458,12 @@ impl Node {
 
     /// A sealed message to a peer, by its selected path, or to where it was last heard from.
     fn send_sealed(&mut self, slot: PeerSlot, message: &[u8]) {
-        if let Some(path) = self.data_path(slot) {
+        self.send_as(slot, Class::Normal, message);
+    }
+
+    fn send_as(&mut self, slot: PeerSlot, class: Class, message: &[u8]) {
+        if let Some(mut path) = self.data_path(slot) {
+            path.relay_header = path.relay_header.map(|header| DataHeader::with_class(header, class));
             self.send_by(&path, message);
         } else if let Some(source) = self.peers.get(slot).and_then(|p| p.heard_from) {
             self.send_to_source(self.port_of_source(slot, source.path), source, message);
@@ -483,7 +488,7 @@ impl Node {
         match source.filter(|_| matches!(Message::parse(message), Ok(Message::Response(_)))) {
             Some(source) => self.send_to_source(self.port_of_source(slot, source.path), source, message),
             None if self.data_path(slot).is_none() && source.is_none() => self.knock(slot, message),
-            None => self.send_sealed(slot, message),
+            None => self.send_as(slot, Class::Control, message),
         }
     }
 

@@ -210,6 +210,11 @@ impl DataHeader {
     pub const fn hops(&self) -> u8 {
         self.flags >> 6
     }
+    /// The header of a frame of another class.
+    pub const fn with_class(mut header: [u8; DATA_HEADER_LEN], class: Class) -> [u8; DATA_HEADER_LEN] {
+        header[1] = header[1] & !3 | class as u8;
+        header
+    }
     /// The header's bytes.
     pub fn encode(&self) -> [u8; DATA_HEADER_LEN] {
         let mut out = [DATA, self.flags, 0, 0, 0, 0, 0, 0];

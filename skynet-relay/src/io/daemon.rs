@@ -20,6 +20,7 @@ use crate::io::control::{self, ControlStats, Directory};
 use crate::io::descriptors;
 use crate::io::follow::Follow;
 use crate::io::forward::ForwardThreads;
+use crate::io::group::ThreadSockets;
 use crate::io::measure::MeasureThread;
 use crate::io::metrics;
 use crate::io::port;
@@ -34,8 +35,8 @@ use crate::store::View;
 /// All sockets of one port, and the UDP socket beside it.
 #[derive(Debug)]
 pub struct Sockets {
-    /// One for each forwarding thread.
-    udp: Vec<UdpSocket>,
+    /// For each forwarding thread.
+    udp: Vec<ThreadSockets>,
     /// The port above, by which nodes measure their NATs; not there if it is taken.
     measure: Option<UdpSocket>,
     tcp: std::net::TcpListener,
@@ -91,23 +92,25 @@ impl Sockets {
     pub fn bind(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
         // A port that is free for UDP may be taken for TCP, if only by a connection of somebody.
         let tries = if listen.port() == 0 { ANY_PORT_TRIES } else { 1 };
-        (1..tries)
-            .find_map(|_| Self::bind_once(listen, threads).ok())
-            .map_or_else(|| Self::bind_once(listen, threads), Ok)
+        let found = (1..tries).find_map(|_| Self::bind_once(listen, threads).ok());
+        let (sockets, lacks) = found.map_or_else(|| Self::bind_once(listen, threads), Ok)?;
+        lacks.tell(sockets.addr);
+        Ok(sockets)
     }
 
-    fn bind_once(listen: SocketAddr, threads: u8) -> Result<Self, PortError> {
-        let udp = UdpSocket::bind_group(listen, threads.into());
-        let udp = udp.map_err(|e| PortError::new("udp", listen, e))?;
-        let addr = udp[0].local_addr().map_err(|e| PortError::new("udp", listen, e))?;
-        if let Some(bytes) = udp[0].small_buffer() {
-            warn!(
-                bytes,
-                "small socket buffers: bursts will be lost; cure: sysctl net.core.rmem_max=4194304 net.core.wmem_max=4194304"
-            );
-        }
+    fn bind_once(listen: SocketAddr, threads: u8) -> Result<(Self, Lacks), PortError> {
+        let udp = ThreadSockets::bind(listen, threads.into());
+        let (udp, steered) = udp.map_err(|e| PortError::new("udp", listen, e))?;
+        let first = udp[0].bulk();
+        let addr = first.local_addr().map_err(|e| PortError::new("udp", listen, e))?;
+        let small_buffer = first.small_buffer();
         let tcp = bind_tcp(addr).map_err(|e| PortError::new("tcp", addr, e))?;
-        Ok(Self { udp, measure: bind_above(addr), tcp, tls: None, addr })
+        let (measure, unmeasured) = match bind_above(addr) {
+            Ok(measure) => (measure, None),
+            Err(error) => (None, Some(error)),
+        };
+        let lacks = Lacks { small_buffer, unsteered: steered.err(), unmeasured };
+        Ok((Self { udp, measure, tcp, tls: None, addr }, lacks))
     }
 
     /// Opens the TLS port as well.
@@ -128,15 +131,36 @@ impl Sockets {
     }
 }
 
-fn bind_above(addr: SocketAddr) -> Option<UdpSocket> {
-    let above = SocketAddr::new(addr.ip(), addr.port().checked_add(1)?);
-    match UdpSocket::bind(above) {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            warn!(%above, %error, "not opened: nodes cannot measure how their NATs behave; the relay does all else");
-            None
+/// What this host does not give, and the relay does without.
+struct Lacks {
+    /// Bytes that its sockets hold.
+    small_buffer: Option<usize>,
+    unsteered: Option<io::Error>,
+    unmeasured: Option<io::Error>,
+}
+
+impl Lacks {
+    fn tell(&self, addr: SocketAddr) {
+        if let Some(bytes) = self.small_buffer {
+            warn!(
+                bytes,
+                "small socket buffers: bursts will be lost; cure: sysctl net.core.rmem_max=4194304 net.core.wmem_max=4194304"
+            );
+        }
+        if let Some(error) = &self.unsteered {
+            warn!(%error, "the kernel does not tell control from bulk: under a flood sessions may end");
+        }
+        if let Some(error) = &self.unmeasured {
+            let above = u32::from(addr.port()) + 1;
+            warn!(above, %error, "not opened: nodes cannot measure how their NATs behave; the relay does all else");
         }
     }
+}
+
+/// The port above; no error if there is none.
+fn bind_above(addr: SocketAddr) -> io::Result<Option<UdpSocket>> {
+    let above = addr.port().checked_add(1).map(|port| SocketAddr::new(addr.ip(), port));
+    above.map(UdpSocket::bind).transpose()
 }
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -236,7 +260,7 @@ pub async fn run<D: Directory>(
     let measure = match sockets.measure {
         Some(socket) => {
             let measure = Measure::new(&mut rng, clock.now().mono);
-            Some(MeasureThread::start(socket, sockets.udp[0].try_clone()?, measure, clock)?)
+            Some(MeasureThread::start(socket, sockets.udp[0].bulk().try_clone()?, measure, clock)?)
         }
         None => None,
     };

@@ -19,8 +19,12 @@ pub struct ForwardStats {
     pub drops: Drops,
     /// Datagrams the kernel refused to send.
     pub unsent: u64,
-    /// Datagrams lost because this thread did not come to them: its socket was full.
+    /// Datagrams lost because this thread did not come to them: its socket for bulk was full,
     pub overflowed: u64,
+    /// or that for control.
+    pub overflowed_control: u64,
+    /// Whether control has a socket of its own.
+    pub control_apart: bool,
     /// Whether nobody is bound any more.
     pub draining: bool,
     /// Processor time since its start.
@@ -38,6 +42,7 @@ impl ForwardStats {
             sum.drops.add(&stats.drops);
             sum.unsent += stats.unsent;
             sum.overflowed += stats.overflowed;
+            sum.overflowed_control += stats.overflowed_control;
             sum.draining |= stats.draining;
             sum.busy += stats.busy;
         }

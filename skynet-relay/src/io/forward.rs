@@ -1,10 +1,10 @@
-//! The threads that move datagrams: each has a socket and a [`Forwarder`] of its own, receives trains, lets it decide on
-//! each datagram and sends what is left as trains.
+//! The threads that move datagrams: each has sockets and a [`Forwarder`] of its own, receives trains, lets it decide on
+//! each datagram and sends what is left as trains. Control is received, answered and sent before bulk.
 //!
 //! ```text
-//!   kernel, by 5-tuple ──▶ socket 0 ─ thread 0 ─▶ any client        all sockets have one port: whatever thread sends,
+//!   kernel, by source ──▶ sockets 0 ─ thread 0 ─▶ any client        all sockets have one port: whatever thread sends,
 //!                     ╲             ▲ │ Update                       it comes from where the client sent to
-//!                      ╲▶ socket 1 ─ thread 1 ─▶ any client
+//!                      ╲▶ sockets 1 ─ thread 1 ─▶ any client
 //! ```
 //! What they tell each other ([`Update`]) is little: when a session begins, moves or ends, and twice a minute that it is
 //! in use. Per packet they share nothing.
@@ -17,10 +17,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use skynet_core::time::Instant;
+use skynet_core::time::{Instant, Now};
 
 use crate::clock::Clock;
 use crate::io::desk::{Desk, Desks, ForwardStats};
+use crate::io::group::ThreadSockets;
 use crate::io::udp::{Batch, MAX_DATAGRAM, UdpSocket};
 use crate::server::{Action, Forwarder, Revoked, Update};
 
@@ -63,29 +64,28 @@ pub struct ForwardThreads {
 }
 
 impl ForwardThreads {
-    /// Starts a thread for each socket. `parts` are as many, made together.
+    /// Starts a thread for each pair of sockets. `parts` are as many, made together.
     ///
     /// # Errors
     /// The system cannot start a thread.
-    pub fn start(sockets: Vec<UdpSocket>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
+    pub fn start(sockets: Vec<ThreadSockets>, parts: Vec<Forwarder>, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let drain = Arc::new(AtomicBool::new(false));
         let bans = BanDesk(Arc::default());
         let (senders, inboxes): (Vec<_>, Vec<_>) = parts.iter().map(|_| sync_channel(INBOX)).unzip();
         let (mut desks, mut threads) = (Vec::new(), Vec::new());
-        for (index, ((socket, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate() {
+        for (index, ((sockets, forwarder), inbox)) in sockets.into_iter().zip(parts).zip(inboxes).enumerate()
+        {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != index);
             let outbox = Outbox { others: others.map(|(_, sender)| sender.clone()).collect(), waiting: None };
             let desk = Arc::new(Desk::default());
             let thread = Thread {
-                socket,
                 forwarder,
                 inbox,
                 outbox,
                 clock,
                 unsent: 0,
-                overflowed: 0,
-                lost: 0,
+                lost: [Lost::default(); 2],
                 drain: Arc::clone(&drain),
                 bans: Arc::clone(&bans.0),
                 banned: 0,
@@ -93,7 +93,7 @@ impl ForwardThreads {
             let (stop, published) = (Arc::clone(&stop), Arc::clone(&desk));
             let handle = thread::Builder::new()
                 .name(format!("forward-{index}"))
-                .spawn(move || thread.run(&stop, &published))?;
+                .spawn(move || thread.run(&sockets, &stop, &published))?;
             desks.push(desk);
             threads.push(handle);
         }
@@ -142,7 +142,6 @@ impl ForwardThreads {
 }
 
 struct Thread {
-    socket: UdpSocket,
     forwarder: Forwarder,
     inbox: Receiver<Update>,
     outbox: Outbox,
@@ -152,17 +151,33 @@ struct Thread {
     /// The version of the list that is in force here.
     banned: u64,
     unsent: u64,
-    /// What the kernel last said, and what that makes in all.
-    overflowed: u32,
-    lost: u64,
+    /// By the socket for bulk, and by that for control.
+    lost: [Lost; 2],
+}
+
+/// Datagrams of one socket that this thread did not come to.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    /// What the kernel last said: a counter of 32 bits.
+    said: u32,
+    total: u64,
+}
+
+impl Lost {
+    /// Whether there are more.
+    fn grows(&mut self, said: u32) -> bool {
+        let more = said.wrapping_sub(self.said);
+        *self = Self { said, total: self.total + u64::from(more) };
+        more > 0
+    }
 }
 
 impl Thread {
-    fn run(mut self, stop: &AtomicBool, desk: &Desk) -> io::Result<()> {
-        let mut batch = Batch::new();
+    fn run(mut self, sockets: &ThreadSockets, stop: &AtomicBool, desk: &Desk) -> io::Result<()> {
+        let mut batches = [Batch::new(), Batch::new()];
         let (mut next_publish, mut next_pressure) = (Instant::ZERO, Instant::ZERO);
         while !stop.load(Ordering::Relaxed) {
-            let received = self.socket.receive(&mut batch)?;
+            let ready = sockets.wait()?;
             let now = self.clock.now();
             self.forwarder.set_draining(self.drain.load(Ordering::Relaxed));
             self.look_at_bans();
@@ -170,35 +185,45 @@ impl Thread {
             while let Ok(update) = self.inbox.try_recv() {
                 self.forwarder.handle_update(&update, now.mono);
             }
-            for slot in 0..received {
-                let Some(train) = batch.train(slot) else { continue };
-                for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
-                    let datagram = batch.datagram_mut(slot, at.clone());
-                    let action = self.forwarder.handle_datagram(train.local, train.from, datagram, now);
-                    let (at, local, to) = match action {
-                        Action::Forward { local, to } => (at, local, to),
-                        Action::Reply { len } => (at.start..at.start + len, train.local, train.from),
-                        Action::Drop(_) => continue,
-                    };
-                    while !batch.push(slot, at.clone(), local, to) {
-                        self.send(&mut batch);
-                    }
+            for (socket, batch) in ready.into_iter().zip(&mut batches) {
+                if let Some(socket) = socket {
+                    self.turn(socket, batch, now)?;
                 }
             }
-            self.send(&mut batch);
             if now.mono >= next_pressure {
                 next_pressure = now.mono + PRESSURE;
-                self.look_at_socket(now.mono);
+                self.look_at_sockets(sockets, now.mono);
             }
             if now.mono >= self.forwarder.poll_timeout() {
                 self.forwarder.handle_timeout(now.mono);
             }
             if now.mono >= next_publish {
                 next_publish = now.mono + PUBLISH;
-                self.publish(desk);
+                self.publish(sockets, desk);
             }
             desk.answer(|| self.forwarder.list_sessions(LISTED, now.mono));
         }
+        Ok(())
+    }
+
+    /// One receive, and everything that comes of it.
+    fn turn(&mut self, socket: &UdpSocket, batch: &mut Batch, now: Now) -> io::Result<()> {
+        for slot in 0..socket.receive_now(batch)? {
+            let Some(train) = batch.train(slot) else { continue };
+            for at in train.datagrams().filter(|at| at.len() <= MAX_DATAGRAM) {
+                let datagram = batch.datagram_mut(slot, at.clone());
+                let action = self.forwarder.handle_datagram(train.local, train.from, datagram, now);
+                let (at, local, to) = match action {
+                    Action::Forward { local, to } => (at, local, to),
+                    Action::Reply { len } => (at.start..at.start + len, train.local, train.from),
+                    Action::Drop(_) => continue,
+                };
+                while !batch.push(slot, at.clone(), local, to) {
+                    self.send(socket, batch);
+                }
+            }
+        }
+        self.send(socket, batch);
         Ok(())
     }
 
@@ -213,29 +238,29 @@ impl Thread {
     }
 
     /// Sends what is in `batch`, and before it tells the other threads what the answers in it may cause.
-    fn send(&mut self, batch: &mut Batch) {
+    fn send(&mut self, socket: &UdpSocket, batch: &mut Batch) {
         self.outbox.pass_on(&mut self.forwarder);
-        self.unsent += self.socket.send(batch);
+        self.unsent += socket.send(batch);
     }
 
-    fn look_at_socket(&mut self, now: Instant) {
-        let Ok(overflowed) = self.socket.overflowed() else { return };
-        let is_pressed = overflowed != self.overflowed;
-        // The kernel's counter is one of 32 bits.
-        self.lost += u64::from(overflowed.wrapping_sub(self.overflowed));
-        self.overflowed = overflowed;
+    /// Shares are made of bulk alone: who floods with control takes nothing of it from others.
+    fn look_at_sockets(&mut self, sockets: &ThreadSockets, now: Instant) {
+        let Ok([bulk, control]) = sockets.overflowed() else { return };
+        let is_pressed = self.lost[0].grows(bulk);
+        let _more = self.lost[1].grows(control);
         self.forwarder.handle_pressure(is_pressed, now);
     }
 
-    fn publish(&self, desk: &Desk) {
+    fn publish(&self, sockets: &ThreadSockets, desk: &Desk) {
         desk.publish(|stats| {
+            stats.control_apart = sockets.are_apart();
             stats.draining = self.drain.load(Ordering::Relaxed);
             stats.sessions = self.forwarder.sessions();
             stats.bridged = self.forwarder.bridged_sessions();
             stats.counters = self.forwarder.counters();
             stats.drops = self.forwarder.drops().clone();
             stats.unsent = self.unsent;
-            stats.overflowed = self.lost;
+            [stats.overflowed, stats.overflowed_control] = self.lost.map(|lost| lost.total);
             stats.busy = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(stats.busy, Into::into);
         });
     }

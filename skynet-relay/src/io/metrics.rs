@@ -89,7 +89,7 @@ fn answer<B>(request: &Request<B>, monitor: &Monitor) -> Response<Full<Bytes>> {
 type OfThread = fn(&ForwardStats) -> f64;
 
 /// What each thread has: name, kind, meaning, value.
-const OF_THREADS: [(&str, &str, &str, OfThread); 7] = [
+const OF_THREADS: [(&str, &str, &str, OfThread); 8] = [
     ("received_datagrams_total", "counter", "Datagrams received.", |s| s.counters.received as f64),
     ("forwarded_datagrams_total", "counter", "DATA frames sent on.", |s| s.counters.forwarded as f64),
     ("forwarded_bytes_total", "counter", "Bytes of them, relay headers included.", |s| {
@@ -100,8 +100,14 @@ const OF_THREADS: [(&str, &str, &str, OfThread); 7] = [
     (
         "overflowed_datagrams_total",
         "counter",
-        "Datagrams lost because the thread did not come to them.",
+        "Datagrams of bulk lost because the thread did not come to them.",
         |s| s.overflowed as f64,
+    ),
+    (
+        "overflowed_control_total",
+        "counter",
+        "Control datagrams lost because the thread did not come to them.",
+        |s| s.overflowed_control as f64,
     ),
     ("thread_cpu_seconds_total", "counter", "Processor time of the thread.", |s| s.busy.as_secs_f64()),
 ];

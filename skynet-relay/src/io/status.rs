@@ -196,6 +196,8 @@ impl Monitor {
             "bytes_forwarded": forward.counters.forwarded_bytes,
             "datagrams_unsent": forward.unsent,
             "datagrams_overflowed": forward.overflowed,
+            "control_apart": threads.iter().all(|thread| thread.control_apart),
+            "control_overflowed": forward.overflowed_control,
             "replies": forward.counters.replies,
             "datagrams_per_s": sum(|rate| rate.datagrams),
             "bits_per_s": sum(|rate| rate.bits),
@@ -231,6 +233,7 @@ fn thread((stats, rate): (&ForwardStats, &PerSecond)) -> Value {
         "bits_per_s": rate.bits.round(),
         "datagrams_forwarded": stats.counters.forwarded,
         "datagrams_overflowed": stats.overflowed,
+        "control_overflowed": stats.overflowed_control,
     })
 }
 

@@ -2,12 +2,13 @@
 //! (`UDP_SEGMENT`).
 //!
 //! What costs is a datagram's way through the kernel, not its bytes: a train goes that way once. Where the kernel does not
-//! take trains, the same datagrams leave one by one. The `unsafe` of the relay is in this file and in `sockaddr.rs`.
+//! take trains, the same datagrams leave one by one. The `unsafe` of the relay is in this file, in `steer.rs` and in
+//! `sockaddr.rs`.
 
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV6};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,9 +20,13 @@ use super::cmsg::Control;
 use super::sockaddr::{name_len, read_name, write_name};
 
 /// How long a receive waits, so that the caller sees its timers and a request to stop.
-pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(250);
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(RECEIVE_TIMEOUT_MS as u64);
+pub(super) const RECEIVE_TIMEOUT_MS: u8 = 250;
 /// Asked of the kernel for both directions: 10 ms at 3 Gbit/s.
 const SOCKET_BUFFER: libc::c_int = 4 << 20;
+
+/// The highest that needs no privilege (socket(7)).
+const PRIORITY: libc::c_int = 6;
 
 /// What SO_MEMINFO tells (linux/sock_diag.h), and where in it what was thrown away is.
 const MEMINFO_WORDS: usize = 9;
@@ -44,21 +49,22 @@ impl UdpSocket {
         Self::open(addr, false)
     }
 
-    /// Binds `n` sockets to one address, at least one: the kernel hands all datagrams of a 5-tuple to the same one.
-    ///
-    /// The first is bound as if it were the only one, so a port that another process has is still refused.
+    /// Binds one more socket to an address whose sockets [share](Self::share_port) it.
     ///
     /// # Errors
     /// As `bind(2)`.
-    pub fn bind_group(addr: SocketAddr, n: usize) -> io::Result<Vec<Self>> {
-        let first = Self::open(addr, false)?;
-        let addr = first.local_addr()?;
-        first.socket.set_reuse_port(true)?;
-        let mut sockets = vec![first];
-        for _ in 1..n {
-            sockets.push(Self::open(addr, true)?);
-        }
-        Ok(sockets)
+    pub(super) fn bind_shared(addr: SocketAddr) -> io::Result<Self> {
+        Self::open(addr, true)
+    }
+
+    /// Others of this process's user may be bound to the same port from now on.
+    pub(super) fn share_port(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
+    /// What is sent here is ahead of other traffic in the queues of this host that know priorities.
+    pub(super) fn send_first(&self) -> io::Result<()> {
+        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_PRIORITY, PRIORITY)
     }
 
     fn open(addr: SocketAddr, shares_its_port: bool) -> io::Result<Self> {
@@ -123,6 +129,15 @@ impl UdpSocket {
     /// # Errors
     /// As `recvmmsg(2)`, timeouts and interruptions excepted.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        self.receive_with(batch, libc::MSG_WAITFORONE)
+    }
+
+    /// Receives what is there.
+    pub(super) fn receive_now(&self, batch: &mut Batch) -> io::Result<usize> {
+        self.receive_with(batch, libc::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&self, batch: &mut Batch, flags: libc::c_int) -> io::Result<usize> {
         batch.received = 0;
         let wanted = batch.wanted;
         // SAFETY: iovec and mmsghdr are C structures for which all zero bytes are a value.
@@ -145,7 +160,7 @@ impl UdpSocket {
                 self.socket.as_raw_fd(),
                 headers.as_mut_ptr(),
                 wanted as u32,
-                libc::MSG_WAITFORONE,
+                flags,
                 std::ptr::null_mut(),
             )
         };
@@ -283,6 +298,18 @@ impl UdpSocket {
             }
             to => to,
         }
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

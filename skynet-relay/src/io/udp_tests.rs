@@ -28,41 +28,6 @@ fn client() -> std::net::UdpSocket {
 }
 
 #[test]
-fn a_group_shares_one_port_by_client_and_nobody_elses_port_is_taken() {
-    for listen in ["127.0.0.1:0", "[::]:0"] {
-        let group = UdpSocket::bind_group(listen.parse().unwrap(), 3).unwrap();
-        let addr = group[0].local_addr().unwrap();
-        assert!(group.iter().all(|socket| socket.local_addr().unwrap() == addr));
-        assert_eq!(UdpSocket::bind_group(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let clients: Vec<_> = (0..64).map(|_| client()).collect();
-        for _ in 0..3 {
-            for client in &clients {
-                client.send_to(b"hello", ("127.0.0.1", addr.port())).unwrap();
-            }
-        }
-        let (mut batch, mut sources, mut total) = (Batch::new(), Vec::new(), 0);
-        for socket in &group {
-            let mut seen = std::collections::BTreeMap::new();
-            loop {
-                let received = socket.receive(&mut batch).unwrap();
-                if received == 0 {
-                    break;
-                }
-                for slot in 0..received {
-                    let train = batch.train(slot).unwrap();
-                    *seen.entry(train.from.port()).or_insert(0) += train.datagrams().count();
-                }
-            }
-            total += seen.values().sum::<usize>();
-            assert!(seen.values().all(|n| *n == 3), "all of a client come to one socket: {seen:?}");
-            sources.push(seen.len());
-        }
-        assert_eq!((total, sources.iter().sum::<usize>()), (192, 64));
-        assert!(sources.iter().all(|n| *n > 5), "{sources:?}");
-    }
-}
-
-#[test]
 fn a_socket_nobody_reads_counts_what_it_throws_away() {
     let relay = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let (to, client) = (relay.local_addr().unwrap(), client());

@@ -24,6 +24,7 @@ mod lanes;
 mod matrix;
 mod member_relays;
 mod mtu;
+mod names;
 mod offload;
 mod pairs;
 mod paths;

@@ -1,0 +1,110 @@
+//! The sockets of the relay's port: two for each forwarding thread, so that control never waits behind bulk, in the
+//! kernel's buffers no more than here.
+//!
+//! ```text
+//!                    ┌─▶ control ─ first ─┐
+//!   kernel ─ steer ──┤                    ├─▶ thread        the same for every thread; all have one port
+//!                    └─▶ bulk ────────────┘
+//! ```
+//! A buffer that is full of one member's bulk has the kernel throw away what comes next, whatever it is: sessions would
+//! end because others send. Where the kernel takes no program, a thread has one socket for both.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use skynet_core::rng::RngCore as _;
+
+use super::steer;
+use super::udp::{RECEIVE_TIMEOUT_MS, UdpSocket};
+use crate::clock::os_rng;
+
+/// What one thread receives and sends by.
+#[derive(Debug)]
+pub struct ThreadSockets {
+    bulk: UdpSocket,
+    control: Option<UdpSocket>,
+}
+
+impl ThreadSockets {
+    /// Two sockets for each of `threads`, at least one, bound to one address; and whether the kernel tells control from
+    /// bulk: if not, there is one each. All datagrams of a client's port come to the same thread.
+    ///
+    /// The first is bound as if it were the only one, so a port that another process has is still refused.
+    ///
+    /// # Errors
+    /// As `bind(2)`.
+    pub fn bind(addr: SocketAddr, threads: usize) -> io::Result<(Vec<Self>, io::Result<()>)> {
+        let bulk = Self::bind_bulk(addr, threads)?;
+        let (control, is_steered) = match Self::bind_control(&bulk) {
+            Ok(control) => (control, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        Ok((Self::pair(bulk, control), is_steered))
+    }
+
+    fn bind_bulk(addr: SocketAddr, threads: usize) -> io::Result<Vec<UdpSocket>> {
+        let first = UdpSocket::bind(addr)?;
+        let addr = first.local_addr()?;
+        first.share_port()?;
+        let others = (1..threads).map(|_| UdpSocket::bind_shared(addr));
+        [Ok(first)].into_iter().chain(others).collect()
+    }
+
+    /// As many for control, which the kernel numbers behind those for bulk: it goes by the order of binding.
+    fn bind_control(bulk: &[UdpSocket]) -> io::Result<Vec<UdpSocket>> {
+        let addr = bulk[0].local_addr()?;
+        let control = bulk.iter().map(|_| UdpSocket::bind_shared(addr)).collect::<io::Result<Vec<_>>>()?;
+        control.iter().try_for_each(UdpSocket::send_first)?;
+        let mut rng = os_rng()?;
+        steer::attach(&bulk[0], bulk.len(), [(); 4].map(|()| rng.next_u32() | 1))?;
+        Ok(control)
+    }
+
+    fn pair(bulk: Vec<UdpSocket>, control: Vec<UdpSocket>) -> Vec<Self> {
+        let mut control = control.into_iter();
+        bulk.into_iter().map(|bulk| Self { bulk, control: control.next() }).collect()
+    }
+
+    /// Waits until something has come, and where it is: first the socket for control, then the one for bulk. Nowhere after
+    /// [`RECEIVE_TIMEOUT_MS`].
+    ///
+    /// # Errors
+    /// As `poll(2)`, interruptions excepted.
+    pub(super) fn wait(&self) -> io::Result<[Option<&UdpSocket>; 2]> {
+        let one = |socket| PollFd::new(UdpSocket::as_fd(socket), PollFlags::POLLIN);
+        let mut both = [one(&self.bulk), one(self.control.as_ref().unwrap_or(&self.bulk))];
+        let polled = &mut both[..1 + usize::from(self.control.is_some())];
+        match poll(polled, PollTimeout::from(RECEIVE_TIMEOUT_MS)) {
+            Ok(0) | Err(Errno::EINTR) => return Ok([None; 2]),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |at: usize| polled.get(at).is_some_and(|fd| fd.any() != Some(false));
+        Ok([self.control.as_ref().filter(|_| is_ready(1)), Some(&self.bulk).filter(|_| is_ready(0))])
+    }
+
+    /// How many datagrams the kernel has thrown away because nobody came to receive them: bulk, and control.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub(super) fn overflowed(&self) -> io::Result<[u32; 2]> {
+        Ok([self.bulk.overflowed()?, self.control.as_ref().map_or(Ok(0), UdpSocket::overflowed)?])
+    }
+
+    /// Whether control has a socket of its own.
+    pub(super) fn are_apart(&self) -> bool {
+        self.control.is_some()
+    }
+
+    /// The socket that bulk comes to, which sends as well as any.
+    pub fn bulk(&self) -> &UdpSocket {
+        &self.bulk
+    }
+}
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;
