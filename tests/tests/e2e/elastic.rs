@@ -34,7 +34,7 @@ struct Arrivals {
 /// Until the peer has answered, from the moment the process was started.
 fn first_byte(from: &Agent, peer: Ipv4Addr, started: Instant) -> anyhow::Result<Duration> {
     let target = peer.to_string();
-    let argv = ["ping", "-n", "-c1", "-W2", &target];
+    let argv = ["ping", "-n", "-c1", "-W0.2", &target];
     loop {
         // There is no route before the interface is there.
         let answered = from.namespace().exec_within(Duration::from_secs(5), &argv, "")?.status.success();
