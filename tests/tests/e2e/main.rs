@@ -87,7 +87,7 @@ impl Story {
         if let Some(sniffer) = &self.sniffer {
             sniffer.assert_clean();
         }
-        let places = self.fleet.scan_for_secrets().unwrap();
+        let places = self.fleet.scan_for_secrets(&self.lab).unwrap();
         println!("no secret in {places} places");
         drop(self.fleet);
         self.lab.remove().unwrap();
