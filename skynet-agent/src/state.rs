@@ -4,6 +4,7 @@
 //! credentials   0600  identity, keys and documents, opaque to the agent
 //! floor         0600  handshake timestamp and probe start that were used already
 //! peers         0600  numbers of the peers talked to last, a hint
+//! instance      0600  which of the cloud's machines the identity was made on, if that is known
 //! roster        0600  signed documents of other members, for a start without any relay
 //! lock          0600  held while an agent runs on this directory
 //! ```
@@ -174,6 +175,24 @@ impl StateDir {
         write(&self.path, "peers", Kind::Peers, &content)
     }
 
+    /// What the cloud called the machine that `identity` was first seen on; none of another identity, or if it was not known.
+    pub fn load_instance(&self, identity: &[u8; 32]) -> Option<[u8; 16]> {
+        let content = read(&self.path.join("instance"), Kind::Instance).unwrap_or_else(|e| {
+            tracing::debug!(%e, "what the cloud called this machine is not known");
+            None
+        });
+        let (of, instance) = content.as_deref()?.split_first_chunk::<32>()?;
+        (of == identity).then(|| instance.try_into().ok()).flatten()
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save_instance(&self, identity: &[u8; 32], instance: &[u8; 16]) -> Result<(), StateError> {
+        write(&self.path, "instance", Kind::Instance, &[&identity[..], instance].concat())
+    }
+
     /// Documents of other members. The core checks them; a file that cannot be used is as good as none.
     pub fn load_roster(&self) -> Vec<u8> {
         let content = read(&self.path.join("roster"), Kind::Roster).unwrap_or_else(|e| {
@@ -199,6 +218,7 @@ enum Kind {
     Floor = 2,
     Peers = 3,
     Roster = 4,
+    Instance = 5,
 }
 
 fn io_error(path: &Path, source: io::Error) -> StateError {

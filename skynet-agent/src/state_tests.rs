@@ -8,6 +8,18 @@ fn fresh() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
+fn what_the_cloud_called_the_machine_is_kept_for_one_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&dir.path().join("state")).unwrap();
+    assert_eq!(state.load_instance(&[1; 32]), None);
+    state.save_instance(&[1; 32], &[7; 16]).unwrap();
+    assert_eq!(state.load_instance(&[1; 32]), Some([7; 16]));
+    assert_eq!(state.load_instance(&[2; 32]), None, "another identity's");
+    fs::write(dir.path().join("state/instance"), b"damaged").unwrap();
+    assert_eq!(state.load_instance(&[1; 32]), None, "as good as none");
+}
+
+#[test]
 fn what_was_saved_is_loaded_and_the_modes_are_tight() {
     let (_guard, path) = fresh();
     let state = StateDir::open(&path).unwrap();

@@ -149,6 +149,11 @@ fn after_a_kill_the_prefix_stays_unreachable_and_the_next_start_is_not_confused(
         }
         assert!(ip(&["route", "get", "10.77.1.1"]).contains("dev skt2"), "on-link beats unreachable");
 
+        assert_eq!(net.remove_unreachable().await.unwrap(), 0, "of a network that is up, whose ever it is");
+        let inside =
+            overlap::check(&[prefix("10.77.9.0/24")], &net.snapshot().await.unwrap(), None).unwrap_err();
+        assert!(inside.to_string().starts_with("the overlay 10.77.0.0/16 of skt2 overlaps"), "{inside}");
+
         drop(tun); // what SIGKILL leaves behind
         // A process that another test is starting may hold the device for a moment.
         for _ in 0..200 {

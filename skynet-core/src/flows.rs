@@ -8,8 +8,8 @@
 //! entry, 64 bits:  tag 28 | slot 12 | time 15 | theirs 1 | epoch 4 | lane 4        0: free
 //! ```
 //!
-//! When a lane opens, each flow may move once, from a lane with more than its share to one with less. Packets of a
-//! moved flow may overtake those that are still on the old lane, once; that costs a TCP connection at worst one
+//! When a lane opens, or one carries too much while another has room (`lane_policy`), each flow may move once, from a
+//! lane with more than its share to one with less. Packets of a moved flow may overtake those that are still on the old lane, once; that costs a TCP connection at worst one
 //! duplicate-ACK episode, which the next second of twice the rate is worth. When a lane dies, its flows leave with
 //! their next packet.
 //!
@@ -49,16 +49,20 @@ pub struct LaneLoad {
 }
 
 impl LaneLoad {
-    /// Control has measured: `rate` messages in an interval by this lane, `weight` by the average flow to the peer.
-    /// What was assigned until now is in it.
+    /// Control has measured: `rate` messages in an interval by this lane, `weight` by the average flow to the peer, at
+    /// least [`LEAST_WEIGHT`]. What was assigned until now is in it.
     pub fn set(&self, rate: u32, weight: u32) {
         self.rate.store(rate, Relaxed);
         self.weight.store(weight, Relaxed);
         self.assigned.store(0, Relaxed);
     }
 
+    /// Before control has measured for the first time, a flow is taken to send the least.
     fn weight(&self) -> i64 {
-        self.weight.load(Relaxed).max(LEAST_WEIGHT).into()
+        match self.weight.load(Relaxed) {
+            0 => LEAST_WEIGHT.into(),
+            weight => weight.into(),
+        }
     }
 
     /// The rate to expect.
@@ -133,7 +137,7 @@ impl FlowTable {
         let kept = known.and_then(|f| bulk.iter().find(|l| l.lane.0 == f.lane).map(|l| (f, l)));
         let (lane, theirs) = match kept {
             Some((f, lane)) if f.epoch == peer.lane_epoch & 0xf => (lane, f.theirs),
-            // The first packet since a lane was opened.
+            // The first packet since flows may move.
             Some((f, lane)) => (better(bulk, lane), f.theirs),
             None => (least_loaded(bulk).unwrap_or(first), false),
         };

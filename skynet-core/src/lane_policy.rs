@@ -12,6 +12,10 @@
 //! 2 % is lost all are opened at once: a cap is meant, and another lane is no other flow, so nobody's share grows by it.
 //! Lanes opened because of loss that brought less than a tenth more are no reason to open more: it is left alone for
 //! 30 s, then for twice as long each time. Thirty seconds without work, and all but the first are given back.
+//!
+//! **Spreading.** A flow keeps the lane it began on, and what it will send is not known then. So flows that began at once
+//! may meet on one lane. If that one is full or limited for 0.3 s, while another carries less than half as much, all
+//! flows may move once more; if that did not help, again after 1, 2, 4 … 32 s.
 
 use std::collections::VecDeque;
 
@@ -47,6 +51,12 @@ const SETTLE: Duration = Duration::from_millis(1200);
 const BACK_OFF: Duration = Duration::from_secs(30);
 /// up to this.
 const MAX_BACK_OFF: Duration = Duration::from_secs(600);
+/// One lane carries too much and another too little for so many samples in a row: flows may move.
+const UNEVEN_SAMPLES: u32 = 3;
+/// Then they stay where they are for so long, doubled while it does not help,
+const SPREAD_WAIT: Duration = Duration::from_secs(1);
+/// up to this.
+const MAX_SPREAD_WAIT: Duration = Duration::from_secs(32);
 /// Points of comparison kept per lane: two and a half seconds of PONGs 150 ms apart.
 const SAMPLES: usize = 16;
 
@@ -57,6 +67,8 @@ pub struct LaneLoad {
     pub lane: LaneNo,
     /// Bytes sent in this interval.
     pub bytes: u64,
+    /// Flows that sent something by it lately.
+    pub flows: u32,
     /// The busier of the two threads behind its port, in thousandths.
     pub busy_permille: u16,
     /// What both ends have counted last.
@@ -67,6 +79,12 @@ pub struct LaneLoad {
     pub least_rtt: Duration,
 }
 
+impl LaneLoad {
+    fn is_full(&self) -> bool {
+        self.busy_permille >= FULL_PERMILLE
+    }
+}
+
 /// One peer in one interval.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerLoad<'a> {
@@ -74,7 +92,7 @@ pub struct PeerLoad<'a> {
     pub lanes: &'a [LaneLoad],
     /// Bytes received in this interval, by whatever lane.
     pub received: u64,
-    /// Flows that sent something lately.
+    /// Flows that sent something lately, by whatever lane.
     pub flows: u32,
     /// Lanes both ends agreed on.
     pub most: u8,
@@ -86,6 +104,15 @@ pub struct PeerLoad<'a> {
 enum Cause {
     Core,
     Loss { plain: bool },
+}
+
+/// What one interval calls for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// So many lanes.
+    pub lanes: u8,
+    /// Flows that are badly spread over them may move, once.
+    pub spread: bool,
 }
 
 /// A step up, until its effect is known.
@@ -110,16 +137,47 @@ pub struct LanePolicy {
     back_off: Option<Duration>,
     not_for_loss_until: Instant,
     last_busy: Instant,
+    spreading: Spreading,
+}
+
+/// When flows were allowed to move.
+#[derive(Debug, Default)]
+struct Spreading {
+    /// Samples in a row that were uneven.
+    uneven: u32,
+    /// They stay until then,
+    until: Instant,
+    /// which was so long after they moved.
+    waited: Option<Duration>,
+}
+
+impl Spreading {
+    /// Whether flows may move now.
+    fn take(&mut self, uneven: bool, now: Instant) -> bool {
+        self.uneven = if uneven { self.uneven + 1 } else { 0 };
+        if now < self.until {
+            return false;
+        }
+        if !uneven {
+            self.waited = None;
+        }
+        if self.uneven < UNEVEN_SAMPLES {
+            return false;
+        }
+        let wait = self.waited.map_or(SPREAD_WAIT, |before| (before * 2).min(MAX_SPREAD_WAIT));
+        *self = Self { uneven: 0, until: now + wait, waited: Some(wait) };
+        true
+    }
 }
 
 impl LanePolicy {
-    /// One interval has passed: how many lanes there should be.
-    pub fn handle_load(&mut self, load: &PeerLoad<'_>, now: Instant) -> u8 {
+    /// One interval has passed.
+    pub fn handle_load(&mut self, load: &PeerLoad<'_>, now: Instant) -> Verdict {
         let since = self.last.replace(now).map_or(Duration::ZERO, |at| now.saturating_since(at));
         let least = load.least.clamp(1, load.most.max(1));
         self.wanted = self.wanted.max(least).min(load.most.max(1));
         if since.is_zero() {
-            return self.wanted;
+            return Verdict { lanes: self.wanted, spread: false };
         }
         let bits: u64 = load.lanes.iter().map(|l| rate(l.bytes, since)).sum();
         self.rate = if self.rate == 0 { bits } else { (self.rate * 3 + bits) / 4 };
@@ -130,7 +188,7 @@ impl LanePolicy {
         for lane in load.lanes {
             self.losses[usize::from(lane.lane.port().0)].add(lane.counted);
         }
-        let full = load.lanes.iter().any(|l| l.busy_permille >= FULL_PERMILLE);
+        let full = load.lanes.iter().any(LaneLoad::is_full);
         self.full = if full { self.full + 1 } else { 0 };
         self.judge_step(now);
         if self.step.is_none()
@@ -144,7 +202,8 @@ impl LanePolicy {
             self.full = 0;
             self.last_busy = now;
         }
-        self.wanted
+        let spread = self.spreading.take(self.is_uneven(load, since), now);
+        Verdict { lanes: self.wanted, spread }
     }
 
     /// When to call [`LanePolicy::handle_timeout`]: lanes are open that nobody may need.
@@ -165,19 +224,27 @@ impl LanePolicy {
         if self.full >= FULL_SAMPLES && load.flows > 1 {
             return Some(Cause::Core);
         }
-        let lost = |lane: &LaneLoad| {
-            let meter = &self.losses[usize::from(lane.lane.port().0)];
-            let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + QUEUED;
-            if rate(lane.bytes, since) < LIMITED_BITS || queued {
-                return None;
-            }
-            meter.loss_ppm().filter(|ppm| LIMITED_PPM.contains(ppm))
-        };
         if now < self.not_for_loss_until {
             return None;
         }
-        let most = load.lanes.iter().filter_map(lost).max()?;
+        let most = load.lanes.iter().filter_map(|l| self.limited_ppm(l, since)).max()?;
         Some(Cause::Loss { plain: most >= PLAIN_PPM })
+    }
+
+    /// What a lane loses whose rate is limited.
+    fn limited_ppm(&self, lane: &LaneLoad, since: Duration) -> Option<u64> {
+        let queued = lane.rtt > lane.least_rtt + lane.least_rtt / 2 + QUEUED;
+        if rate(lane.bytes, since) < LIMITED_BITS || queued {
+            return None;
+        }
+        self.losses[usize::from(lane.lane.port().0)].loss_ppm().filter(|ppm| LIMITED_PPM.contains(ppm))
+    }
+
+    /// Several flows share a lane that can carry no more, while another has room.
+    fn is_uneven(&self, load: &PeerLoad<'_>, since: Duration) -> bool {
+        let least = load.lanes.iter().map(|l| l.bytes).min().unwrap_or(0);
+        let can_no_more = |l: &LaneLoad| l.is_full() || self.limited_ppm(l, since).is_some();
+        load.lanes.iter().any(|l| l.flows > 1 && l.bytes / 2 > least && can_no_more(l))
     }
 
     /// Whether the last step was of use.

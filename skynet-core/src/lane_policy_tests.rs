@@ -12,9 +12,10 @@ struct Lane {
     loss_ppm: u64,
     busy: u16,
     rtt_ms: u64,
+    flows: u32,
 }
 
-const QUIET: Lane = Lane { mbit: 0, loss_ppm: 0, busy: 20, rtt_ms: 20 };
+const QUIET: Lane = Lane { mbit: 0, loss_ppm: 0, busy: 20, rtt_ms: 20, flows: 0 };
 
 struct Pair {
     policy: LanePolicy,
@@ -24,13 +25,15 @@ struct Pair {
     sent: [u64; MAX_PORTS],
     arrived: [u64; MAX_PORTS],
     wanted: u8,
+    /// How often flows were allowed to move.
+    spreads: u32,
 }
 
 impl Pair {
     fn new(most: u8, flows: u32) -> Self {
         let (sent, arrived) = ([0; MAX_PORTS], [0; MAX_PORTS]);
         let now = Instant::from_nanos(1_000_000_000);
-        Self { policy: LanePolicy::default(), now, most, flows, sent, arrived, wanted: 0 }
+        Self { policy: LanePolicy::default(), now, most, flows, sent, arrived, wanted: 0, spreads: 0 }
     }
 
     /// Runs for `ms`; the most lanes wanted meanwhile.
@@ -49,6 +52,7 @@ impl Pair {
                 loads.push(LaneLoad {
                     lane: LaneNo(i as u8 + 1),
                     bytes,
+                    flows: lane.flows,
                     busy_permille: lane.busy,
                     counted: Some(Counted {
                         at: self.now,
@@ -60,18 +64,20 @@ impl Pair {
                 });
             }
             let load = PeerLoad { lanes: &loads, received: 0, flows: self.flows, most: self.most, least: 1 };
-            self.wanted = self.policy.handle_load(&load, self.now);
+            let verdict = self.policy.handle_load(&load, self.now);
+            self.wanted = verdict.lanes;
+            self.spreads += u32::from(verdict.spread);
             most = most.max(self.wanted);
         }
         most
     }
 }
 
-const FULL: Lane = Lane { mbit: 2_000, loss_ppm: 0, busy: 920, rtt_ms: 20 };
+const FULL: Lane = Lane { mbit: 2_000, loss_ppm: 0, busy: 920, rtt_ms: 20, flows: 8 };
 /// Weak loss: TCP over a long way has found the rate.
-const POLICED: Lane = Lane { mbit: 200, loss_ppm: 15_000, busy: 100, rtt_ms: 20 };
+const POLICED: Lane = Lane { mbit: 200, loss_ppm: 15_000, busy: 100, rtt_ms: 20, flows: 8 };
 /// Plain loss: many flows over a short way.
-const HARD_POLICED: Lane = Lane { mbit: 50, loss_ppm: 350_000, busy: 100, rtt_ms: 1 };
+const HARD_POLICED: Lane = Lane { mbit: 50, loss_ppm: 350_000, busy: 100, rtt_ms: 1, flows: 8 };
 
 #[test]
 fn a_quiet_pair_keeps_one_lane() {
@@ -170,8 +176,8 @@ fn thirty_idle_seconds_give_all_but_one_back_and_a_pause_does_not() {
 fn the_operators_least_number_is_kept_within_what_is_agreed() {
     let load = |most| PeerLoad { lanes: &[], received: 0, flows: 0, most, least: 4 };
     let mut policy = LanePolicy::default();
-    assert_eq!(policy.handle_load(&load(8), Instant::ZERO), 4);
-    assert_eq!(LanePolicy::default().handle_load(&load(2), Instant::ZERO), 2);
+    assert_eq!(policy.handle_load(&load(8), Instant::ZERO).lanes, 4);
+    assert_eq!(LanePolicy::default().handle_load(&load(2), Instant::ZERO).lanes, 2);
     assert_eq!(policy.handle_timeout(4, Instant::ZERO + IDLE_AFTER * 9), 4);
 }
 
@@ -201,4 +207,39 @@ fn whoever_only_receives_keeps_the_lanes_its_full_core_has_opened() {
     }
     assert_eq!(policy.handle_timeout(1, now), 4);
     assert_eq!(policy.handle_timeout(1, now + IDLE_AFTER), 1);
+}
+
+#[test]
+fn flows_that_met_on_one_full_or_limited_lane_may_move() {
+    for crowded in [FULL, HARD_POLICED] {
+        let mut pair = Pair::new(2, 8);
+        pair.run(1_300, &[crowded, QUIET]);
+        assert_eq!(pair.spreads, 1, "{}", crowded.busy);
+    }
+    let mut pair = Pair::new(4, 8);
+    pair.run(200, &[FULL, QUIET, QUIET, QUIET]);
+    assert_eq!(pair.spreads, 0, "not for a moment");
+}
+
+#[test]
+fn flows_stay_where_moving_gains_nothing() {
+    let alone = Lane { flows: 1, ..FULL };
+    let half_idle = Lane { busy: 500, ..FULL };
+    let other = Lane { mbit: 1_100, busy: 400, ..FULL };
+    for lanes in [[alone, QUIET], [half_idle, QUIET], [FULL, FULL], [FULL, other]] {
+        let mut pair = Pair::new(2, 8);
+        pair.run(60_000, &lanes);
+        assert_eq!(pair.spreads, 0);
+    }
+}
+
+#[test]
+fn where_moving_does_not_help_it_is_tried_less_and_less_and_afresh_after_it_was_even() {
+    let mut pair = Pair::new(2, 8);
+    pair.run(63_500, &[FULL, QUIET]);
+    assert_eq!(pair.spreads, 7, "after 0.4, then 1, 2, 4, 8, 16 and 32 s");
+    pair.run(40_000, &[FULL, FULL]);
+    assert_eq!(pair.spreads, 7);
+    pair.run(1_500, &[FULL, QUIET]);
+    assert_eq!(pair.spreads, 9);
 }

@@ -42,6 +42,7 @@ impl SkynetMesh {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
+            ..Extra::default()
         };
         Self { name: name.to_owned(), what, extra }
     }

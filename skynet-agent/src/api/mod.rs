@@ -74,14 +74,26 @@ pub enum Request {
         /// The name to join under, instead of the one the agent was started with.
         name: Option<String>,
     },
-    /// Stop the agent; its identity stays. Answered before it stops.
+    /// Run a further network, unless it runs already. Answered when it has a control socket of its own, or cannot have one;
+    /// only by the first network's agent.
+    Network {
+        /// What it is called on this machine.
+        network: String,
+        /// How it is to run, as flags of `up`.
+        #[serde(default)]
+        flags: Vec<String>,
+        /// The HTTP proxy, which may have a password.
+        #[serde(default)]
+        proxy: Option<String>,
+    },
+    /// Stop the agent, or this network of it; its identity stays. Answered before it stops.
     Down,
 }
 
 impl Request {
     /// Whether it changes something.
     pub fn changes(&self) -> bool {
-        matches!(self, Self::Join { .. } | Self::Down)
+        matches!(self, Self::Join { .. } | Self::Network { .. } | Self::Down)
     }
 }
 
@@ -95,6 +107,7 @@ impl std::fmt::Debug for Request {
             Self::Roster { roles, .. } => write!(f, "Roster({roles:?})"),
             Self::Relays => f.write_str("Relays"),
             Self::Join { name, .. } => write!(f, "Join(***, {name:?})"),
+            Self::Network { network, flags, .. } => write!(f, "Network({network}, {flags:?}, ***)"),
             Self::Down => f.write_str("Down"),
         }
     }
@@ -170,6 +183,9 @@ mod tests {
     #[test]
     fn a_token_does_not_print() {
         let request = Request::Join { token: "skj1.secret".into(), name: None };
+        assert!(!format!("{request:?}").contains("secret"));
+        let proxy = Some("http://user:secret@proxy:3128".into());
+        let request = Request::Network { network: "lab".into(), flags: vec!["--port".into()], proxy };
         assert!(!format!("{request:?}").contains("secret"));
     }
 }

@@ -60,6 +60,12 @@ pub struct StatusReport {
     /// Which documents of the network hold here, once joined.
     #[serde(default)]
     pub documents: Option<DocumentsReport>,
+    /// What the network is called on this machine, unless it is the first.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The further networks that the same agent runs; told by the first.
+    #[serde(default)]
+    pub further_networks: Vec<String>,
     /// Where programs of this machine find the names of members, once joined; `null`: nowhere.
     #[serde(default)]
     pub names: Option<NamesReport>,
@@ -85,7 +91,7 @@ pub struct DnsReport {
     pub failed: BTreeMap<String, String>,
     /// Queries answered,
     pub answered: u64,
-    /// and queries without an answer: of other machines, not understood, or too many at once.
+    /// and queries without an answer: of other machines, none at all, or on a connection too many.
     pub dropped: u64,
     /// `asks here`, or why systemd-resolved does not; `null` where it does not run.
     pub systemd_resolved: Option<String>,

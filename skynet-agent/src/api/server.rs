@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,9 @@ impl Server {
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Io { path: path.to_owned(), source };
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
+            fs::DirBuilder::new().recursive(true).create(dir).map_err(failed)?;
+            // Whatever this process's mask is: the group that may read has to come by.
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(failed)?;
         }
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(failed)?;

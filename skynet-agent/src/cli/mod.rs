@@ -19,12 +19,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, DnsMode, MtuChoice, Nice, Offload,
-    Overrides, ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday, parse_max_lanes, parse_mtu,
-    parse_nice, parse_worker_threads,
+    BootMetadata, BootSettings, Ciphers, Config, DEFAULT_SOCKET, DnsMode, MtuChoice, NetworkName, Nice,
+    Offload, Overrides, Places, ProxyEnvironment, WorkerThreads, parse_advertised, parse_birthday,
+    parse_max_lanes, parse_mtu, parse_nice, parse_worker_threads,
 };
 use crate::secret::SecretText;
 pub use exit::{Exit, Failure};
@@ -74,6 +74,10 @@ enum Verb {
 /// How the agent is to run: the same for `up` and `run`.
 #[derive(Args, Clone)]
 struct AgentArgs {
+    /// A further network of this machine: the other flags are about it, but for those that say where the agent's things
+    /// are. Its settings are in networks/NAME.toml beside agent.toml.
+    #[arg(long, env = "SKYNET_NETWORK", value_name = "NAME")]
+    network: Option<NetworkName>,
     /// Configuration file [default: /etc/skynet/agent.toml, if it is there].
     #[arg(long, env = "SKYNET_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -131,7 +135,7 @@ struct AgentArgs {
     /// [default: 32, and only for pairs that carry bulk].
     #[arg(long, env = "SKYNET_BIRTHDAY", value_name = "N", value_parser = parse_birthday)]
     birthday: Option<u8>,
-    /// Threads of each worker: 2, one for each direction, or 1 [default: 1 on a machine of one core, else 2].
+    /// Threads of each worker: 2, one for each direction while it is busy, or 1 [default: 1 on a machine of one core, else 2].
     #[arg(long, env = "SKYNET_WORKER_THREADS", value_name = "N", value_parser = parse_worker_threads)]
     worker_threads: Option<WorkerThreads>,
     /// Nice value of the workers' threads, -20 to 19; 0: they take turns with any busy program [default: -10].
@@ -173,7 +177,7 @@ impl AgentArgs {
 
     fn overrides(&self) -> Overrides {
         Overrides {
-            network: None,
+            network: self.network.clone(),
             config: self.config.clone(),
             state_dir: self.state_dir.clone(),
             socket: self.socket.clone(),
@@ -211,6 +215,7 @@ impl AgentArgs {
         let mut push = |flag: &str, value: Option<OsString>| {
             flags.extend(value.map(|v| [OsString::from(flag), v]).into_iter().flatten());
         };
+        push("--network", self.network.as_ref().map(|network| network.to_string().into()));
         push("--config", self.config.clone().map(Into::into));
         push("--state-dir", self.state_dir.clone().map(Into::into));
         push("--socket", self.socket.clone().map(Into::into));
@@ -255,6 +260,9 @@ impl AgentArgs {
 /// Which agent to talk to, and how to print.
 #[derive(Args, Clone)]
 struct AskArgs {
+    /// The network of this machine that is meant, if it has several [default: the first].
+    #[arg(long, env = "SKYNET_NETWORK", value_name = "NAME")]
+    network: Option<NetworkName>,
     /// The agent's control socket [default: /run/skynet/agent.sock].
     #[arg(long, env = "SKYNET_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -267,8 +275,18 @@ impl AskArgs {
     fn socket(&self) -> PathBuf {
         // A file this user may not read, or that is wrong, is the agent's matter and not this verb's.
         let configured = || Config::load(Overrides::default()).ok().map(|c| c.socket);
-        self.socket.clone().or_else(configured).unwrap_or_else(|| DEFAULT_SOCKET.into())
+        let socket = self.socket.clone().or_else(configured).unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let of = |network| Places { socket: socket.clone(), ..Places::default() }.of(network).socket;
+        self.network.as_ref().map_or_else(|| socket.clone(), of)
     }
+}
+
+/// How a client wants a further network to run: the flags of `up`, without the environment of this process, which is about
+/// the network that it was started for.
+fn parse_flags(flags: &[String]) -> Result<AgentArgs, clap::Error> {
+    let command = AgentArgs::augment_args(clap::Command::new("up").no_binary_name(true));
+    let command = command.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    AgentArgs::from_arg_matches(&command.try_get_matches_from(flags)?)
 }
 
 /// Runs the command line of this process.
@@ -332,6 +350,8 @@ mod tests {
         let flags: Vec<_> = args.agent.to_flags().into_iter().map(|f| f.into_string().unwrap()).collect();
         assert!(!flags.iter().any(|f| f.contains("skj1")));
         let again = ["skynet-agent".to_owned(), "run".to_owned()].into_iter().chain(flags);
+        let told: Vec<String> = again.clone().skip(2).collect();
+        assert_eq!(parse_flags(&told).unwrap().name.as_deref(), Some("a"));
         let Verb::Run(run) = Cli::try_parse_from(again).unwrap().verb else { panic!("not run") };
         assert_eq!(run.agent.port, args.agent.port);
         assert_eq!(run.agent.name.as_deref(), Some("a"));

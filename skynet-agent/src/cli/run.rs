@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{AgentArgs, Exit, Failure};
-use crate::config::BootSettings;
+use super::{AgentArgs, Exit, Failure, parse_flags};
+use crate::config::{BootSettings, Config, NetworkName, Overrides};
+use crate::runtime::Wishes;
 use crate::{privileges, runtime};
 
 #[derive(Args)]
@@ -35,13 +36,27 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     end_with_any_panic();
     // What is wrong with it is the command line's fault, and not the agent's.
     args.agent.load()?;
+    let own = args.agent.overrides();
+    let first = if own.network.is_some() { own.places_only() } else { own.clone() };
+    Config::load(first.clone())?;
     let missing = privileges::missing();
     if !missing.is_empty() {
         return Err(Failure::new(Exit::Failed, missing.join("\n")));
     }
-    let load =
-        |settings: &[BootSettings]| args.agent.load_over(settings).map_err(|e| anyhow::anyhow!(e.message));
-    runtime::run(load).map_err(|e| Failure::new(Exit::Failed, format!("{e:#}")))?;
+    let load = |settings: &[BootSettings]| Ok(Config::load_over(first.clone(), settings)?);
+    let load_network = |network: &NetworkName, wishes: Option<Wishes>| {
+        let overrides = match wishes {
+            Some(wishes) => Overrides { proxy: wishes.proxy, ..parse_flags(&wishes.flags)?.overrides() },
+            None if own.network.as_ref() == Some(network) => own.clone(),
+            None => Overrides::default(),
+        };
+        let Overrides { config, state_dir, socket, proxy_environment, .. } = own.places_only();
+        let network = Some(network.clone());
+        let overrides = Overrides { network, config, state_dir, socket, proxy_environment, ..overrides };
+        Ok(Config::load(overrides)?)
+    };
+    runtime::run(load, own.network.clone(), &load_network)
+        .map_err(|e| Failure::new(Exit::Failed, format!("{e:#}")))?;
     Ok(Exit::Ok)
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{AgentArgs, Exit, Failure};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Places};
 
 /// A log above this is set aside once at start: `agent.log.1` replaces the one before.
 const MAX_LOG: u64 = 16 << 20;
@@ -23,20 +23,51 @@ pub(super) struct Background {
     child: Child,
     log: PathBuf,
     log_start: u64,
-    /// Files and directories that were not there before, outermost first.
-    made: Vec<PathBuf>,
+    made: Made,
+}
+
+/// What an agent that is not admitted writes, as far as it was not there before; outermost first.
+pub(super) struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// To be taken before it starts.
+    pub(super) fn below(state_dir: &Path) -> Self {
+        let mut paths: Vec<PathBuf> =
+            state_dir.ancestors().take_while(|a| !a.exists()).map(Path::to_owned).collect();
+        paths.reverse();
+        let files = ["agent.log", "lock", "floor"].map(|name| state_dir.join(name));
+        paths.extend(files.into_iter().filter(|f| !f.exists()));
+        Self(paths)
+    }
+
+    /// Removes it: on a machine that is no member nothing has changed.
+    pub(super) fn remove(&self) {
+        for path in self.0.iter().rev() {
+            // A directory that somebody else has put something into stays.
+            let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+        }
+    }
 }
 
 impl Background {
     /// Starts `run` with the same flags; the token is not among them, it goes over the control socket.
-    pub(super) fn start(config: &Config, args: &AgentArgs) -> Result<Self, Failure> {
-        let log = config.state_dir.join("agent.log");
+    pub(super) fn start(config: &Config, first: &Places, args: &AgentArgs) -> Result<Self, Failure> {
+        let state_dir = &first.state_dir;
+        let log = state_dir.join("agent.log");
         let failed =
             |what: &Path, e: std::io::Error| Failure::new(Exit::Failed, format!("{}: {e}", what.display()));
-        let made = missing(&config.state_dir);
-        if !config.state_dir.exists() {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
-            made.map_err(|e| failed(&config.state_dir, e))?;
+        let mut made = Made::below(state_dir);
+        if config.network.is_some() {
+            made.0.extend(
+                Made::below(&config.state_dir)
+                    .0
+                    .into_iter()
+                    .filter(|path| path.starts_with(state_dir) && path != state_dir),
+            );
+        }
+        if !state_dir.exists() {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+            made.map_err(|e| failed(state_dir, e))?;
         }
         if std::fs::metadata(&log).is_ok_and(|m| m.len() > MAX_LOG) {
             let _ = std::fs::rename(&log, log.with_extension("log.1"));
@@ -93,10 +124,7 @@ impl Background {
         if self.ends().is_none() || is_member {
             return;
         }
-        for path in self.made.iter().rev() {
-            // A directory that somebody else has put something into stays.
-            let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
-        }
+        self.made.remove();
     }
 
     fn log_tail(&self) -> std::io::Result<String> {
@@ -107,16 +135,6 @@ impl Background {
         file.take(TAIL).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
-}
-
-/// What an agent that is not admitted writes, as far as it is not there yet.
-fn missing(state_dir: &Path) -> Vec<PathBuf> {
-    let mut ancestors: Vec<PathBuf> =
-        state_dir.ancestors().take_while(|a| !a.exists()).map(Path::to_owned).collect();
-    ancestors.reverse();
-    let files = ["agent.log", "lock", "floor"].map(|name| state_dir.join(name));
-    ancestors.extend(files.into_iter().filter(|f| !f.exists()));
-    ancestors
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

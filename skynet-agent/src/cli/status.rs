@@ -59,6 +59,9 @@ fn render(status: &StatusReport) -> String {
         let _ = write!(out, "  {ipv6}");
     }
     let _ = writeln!(out, "  {}  UDP {}", this.interface, this.port);
+    if let Some(network) = &status.network {
+        let _ = writeln!(out, "network {network} of this machine");
+    }
     if let Some(message) = &status.message {
         let _ = writeln!(out, "{message}");
     }
@@ -100,6 +103,9 @@ fn render(status: &StatusReport) -> String {
         let _ = writeln!(out, "offloads off: {}", off.join(", "));
     }
     out.extend(status.names.as_ref().map(names_line));
+    if !status.further_networks.is_empty() {
+        let _ = writeln!(out, "further networks (--network NAME): {}", status.further_networks.join(", "));
+    }
     if status.peers.is_empty() {
         out.push_str("no peers yet\n");
     } else {
@@ -294,6 +300,8 @@ mod tests {
             })
             .into(),
             documents: None,
+            network: None,
+            further_networks: vec!["lab".to_owned(), "test".to_owned()],
             names: Some(NamesReport {
                 domain: "lab.internal".to_owned(),
                 hosts_file: Some("/etc/hosts".to_owned()),
@@ -315,6 +323,7 @@ refused: relay 192.0.2.1:3478 showed documents that nobody entitled has signed (
 port mapping 198.51.100.2:41820  PCP at 192.168.1.1
 offloads off: udp-gso (switched off)
 names *.lab.internal  DNS at 10.7.0.1:53 (not at [fd00::1]:53: in use)  systemd-resolved asks here  in /etc/hosts
+further networks (--network NAME): lab, test
  NAME  ADDRESS   PATH                           RTT   MTU       RX    TX  LAST  CIPHER       LANES
  b1    10.7.0.9  direct 198.51.100.7:41820  12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1
  c1    10.7.0.9  relay 1                    12.3 ms  1440  1.50 MB  10 B     -  AES-256-GCM      1

@@ -10,12 +10,14 @@ use skynet_core::member::{JoinToken, TokenError};
 use skynet_core::time::Instant;
 use zeroize::Zeroizing;
 
-use super::spawn::Background;
+use super::spawn::{Background, Made};
 use super::{AgentArgs, Exit, Failure, format};
 use crate::api::{AgentState, Client, ClientError, Request, StatusReport};
-use crate::config::{Config, parse_duration};
+use crate::config::{Config, Places, parse_duration};
 use crate::{boot, clock, privileges};
 
+/// For a network that is told to end.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 /// How often the agent is asked whether it is up.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -40,8 +42,9 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
         check_token(token, has_credentials(&config.state_dir))?;
     }
     let progress = progress_line(args.json);
-    let (mut client, mut background) = reach(&config, args, token.is_some(), deadline, &progress)?;
-    let result = join(&mut client, &config, token, &mut background, deadline, &progress);
+    let first = Config::load(args.agent.overrides().places_only())?.places();
+    let (mut client, mut begun) = reach(&config, &first, args, token.is_some(), deadline, &progress)?;
+    let result = join(&mut client, &config, token, &mut begun, deadline, &progress);
     progress.finish_and_clear();
     match result {
         Ok(status) => {
@@ -49,10 +52,9 @@ pub(super) fn run(args: &UpArgs) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Err(failure) => {
-            // An agent started for a join that was refused is not left behind: nothing has changed.
-            if let Some(background) = background.filter(|_| failure.exit != Exit::Timeout) {
-                let _ = client.ask::<serde_json::Value>(&Request::Down);
-                background.finish(has_credentials(&config.state_dir));
+            // What was started for a join that was refused is not left behind: nothing has changed.
+            if failure.exit != Exit::Timeout {
+                begun.undo(client, &config, &first);
             }
             Err(failure)
         }
@@ -77,18 +79,64 @@ fn check_token(token: &str, is_member: bool) -> Result<(), Failure> {
     if is_member { Ok(()) } else { parsed.check_expiry(clock::now().unix).map_err(failed) }
 }
 
-/// The running agent, or one started now.
+/// What this command has started.
+enum Begun {
+    Nothing,
+    /// A further network in the agent that runs.
+    Network(Made),
+    /// The agent.
+    Agent(Background),
+}
+
+impl Begun {
+    fn agent(&mut self) -> Option<&mut Background> {
+        if let Self::Agent(background) = self { Some(background) } else { None }
+    }
+
+    fn undo(self, mut client: Client, config: &Config, first: &Places) {
+        let down = |client: &mut Client| drop(client.ask::<serde_json::Value>(&Request::Down));
+        match self {
+            Self::Nothing => {}
+            Self::Network(made) => {
+                down(&mut client);
+                let deadline = clock::monotonic() + LAST_BREATH;
+                while config.socket.exists() && clock::monotonic() < deadline {
+                    std::thread::sleep(POLL);
+                }
+                if !has_credentials(&config.state_dir) {
+                    made.remove();
+                }
+            }
+            Self::Agent(background) => {
+                let _ = Client::connect(&first.socket).map(|mut client| down(&mut client));
+                background.finish(has_credentials(&config.state_dir));
+            }
+        }
+    }
+}
+
+/// The network in the running agent, in one started now, or among the others of the one that runs.
 fn reach(
     config: &Config,
+    first: &Places,
     args: &UpArgs,
     has_token: bool,
     deadline: Instant,
     progress: &ProgressBar,
-) -> Result<(Client, Option<Background>), Failure> {
+) -> Result<(Client, Begun), Failure> {
     match Client::connect(&config.socket) {
-        Ok(client) => return Ok((client, None)),
+        Ok(client) => return Ok((client, Begun::Nothing)),
         Err(ClientError::NotRunning { .. }) => {}
         Err(e) => return Err(e.into()),
+    }
+    if let Some(network) = &config.network
+        && let Ok(mut agent) = Client::connect(&first.socket)
+    {
+        let made = Made::below(&config.state_dir);
+        let flags = args.agent.to_flags().into_iter().filter_map(|flag| flag.into_string().ok()).collect();
+        let (network, proxy) = (network.to_string(), args.agent.proxy.clone());
+        agent.ask::<serde_json::Value>(&Request::Network { network, flags, proxy })?;
+        return Ok((Client::connect(&config.socket)?, Begun::Network(made)));
     }
     let missing = privileges::missing();
     if !missing.is_empty() {
@@ -98,10 +146,10 @@ fn reach(
         return Err(not_joined());
     }
     progress.set_message("starting the agent");
-    let mut background = Background::start(config, &args.agent)?;
+    let mut background = Background::start(config, first, &args.agent)?;
     loop {
         match Client::connect(&config.socket) {
-            Ok(client) => return Ok((client, Some(background))),
+            Ok(client) => return Ok((client, Begun::Agent(background))),
             Err(ClientError::NotRunning { .. }) => {}
             Err(e) => return Err(e.into()),
         }
@@ -129,7 +177,7 @@ fn join(
     client: &mut Client,
     config: &Config,
     token: Option<Zeroizing<String>>,
-    background: &mut Option<Background>,
+    begun: &mut Begun,
     deadline: Instant,
     progress: &ProgressBar,
 ) -> Result<StatusReport, Failure> {
@@ -137,7 +185,7 @@ fn join(
         let answer: Result<serde_json::Value, ClientError> = client.ask(request);
         answer.map_err(|e| {
             let is_gone = matches!(e, ClientError::Io { .. } | ClientError::NotRunning { .. });
-            let said = background.as_mut().filter(|_| is_gone).and_then(Background::ends);
+            let said = begun.agent().filter(|_| is_gone).and_then(Background::ends);
             said.map_or_else(|| e.into(), |sentence| Failure::new(Exit::Failed, sentence))
         })
     };

@@ -52,7 +52,7 @@ pub fn default_max_lanes() -> u8 {
 pub enum WorkerThreads {
     /// Both halves take turns.
     One,
-    /// Each half has its own.
+    /// Each half has its own while there is much to do.
     Two,
 }
 
@@ -86,11 +86,14 @@ pub struct Threading {
 }
 
 /// The nice value of the workers' threads (sched(7)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(try_from = "i8")]
 pub struct Nice(i8);
 
 impl Nice {
+    /// That of any program.
+    pub const ORDINARY: Self = Self(0);
+
     /// −20 to 19.
     pub fn value(self) -> i32 {
         self.0.into()

@@ -18,7 +18,7 @@
 //! max_lanes = 4
 //! min_lanes = 1                        # more: open so many at once, whatever the load
 //! mtu = "auto"                         # or bytes
-//! worker_threads = 2                   # 1: one thread for both directions of a lane
+//! worker_threads = 2                   # 1: one thread for both directions of a lane, even if busy
 //! nice = -10                           # priority of these threads; 0: that of any program
 //!
 //! [paths]

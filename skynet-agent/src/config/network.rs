@@ -16,6 +16,8 @@ use std::str::FromStr;
 
 use skynet_core::member::Name;
 
+use super::{DEFAULT_CONFIG, DEFAULT_SOCKET, DEFAULT_STATE_DIR};
+
 /// Networks of one agent besides the first.
 pub const MAX_NETWORKS: usize = 16;
 /// In front of the name of the interface, which has 15 characters at most.
@@ -62,6 +64,17 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// Where it is asked.
     pub socket: PathBuf,
+}
+
+/// Of the first network, by default.
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            config: DEFAULT_CONFIG.into(),
+            state_dir: DEFAULT_STATE_DIR.into(),
+            socket: DEFAULT_SOCKET.into(),
+        }
+    }
 }
 
 impl Places {

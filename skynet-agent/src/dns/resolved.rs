@@ -27,6 +27,8 @@ pub fn settings(interface: &str, servers: &[SocketAddr], domains: &[String]) -> 
     let servers = servers.iter().map(|s| if s.port() == 53 { s.ip().to_string() } else { s.to_string() });
     vec![
         with("default-route", vec!["no".to_owned()]),
+        // Multicast ends at the overlay's edge: nobody would answer.
+        with("llmnr", vec!["no".to_owned()]),
         with("dnssec", vec!["no".to_owned()]),
         with("dnsovertls", vec!["no".to_owned()]),
         with("domain", domains.iter().map(|domain| format!("~{domain}")).collect()),
@@ -69,6 +71,7 @@ mod tests {
             lines,
             [
                 "default-route skynet0 no",
+                "llmnr skynet0 no",
                 "dnssec skynet0 no",
                 "dnsovertls skynet0 no",
                 "domain skynet0 ~lab.internal",

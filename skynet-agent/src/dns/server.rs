@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{MAX_QUERY, Parsed, Question};
 
-/// Questions that wait for their answer; further ones are dropped and counted.
+/// Questions by UDP that wait for their answer; further ones wait in the sockets' buffers.
 const MAX_WAITING: usize = 64;
 /// TCP connections at a time, on each address.
 const MAX_CONNECTIONS: usize = 16;
@@ -55,7 +55,7 @@ impl Figures {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Queries that got no answer: no queries at all, of somebody else, or too many.
+    /// Queries that got no answer: no queries at all, of somebody else, or a connection too many.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -68,7 +68,7 @@ impl Figures {
 
 /// A running resolver; dropping it closes its sockets.
 pub struct Server {
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
     shared: Arc<Shared>,
 }
 
@@ -92,28 +92,25 @@ impl Server {
             shared.note(address, bound.as_ref().map(drop).map_err(io::Error::to_string));
             tasks.spawn(serve(address, bound, Arc::clone(&shared)));
         }
-        Self { tasks, shared }
+        Self { _tasks: tasks, shared }
     }
 
     /// Where it listens, and why not elsewhere.
     pub fn listening(&self) -> Vec<(SocketAddr, Result<(), String>)> {
         self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// Closes its sockets.
-    pub fn stop(&mut self) {
-        self.tasks.abort_all();
-    }
 }
 
 impl Shared {
     fn note(&self, address: SocketAddr, state: Result<(), String>) {
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(why) = &state {
+        let known = listening.iter().position(|(known, _)| *known == address);
+        // The same again and again is one line.
+        if let (Err(why), true) = (&state, known.is_none_or(|at| listening[at].1 != state)) {
             tracing::warn!(%address, why, "no DNS here");
         }
-        match listening.iter_mut().find(|(known, _)| *known == address) {
-            Some((_, known)) => *known = state,
+        match known {
+            Some(at) => listening[at].1 = state,
             None => listening.push((address, state)),
         }
     }
@@ -176,13 +173,13 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: &Arc<Shared>) {
     let mut questions = JoinSet::new();
     loop {
         pace.next().await;
+        let Ok(slot) = Arc::clone(&shared.waiting).acquire_owned().await else { return };
         let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
         while questions.try_join_next().is_some() {}
-        let slot = Arc::clone(&shared.waiting).try_acquire_owned();
-        let (Ok(slot), true) = (slot, is_own(from, socket.local_addr())) else {
+        if !is_own(from, socket.local_addr()) {
             shared.figures.count(false);
             continue;
-        };
+        }
         let (query, socket, shared) = (buffer[..len].to_vec(), Arc::clone(&socket), Arc::clone(shared));
         questions.spawn(async move {
             let _slot = slot;

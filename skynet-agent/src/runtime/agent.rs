@@ -3,19 +3,17 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use skynet_core::constants::INNER_MTU;
-use skynet_core::diagnosis::{Echo, NetworkEvidence};
+use skynet_core::diagnosis::NetworkEvidence;
 use skynet_core::member::Tags;
 use skynet_core::node::{ControlStreamEvent, Node, NodeEvent};
 use skynet_core::time::{Instant, Now};
 use skynet_core::worker::ToControl;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::Ended;
 use super::carrier::{Carried, Carrier};
@@ -27,13 +25,14 @@ use super::interface::{self, Interface};
 use super::load::Sampling;
 use super::membership::FOREIGN_DISK;
 use super::names::{self, Names};
+use super::networks::Others;
 use super::offload_faults::OffloadFaults;
 use super::queues::ControlQueues;
 use super::reach::{Reach, Reached};
 use super::roster::Interests;
 use super::stream::ControlStream;
 use super::why;
-use crate::api::{AgentState, Call, Reply, Request, Server};
+use crate::api::{AgentState, Call};
 use crate::config::{BootSettings, Config};
 use crate::netcfg::{NetConfig, Netlink, candidates, gateway, watch_changes};
 use crate::state::{Floor, StateDir};
@@ -75,8 +74,10 @@ pub(super) struct Agent {
     pub(super) search: Search,
     pub(super) generation: Generation,
     pub(super) names: Names,
+    /// The first network's: the others of this process.
+    pub(super) others: Option<Others>,
     spins: u32,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 /// The two machines of the core and the queues between them.
@@ -110,7 +111,7 @@ enum Happened {
 
 impl Agent {
     /// Takes the state directory and the UDP port, removes what a killed run left, and starts what can start.
-    pub(super) async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: Config, others: Option<Others>) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
         let mut offload_faults = OffloadFaults::default();
         let udp_offloads = offload_faults.check_udp(config.udp_offloads());
@@ -152,6 +153,7 @@ impl Agent {
             search,
             generation: Generation::new(),
             names,
+            others,
             spins: 0,
             stopping: false,
         };
@@ -431,43 +433,6 @@ impl Agent {
         Ok(())
     }
 
-    async fn answer(&mut self, call: Call) {
-        tracing::debug!(request = ?call.request, "asked");
-        let reply = match call.request {
-            Request::Status => Reply::ok(&self.status()),
-            Request::Peer { peer } => self.peer(&peer),
-            Request::Why { peer, echo_sent, echo_received } => {
-                let echo = Echo { sent: echo_sent, received: echo_received };
-                self.why(&peer, (echo_sent > 0).then_some(echo))
-            }
-            Request::Roster { roles, since } => self.roster(&roles, since),
-            Request::Relays => Reply::ok(&self.relays()),
-            Request::Join { token, name } => match self.join(&token, name).await {
-                Ok(()) => Reply::ok(&serde_json::json!({ "joining": true })),
-                Err(e) => Reply::error(1, &format!("{e:#}")),
-            },
-            Request::Down => {
-                self.stopping = true;
-                Reply::ok(&serde_json::json!({ "stopping": true }))
-            }
-        };
-        // A client that has gone needs no answer.
-        let _ = call.reply.send(reply);
-    }
-
-    fn peer(&self, word: &str) -> Reply {
-        let status = self.status();
-        if let Some(found) = status.find(word) {
-            return Reply::ok(found);
-        }
-        let names: Vec<&str> = status.peers.iter().map(|p| p.name.as_str()).collect();
-        let hint = match why::nearest(word, &names)[..] {
-            [] => "skynet-agent status lists them".to_owned(),
-            ref near => format!("did you mean {}?", near.join(" or ")),
-        };
-        Reply::error(1, &format!("no peer is called {word:?}; {hint}"))
-    }
-
     /// Tells the relay that this process ends, if it can be told at once: then nobody waits for this node to come back.
     async fn take_leave(&mut self) {
         let now = clock::now();
@@ -511,14 +476,6 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
     if !left.is_zero() {
         tokio::time::sleep(left).await;
     }
-}
-
-/// Listens on the control socket and hands authorised requests over.
-pub(super) fn listen(path: &Path) -> anyhow::Result<(mpsc::Receiver<Call>, JoinHandle<()>)> {
-    let server = Server::bind(path)?;
-    let (sender, calls) = mpsc::channel(16);
-    let serving = tokio::spawn(server.serve(sender));
-    Ok((calls, serving))
 }
 
 #[cfg(test)]

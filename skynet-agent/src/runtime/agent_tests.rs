@@ -1,6 +1,7 @@
 //! The control task's fairness: whatever floods one of its sources, the others get their turns.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use skynet_core::id::{PeerSlot, PortNo};
 use skynet_core::key::StaticSecret;
@@ -15,6 +16,7 @@ use super::super::data_plane::Counted;
 use super::super::hooks::Hooks;
 use super::super::queues::{QueueSink, queues};
 use super::*;
+use crate::api::Request;
 use crate::config::{DNS_PORT, DisabledOffloads, Dns};
 use crate::udp::UdpOffloads;
 
@@ -106,6 +108,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         search: Search::new(&config, false),
         generation: Generation::new(),
         names: Names::new(&config),
+        others: None,
         state: StateDir::open(&dir.join("state")).unwrap(),
         reach: Reach::new(&config, clock::monotonic()),
         config,

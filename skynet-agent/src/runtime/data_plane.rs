@@ -26,6 +26,7 @@ use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
 use super::halves::{InboundIo, OutboundIo, run_inbound, run_outbound};
+use super::handover::seat;
 use super::load::{BusyBell, CpuMeter};
 use super::queues::QueueSink;
 pub(super) use super::threads::Fault;
@@ -185,13 +186,16 @@ impl DataPlane {
         let half = Outbound::new(Arc::clone(&drops), Arc::clone(&self.counted.flows));
         let io = OutboundIo::new(tun, half, drops, self.sink.clone());
         // First whoever reads the queue: one that nobody reads swallows the flows the kernel puts there.
-        match self.threading.per_worker {
-            WorkerThreads::One => worker.tell_inbound(ToInbound::Outbound(Some(Box::new(io)))),
-            WorkerThreads::Two => {
-                let name = format!("skynet-out-{}", port.0);
-                let run = move |shared: &Shared, bell: &Bell| run_outbound(io, shared, bell);
-                worker.outbound = Some(Thread::spawn(name, &self.shared, run)?);
-            }
+        worker.tell_inbound(ToInbound::Outbound(Some(Box::new(io))));
+        if self.threading.per_worker == WorkerThreads::Two
+            && let Some(inbound) = &worker.inbound
+        {
+            let (offer, seat) = seat(worker.to_inbound.clone(), Arc::clone(inbound.bell()));
+            let name = format!("skynet-out-{}", port.0);
+            let run = move |shared: &Shared, bell: &Bell| run_outbound(&seat, shared, bell);
+            let thread = Thread::spawn(name, &self.shared, run)?;
+            worker.tell_inbound(ToInbound::OutboundThread(Some(offer.to(Arc::clone(thread.bell())))));
+            worker.outbound = Some(thread);
         }
         worker.tell_inbound(ToInbound::Tun(Some(queue)));
         Ok(())
@@ -206,6 +210,7 @@ impl DataPlane {
         let mut told = 0;
         for worker in self.workers.iter_mut().flatten() {
             worker.outbound.take().into_iter().for_each(Thread::end);
+            worker.tell_inbound(ToInbound::OutboundThread(None));
             worker.tell_inbound(ToInbound::Outbound(None));
             worker.tell_inbound(ToInbound::Tun(None));
             worker.tell_inbound(ToInbound::Confirm(done.clone()));
@@ -267,7 +272,7 @@ impl Worker {
         // Fails only if the thread has ended, and then its fault is on the way.
         let _ = self.to_inbound.send(message);
         if let Some(inbound) = &self.inbound {
-            inbound.wake();
+            inbound.bell().wake();
         }
     }
 

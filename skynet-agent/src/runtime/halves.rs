@@ -5,8 +5,8 @@
 //! skynet-in-k:   poll(UDP, waker) ─ commands ─ recvmmsg ─ Inbound ─ coalesce ─ write to the TUN queue
 //! skynet-io-k:   poll(UDP, TUN queue, waker) ─ a batch of the one, a batch of the other, until neither has any
 //! ```
-//! Where there are cores for both, each half has its own. On one core a second thread only costs: an answer that is
-//! ready when its question has been delivered would have to wake it.
+//! Where there are cores for both, each half has its own thread while there is much to do (`handover`); otherwise the
+//! inbound half's runs both.
 //!
 //! No lock, no allocation and no clock reading per packet; one clock reading and one snapshot per batch.
 
@@ -24,9 +24,11 @@ use skynet_core::offload::VnetHeader;
 use skynet_core::receive::Inbound;
 use skynet_core::send::{Outbound, Sent};
 
+use super::handover::Seat;
 use super::load::BusyWatch;
 use super::more_sockets::MoreSockets;
 use super::onward::OnwardRuns;
+use super::priority::Priority;
 use super::queues::QueueSink;
 use super::threads::{Bell, Shared, Sockets, ToInbound};
 use super::to_tun::ToTun;
@@ -34,6 +36,11 @@ use crate::clock;
 use crate::tun::{PacketBatch, TunDevice, TunRead, TunWrite};
 use crate::udp::{ReceiveBatch, Room, SEND_WAIT, UdpSocket, segments_mut, wait_for_room};
 use crate::wake::Waker;
+
+/// What is read from the TUN device is larger where TCP sends much: a super-packet.
+const SMALL_READ: u64 = 2_048;
+/// A datagram is larger where TCP sends much: as large as the path takes.
+const SMALL_DATAGRAM: u64 = 256;
 
 /// What a thread looks at anew for every batch.
 struct Snapshots<'a> {
@@ -66,7 +73,12 @@ struct SendIo {
 impl OutboundIo {
     pub(super) fn new(tun: TunDevice, half: Outbound, drops: Arc<DropCounters>, sink: QueueSink) -> Self {
         let send = SendIo { half, drops, sink, batch: SendBatch::default() };
-        Self { tun, packets: PacketBatch::new(), send, watch: BusyWatch::default() }
+        Self { tun, packets: PacketBatch::new(), send, watch: BusyWatch::new(SMALL_READ) }
+    }
+
+    /// How much it has to do.
+    pub(super) fn watch(&self) -> &BusyWatch {
+        &self.watch
     }
 
     /// One batch, if there is any: whether there was. `room` is called while a socket's buffer is full.
@@ -93,7 +105,7 @@ impl OutboundIo {
         while let Some(answer) = self.send.half.poll_answer() {
             self.tun.write(VnetHeader::NONE, answer)?;
         }
-        self.watch.note(bytes, now, &shared.busy);
+        self.watch.note(self.packets.len(), bytes, now, &shared.busy);
         Ok(true)
     }
 }
@@ -140,7 +152,8 @@ pub(super) struct InboundIo {
 
 impl InboundIo {
     pub(super) fn new(socket: Arc<UdpSocket>, half: Inbound, sink: QueueSink, tun: ToTun) -> Self {
-        let (more, batch, watch) = (MoreSockets::default(), ReceiveBatch::new(), BusyWatch::default());
+        let (more, batch, watch) =
+            (MoreSockets::default(), ReceiveBatch::new(), BusyWatch::new(SMALL_DATAGRAM));
         Self { half, sink, socket, more, tun, batch, onward: OnwardRuns::new(), watch }
     }
 
@@ -174,7 +187,7 @@ impl InboundIo {
         if let Some(socket) = arrival {
             self.half.arrived_by(socket);
         }
-        let mut bytes = 0;
+        let (mut bytes, mut datagrams) = (0, 0);
         for mut received in self.batch.iter_mut() {
             let (from, ecn) = (received.from, received.ecn);
             self.half.set_local(received.local);
@@ -182,6 +195,7 @@ impl InboundIo {
             for datagram in segments_mut(&mut received) {
                 let at = bytes - before;
                 bytes += datagram.len();
+                datagrams += 1;
                 let onward = self.half.handle_datagram(from, ecn, datagram, &mut self.tun, &mut self.sink);
                 if let Some(onward) = onward {
                     self.onward.add(at, onward);
@@ -193,7 +207,7 @@ impl InboundIo {
         }
         self.half.finish(&mut self.tun, &mut self.sink);
         self.tun.finish()?;
-        self.watch.note(bytes, now, &shared.busy);
+        self.watch.note(datagrams, bytes, now, &shared.busy);
         Ok(())
     }
 }
@@ -220,18 +234,28 @@ impl InboundIo {
     }
 }
 
-/// Runs an outbound half on a thread of its own.
-pub(super) fn run_outbound(mut io: OutboundIo, shared: &Shared, bell: &Bell) -> io::Result<()> {
-    let mut snapshots = Snapshots::of(shared);
+/// Runs the outbound half on a thread of its own, whenever it is given it.
+pub(super) fn run_outbound(seat: &Seat, shared: &Shared, bell: &Bell) -> io::Result<()> {
+    let (mut snapshots, mut priority) = (Snapshots::of(shared), Priority::take(shared.nice));
+    let mut held: Option<Box<OutboundIo>> = None;
     while !bell.is_stopped() {
-        if !io.turn(shared, &mut snapshots, &mut wait_for_room)? {
+        held = held.or_else(|| seat.take());
+        let Some(io) = &mut held else {
+            bell.waker.wait_readable(&[])?;
+            continue;
+        };
+        if io.turn(shared, &mut snapshots, &mut wait_for_room)? {
+            priority.settle(io.watch.is_flooded());
+            seat.settle(&mut held);
+        } else {
             bell.waker.wait_readable(&[io.tun.as_fd()])?;
         }
     }
     Ok(())
 }
 
-/// Runs an inbound half, and with it the outbound half that [`ToInbound::Outbound`] may bring.
+/// Runs an inbound half, and with it the outbound half that [`ToInbound::Outbound`] may bring, until a thread that
+/// [`ToInbound::OutboundThread`] names takes it over.
 pub(super) fn run_inbound(
     mut io: InboundIo,
     commands: &Receiver<ToInbound>,
@@ -239,7 +263,9 @@ pub(super) fn run_inbound(
     bell: &Bell,
 ) -> io::Result<()> {
     let (mut snapshots, mut for_outbound) = (Snapshots::of(shared), Snapshots::of(shared));
+    let mut priority = Priority::take(shared.nice);
     let mut outbound: Option<Box<OutboundIo>> = None;
+    let mut outbound_thread = None;
     while !bell.is_stopped() {
         while let Ok(message) = commands.try_recv() {
             match message {
@@ -247,6 +273,7 @@ pub(super) fn run_inbound(
                 ToInbound::Socket(port, socket) => io.more.set(port, socket),
                 ToInbound::Tun(device) => io.tun.attach(device),
                 ToInbound::Outbound(half) => outbound = half,
+                ToInbound::OutboundThread(thread) => outbound_thread = thread,
                 ToInbound::Confirm(done) => _ = done.try_send(()),
             }
         }
@@ -254,6 +281,10 @@ pub(super) fn run_inbound(
         if let Some(outbound) = &mut outbound {
             let mut room = |full: BorrowedFd<'_>| io.turn_until_room(full, shared, &mut snapshots);
             worked |= outbound.turn(shared, &mut for_outbound, &mut room)?;
+        }
+        priority.settle(io.watch.is_flooded() || outbound.as_ref().is_some_and(|o| o.watch.is_flooded()));
+        if let Some(thread) = &outbound_thread {
+            thread.settle(&io.watch, &mut outbound);
         }
         if !worked {
             let (socket, tun) = (io.socket.as_fd(), outbound.as_ref().map(|o| o.tun.as_fd()));

@@ -50,7 +50,10 @@ impl Hooks {
     pub(super) fn new(config: &Config) -> Self {
         let now = clock::monotonic();
         Self {
-            roster_file: config.socket.with_file_name("roster.json"),
+            roster_file: match &config.network {
+                None => config.socket.with_file_name("roster.json"),
+                Some(network) => config.socket.with_file_name(format!("{network}.roster.json")),
+            },
             config: config.hooks.clone(),
             told: Told::new(),
             done: mpsc::channel(1),

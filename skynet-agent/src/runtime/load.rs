@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes a thread moves within one interval from which on it is busy: 10 Mbit/s.
 const BUSY_BYTES: u64 = 128 * 1024;
+/// Packets a second of one thread from which on it is flooded, if they are small. The acknowledgements of a TCP stream at
+/// 9 Gbit/s are half as many.
+const FLOOD_RATE: u64 = 40_000;
 /// So many intervals without a busy thread end the measuring.
 const QUIET_INTERVALS: u32 = 20;
 
@@ -33,23 +36,52 @@ impl BusyBell {
     }
 }
 
-/// One thread's view: how much it has moved in this interval.
-#[derive(Debug, Default)]
+/// One half's view: how much it has moved in this interval.
+#[derive(Debug)]
 pub(super) struct BusyWatch {
+    /// Bytes of a packet up to which many of them are a flood, on average.
+    small: u64,
     since: Instant,
     bytes: u64,
+    packets: u64,
+    flooded: bool,
 }
 
 impl BusyWatch {
-    /// A batch of so many bytes, at the time read for it.
-    pub(super) fn note(&mut self, bytes: usize, now: Instant, bell: &BusyBell) {
-        if now.saturating_since(self.since) >= INTERVAL {
-            *self = Self { since: now, bytes: 0 };
+    /// For a half that sees packets of more than `small` bytes where TCP sends as fast as it can.
+    pub(super) fn new(small: u64) -> Self {
+        Self { small, since: Instant::default(), bytes: 0, packets: 0, flooded: false }
+    }
+
+    /// A batch of so many packets and bytes, at the time read for it.
+    pub(super) fn note(&mut self, packets: usize, bytes: usize, now: Instant, bell: &BusyBell) {
+        let passed = now.saturating_since(self.since);
+        if passed >= INTERVAL {
+            let rate = u128::from(self.packets) * 1_000_000_000 / passed.as_nanos();
+            let small = self.bytes <= self.packets * self.small;
+            self.flooded = small && rate >= u128::from(FLOOD_RATE);
+            (self.since, self.bytes, self.packets) = (now, 0, 0);
         }
         self.bytes += bytes as u64;
-        if self.bytes >= BUSY_BYTES && !bell.measuring.load(Relaxed) {
+        self.packets += packets as u64;
+        if self.is_busy() && !bell.measuring.load(Relaxed) {
             bell.ring();
         }
+    }
+
+    /// Whether this interval is a busy one.
+    pub(super) fn is_busy(&self) -> bool {
+        self.bytes >= BUSY_BYTES
+    }
+
+    /// Whether the last interval had more small packets than a program may be able to take.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded
+    }
+
+    /// When this interval began.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 }
 
@@ -164,14 +196,31 @@ mod tests {
 
     #[test]
     fn ten_megabits_ring_once_and_a_trickle_never() {
-        let (bell, mut watch) = (BusyBell::default(), BusyWatch::default());
+        let (bell, mut watch) = (BusyBell::default(), BusyWatch::new(2_048));
         for ms in 0..1_000 {
-            watch.note(1_000, at(ms), &bell);
+            watch.note(1, 1_000, at(ms), &bell);
         }
-        assert!(!bell.measuring.load(Relaxed), "8 Mbit/s");
-        watch.note(64 * 1024, at(2_000), &bell);
-        watch.note(64 * 1024, at(2_050), &bell);
-        assert!(bell.measuring.load(Relaxed));
+        assert!(!bell.measuring.load(Relaxed) && !watch.is_busy(), "8 Mbit/s");
+        watch.note(1, 64 * 1024, at(2_000), &bell);
+        watch.note(1, 64 * 1024, at(2_050), &bell);
+        assert!(bell.measuring.load(Relaxed) && watch.is_busy());
+    }
+
+    #[test]
+    fn many_small_packets_are_a_flood_and_as_many_large_ones_or_few_are_not() {
+        let flooded = |packets: usize, each: usize| {
+            let (bell, mut watch) = (BusyBell::default(), BusyWatch::new(2_048));
+            (0..=300).step_by(10).for_each(|ms| watch.note(packets, packets * each, at(ms), &bell));
+            watch.is_flooded()
+        };
+        assert!(flooded(400, 64) && flooded(400, 1_200));
+        assert!(!flooded(390, 64) && !flooded(400, 9_000));
+        let (bell, mut watch) = (BusyBell::default(), BusyWatch::new(2_048));
+        watch.note(100_000, 100_000, at(0), &bell);
+        watch.note(1, 64, at(100), &bell);
+        assert!(watch.is_flooded());
+        watch.note(1, 64, at(60_000), &bell);
+        assert!(!watch.is_flooded(), "it was over long ago");
     }
 
     #[test]

@@ -40,7 +40,28 @@ impl Agent {
     pub(super) fn is_copy(&self) -> bool {
         let blob = self.state.load_credentials().ok().flatten();
         let credentials = blob.and_then(|blob| Credentials::decode(&blob).ok());
-        self.config.bind_identity && credentials.is_some_and(|c| !c.is_of(&fingerprint::machine()))
+        credentials.is_some_and(|c| self.is_foreign(&c))
+    }
+
+    /// Whether this identity was made on another machine. What the cloud calls the machine is not known everywhere, and
+    /// counts where it was known then and is now.
+    fn is_foreign(&self, credentials: &Credentials) -> bool {
+        let was = || self.state.load_instance(&identity_of(credentials));
+        let is_other = || was().zip(fingerprint::instance()).is_some_and(|(was, is)| was != is);
+        self.config.bind_identity && (!credentials.is_of(&fingerprint::machine()) || is_other())
+    }
+
+    /// Keeps what the cloud calls this machine, which a copy of its disk is not.
+    fn note_instance(&self) {
+        let Some(instance) = fingerprint::instance() else { return };
+        let blob = self.state.load_credentials().ok().flatten();
+        let Some(credentials) = blob.and_then(|blob| Credentials::decode(&blob).ok()) else { return };
+        let identity = identity_of(&credentials);
+        if self.state.load_instance(&identity).is_none()
+            && let Err(e) = self.state.save_instance(&identity, &instance)
+        {
+            tracing::debug!(%e, "a copy of this disk is told from it by other signs alone");
+        }
     }
 
     /// What the files and the configuration say about membership; `None` if there is nothing to run yet.
@@ -50,7 +71,7 @@ impl Agent {
             let credentials = Credentials::decode(&blob).map_err(|e| {
                 anyhow::anyhow!("{}: {e}; nothing was changed. The cure: restore the file, or move it away and join again", file.display())
             })?;
-            if credentials.is_of(&fingerprint::machine()) || !self.config.bind_identity {
+            if !self.is_foreign(&credentials) {
                 self.warn_of_foreign_token(&credentials);
                 return Ok(Some(Membership::Joined(Box::new(credentials))));
             }
@@ -207,6 +228,7 @@ impl Agent {
         }
         if self.phase != AgentState::Up {
             tracing::info!(name, "member of the network");
+            self.note_instance();
         }
         self.phase = AgentState::Up;
         self.message = None;
@@ -277,6 +299,10 @@ impl Agent {
             interface::clean_up(&self.net).await;
         }
     }
+}
+
+fn identity_of(credentials: &Credentials) -> [u8; 32] {
+    credentials.bundle().certificate.unverified().identity.0
 }
 
 fn stock_peer(peer: &StaticPeer) -> StockPeer {

@@ -23,8 +23,8 @@ use crate::netcfg::Prefix;
 const LEASE: Duration = Duration::from_secs(600);
 /// The relay tells who is there within this; until then a question waits.
 const FIRST_TOLD: Duration = Duration::from_secs(1);
-/// Questions on their way; the server drops further ones.
-const QUESTIONS: usize = 64;
+/// Questions on their way: of 64 by UDP and 32 connections.
+const QUESTIONS: usize = 128;
 
 /// Hosts file and resolver.
 pub(super) struct Names {

@@ -12,6 +12,7 @@ use skynet_core::time::Instant;
 
 use super::agent::Agent;
 use super::data_plane::DataPlane;
+use super::networks::Others;
 use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
 use crate::api::{
@@ -48,6 +49,8 @@ impl Agent {
             drops: [("UdpSend".to_owned(), self.udp().dropped)].into(),
             refused: Vec::new(),
             documents: None,
+            network: self.config.network.as_ref().map(ToString::to_string),
+            further_networks: self.others.as_ref().map(Others::running).unwrap_or_default(),
             names: self.names_report(),
         };
         if let Some(engine) = &self.engine {

@@ -13,6 +13,7 @@ use skynet_core::worker::InboundCommand;
 use tokio::sync::mpsc;
 
 use super::halves::OutboundIo;
+use super::handover::ToOutbound;
 use super::load::{BusyBell, CpuClock};
 use super::to_tun::WriteState;
 use crate::config::Nice;
@@ -45,6 +46,8 @@ pub(super) enum ToInbound {
     Tun(Option<TunDevice>),
     /// Run this outbound half too from now on; `None`: none.
     Outbound(Option<Box<OutboundIo>>),
+    /// There is a thread that runs it while there is much to do.
+    OutboundThread(Option<ToOutbound>),
     /// Say that all before this is done.
     Confirm(SyncSender<()>),
 }
@@ -73,7 +76,6 @@ impl Thread {
         let (shared, mine, what) = (Arc::clone(shared), Arc::clone(&bell), name.clone());
         let handle = std::thread::Builder::new().name(name).spawn(move || {
             mine.cpu.start();
-            take_priority(shared.nice);
             if let Err(e) = run(&shared, &mine) {
                 // A full queue of faults already ends the agent.
                 let _ = shared.faults.try_send(anyhow::Error::new(e).context(what));
@@ -82,8 +84,9 @@ impl Thread {
         Ok(Self { handle, bell })
     }
 
-    pub(super) fn wake(&self) {
-        self.bell.waker.wake();
+    /// How it is woken.
+    pub(super) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
     }
 
     /// Its processor time.
@@ -103,34 +106,12 @@ impl Thread {
     }
 }
 
-/// Sets the nice value of the calling thread alone, as Linux does for a thread's id. Needs CAP_SYS_NICE or RLIMIT_NICE
-/// to go below 0; without, packets wait longer where programs are busy and nothing else is lost.
-fn take_priority(nice: Nice) {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice.value()) {
-        tracing::debug!(%error, nice = nice.value(), "the thread keeps its priority");
-    }
-}
-
 impl Bell {
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Relaxed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_priority_is_the_threads_own() {
-        let nice_of = |tid| rustix::process::getpriority_process(Some(tid)).unwrap();
-        let here = rustix::thread::gettid();
-        let before = nice_of(here);
-        let changed = std::thread::spawn(move || {
-            // Upwards, which needs no privilege.
-            take_priority(Nice::try_from(7).unwrap());
-            nice_of(rustix::thread::gettid())
-        });
-        assert_eq!((changed.join().unwrap(), nice_of(here)), (7, before));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::flows::{LEAST_WEIGHT, LaneLoad as Carried};
 use crate::forwarding::PathActivity;
 use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo};
-use crate::lane_policy::{LaneLoad, LanePolicy, PeerLoad};
+use crate::lane_policy::{LaneLoad, LanePolicy, PeerLoad, Verdict};
 use crate::node::Node;
 use crate::node::peers::Peer;
 use crate::session::Traffic;
@@ -39,11 +39,11 @@ pub(super) struct Load {
     /// The usable lanes of the last snapshot, lane k at bit k − 1.
     usable: u8,
     epoch: u8,
-    /// Samples until the measured rates show what moved when a lane was added.
+    /// Samples until the measured rates show what moved.
     moving: u32,
 }
 
-/// Flows have moved to a new lane with their next packet, and TCP has found its rate there.
+/// Flows have moved to their new lane with their next packet, and TCP has found its rate there.
 const MOVING_SAMPLES: u32 = 5;
 
 /// Active flows by lane, lane 0 first.
@@ -62,7 +62,7 @@ impl Load {
         self.usable.count_ones()
     }
 
-    /// How often lanes were added, modulo 16.
+    /// How often flows were allowed to move, modulo 16.
     pub(super) fn epoch(&self) -> u8 {
         self.epoch & 0xf
     }
@@ -79,10 +79,15 @@ impl Load {
     /// The lanes of the snapshot to come.
     fn set_usable(&mut self, usable: u8) {
         if usable & !self.usable != 0 && self.usable != 0 {
-            self.epoch = self.epoch.wrapping_add(1);
-            self.moving = MOVING_SAMPLES;
+            self.spread();
         }
         self.usable = usable;
+    }
+
+    /// From the next snapshot on, each flow may move once.
+    fn spread(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.moving = MOVING_SAMPLES;
     }
 }
 
@@ -99,8 +104,8 @@ impl Peer {
         }
     }
 
-    /// One interval has passed: how many lanes there should be.
-    fn take_load(&mut self, sample: &LoadSample, by_lane: &Flows, least: u8, now: Now) -> u8 {
+    /// One interval has passed.
+    fn take_load(&mut self, sample: &LoadSample, by_lane: &Flows, least: u8, now: Now) -> Verdict {
         let traffic = self.session.activity().traffic();
         let before = core::mem::replace(&mut self.load.traffic, traffic);
         let messages = traffic.tx_packets.wrapping_sub(before.tx_packets).max(1);
@@ -124,6 +129,7 @@ impl Peer {
             loads[usable] = LaneLoad {
                 lane,
                 bytes: u64::from(sent) * each,
+                flows: count,
                 busy_permille: busy.map_or(0, |b| b.outbound_permille.max(b.inbound_permille)),
                 counted: agent.and_then(|a| a.counted()),
                 rtt: rtt.unwrap_or_default(),
@@ -155,8 +161,12 @@ impl Node {
             self.drain_path(slot, now);
             let least = self.min_lanes;
             let Some(peer) = self.peers.get_mut(slot) else { continue };
-            let wanted = peer.take_load(sample, &flows[slot.0 as usize], least, now);
-            self.want_lanes(slot, wanted, now);
+            let verdict = peer.take_load(sample, &flows[slot.0 as usize], least, now);
+            if verdict.spread {
+                peer.load.spread();
+                self.dirty = true;
+            }
+            self.want_lanes(slot, verdict.lanes, now);
         }
         self.settle(now);
     }

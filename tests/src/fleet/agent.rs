@@ -28,10 +28,25 @@ pub struct Agent {
     directory: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    /// Of the machine, if not this one's.
-    machine_id: Option<PathBuf>,
+    machine: Machine,
     process: Option<Process>,
 }
+
+/// What is another machine's, if anything: files with its machine-id, and with what its cloud calls it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Machine {
+    id: Option<PathBuf>,
+    instance: Option<PathBuf>,
+}
+
+/// Puts the two files, if they are given, into their places in a mount namespace of its own. cloud-init's directory may not
+/// be there.
+const OTHER_MACHINE: &str = "\
+[ -z \"$0\" ] || mount --bind \"$0\" /etc/machine-id || exit
+instance=$1; shift
+[ -z \"$instance\" ] || { mount -t tmpfs none /var/lib && mkdir -p /var/lib/cloud/data || exit
+cp \"$instance\" /var/lib/cloud/data/instance-id; } || exit
+exec \"$@\"";
 
 /// What an agent is started with besides what every agent of a fleet is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +55,8 @@ pub struct Extra {
     pub arguments: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// What the cloud calls the machine.
+    pub instance: Option<String>,
 }
 
 /// How a command of the agent ended.
@@ -74,7 +91,7 @@ impl Agent {
             directory,
             arguments: Vec::new(),
             environment: Vec::new(),
-            machine_id: None,
+            machine: Machine::default(),
             process: None,
         })
     }
@@ -105,6 +122,7 @@ impl Agent {
         agent.arguments.extend(["--name".to_owned(), host.to_owned()]);
         agent.arguments.extend(extra.arguments.iter().cloned());
         agent.environment = extra.environment.clone();
+        agent.be_instance(extra.instance.as_deref())?;
         agent.restart()?;
         Ok(agent)
     }
@@ -139,22 +157,46 @@ impl Agent {
         machine_id: &str,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        self.start_copy_as(lab, host, machine_id, None, arguments)
+    }
+
+    /// As [`Agent::start_copy`], on a machine that its cloud calls so.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_copy_as(
+        &self,
+        lab: &Lab,
+        host: &str,
+        machine_id: &str,
+        instance: Option<&str>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let binaries = Binaries { agent: self.program.clone(), relay: PathBuf::new() };
         let mut copy = Self::new(lab, host, &binaries)?;
         let (state, id) = (copy.state_directory(), copy.directory.join("machine-id"));
         std::fs::write(&id, machine_id)?;
         std::fs::create_dir_all(&state)?;
         std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700))?;
-        for file in ["credentials", "floor", "peers", "roster"] {
+        for file in ["credentials", "floor", "peers", "roster", "instance"] {
             let from = self.state_directory().join(file);
             if from.exists() {
                 std::fs::copy(&from, state.join(file))?;
             }
         }
-        copy.machine_id = Some(id);
+        copy.machine.id = Some(id);
+        copy.be_instance(instance)?;
         copy.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         copy.restart()?;
         Ok(copy)
+    }
+
+    fn be_instance(&mut self, instance: Option<&str>) -> anyhow::Result<()> {
+        let Some(instance) = instance else { return Ok(()) };
+        let file = self.directory.join("instance-id");
+        std::fs::write(&file, instance)?;
+        self.machine.instance = Some(file);
+        Ok(())
     }
 
     /// Starts an agent on `host` that is told nothing but these arguments and where to keep its state.
@@ -179,16 +221,13 @@ impl Agent {
     /// If it cannot be started.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the agent on {} runs already", self.host);
-        let mut command = match &self.machine_id {
-            None => Command::new(&self.program),
-            // A mount namespace of its own, in which the file is in its place.
-            Some(id) => {
-                let mut command = Command::new("unshare");
-                command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-                command.arg("mount --bind \"$0\" /etc/machine-id && exec \"$@\"").arg(id).arg(&self.program);
-                command
-            }
-        };
+        let mut command = Command::new(&self.program);
+        if self.machine != Machine::default() {
+            let Machine { id, instance } = &self.machine;
+            command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-c", OTHER_MACHINE]);
+            command.args([id, instance].map(|file| file.clone().unwrap_or_default())).arg(&self.program);
+        }
         command.arg("run").args(&self.arguments).args(self.places());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         self.process = Some(self.namespace.spawn(command)?);

@@ -67,7 +67,30 @@ impl Relay {
         Self::start_listening(lab, binaries, namespace, address, None)
     }
 
+    /// As [`Relay::start_at`], with a chosen range of addresses for the network.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_in(lab: &Lab, binaries: &Binaries, address: Ipv4Addr, range: &str) -> anyhow::Result<Self> {
+        let mut relay = Self::new(lab, binaries, lab.relay(), address, None)?;
+        range.clone_into(&mut relay.range);
+        relay.restart()?;
+        Ok(relay)
+    }
+
     fn start_listening(
+        lab: &Lab,
+        binaries: &Binaries,
+        namespace: &Netns,
+        address: Ipv4Addr,
+        listen: Option<(SocketAddr, Vec<SocketAddr>)>,
+    ) -> anyhow::Result<Self> {
+        let mut relay = Self::new(lab, binaries, namespace, address, listen)?;
+        relay.restart()?;
+        Ok(relay)
+    }
+
+    fn new(
         lab: &Lab,
         binaries: &Binaries,
         namespace: &Netns,
@@ -80,7 +103,7 @@ impl Relay {
         std::fs::create_dir_all(lab.logs())?;
         let socket: SocketAddr = SocketAddrV4::new(address, PORT).into();
         let (listen, public) = listen.unwrap_or_else(|| (socket, vec![socket]));
-        let mut relay = Self {
+        Ok(Self {
             listen,
             public,
             program: binaries.relay.clone(),
@@ -91,9 +114,7 @@ impl Relay {
             invitation: None,
             process: None,
             token: String::new(),
-        };
-        relay.restart()?;
-        Ok(relay)
+        })
     }
 
     /// As [`Relay::start`], reached at all addresses of the relay host, so that agents can tell a NAT that maps by

@@ -156,6 +156,46 @@ fn the_data_threads_never_wait_for_a_lock_under_steady_load() {
     story.end();
 }
 
+/// How often a thread of the agent's, by the beginning of its name, has slept and been woken.
+fn wake_ups(agent: &Agent, name: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.id().unwrap())).unwrap();
+    let threads = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().to_owned()
+    };
+    let found: Vec<u64> = threads
+        .filter(|status| field(status, "Name:").starts_with(name))
+        .map(|status| field(&status, "voluntary_ctxt_switches:").parse().unwrap())
+        .collect();
+    assert!(!found.is_empty(), "no thread {name}");
+    found.iter().sum()
+}
+
+#[test]
+fn the_second_thread_of_a_worker_sleeps_while_there_is_little_to_do() {
+    let story = two_public_with("second-thread", |_| &["--worker-threads", "2"]);
+    let (a, b) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
+    let target = b.overlay_address().unwrap();
+    let woken_by = |what: &dyn Fn()| {
+        let before = wake_ups(b, "skynet-out-");
+        what();
+        let woken = wake_ups(b, "skynet-out-") - before;
+        println!("woken {woken} times");
+        woken
+    };
+    let pings = || assert_eq!(echo_icmp(a.namespace(), target, 50, INTERVAL).unwrap().received, 50);
+    assert_eq!(woken_by(&pings), 0, "answers leave by the thread that delivered the questions");
+    let options = Options { seconds: 2, ..Options::default() };
+    let bulk = || _ = iperf::run(b.namespace(), a.namespace(), target.into(), &options).unwrap();
+    assert!(woken_by(&bulk) > 10, "both directions have a thread");
+    // It notices that there is little to do when it does that little.
+    std::thread::sleep(Duration::from_millis(2_500));
+    pings();
+    assert_eq!(woken_by(&pings), 0, "afterwards as before");
+    story.end();
+}
+
 /// System calls of an agent's data threads in a second.
 fn trace(agent: &Agent) -> Vec<(String, Calls)> {
     let threads = syscalls::threads(agent.id().unwrap(), &DATA_THREADS).unwrap();

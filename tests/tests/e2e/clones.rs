@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skynet_tests::fleet::traffic::Pinger;
-use skynet_tests::fleet::{Agent, AgentState, Binaries, Relay};
+use skynet_tests::fleet::{Agent, AgentState, Binaries, Extra, Relay};
 use skynet_tests::{Lab, NatKind, clock};
 
 use crate::JOIN;
@@ -72,5 +72,37 @@ fn a_copied_disk_becomes_a_node_of_its_own_or_is_told_and_the_original_loses_not
     assert!(original.status().unwrap().relays.iter().any(|r| r.control && r.bound));
     assert_eq!(original.overlay_address().unwrap(), address);
     drop((copy, waits, twin, original, peer, relay));
+    lab.remove().unwrap();
+}
+
+#[test]
+fn a_disk_in_another_instance_of_the_cloud_is_a_copy_though_nobody_changed_its_machine_id() {
+    let lab = Lab::builder("instance-id").relay().cloud("a", NatKind::PortRestricted, 3).build().unwrap();
+    let binaries = Binaries::find().unwrap();
+    let relay = Relay::start(&lab, &binaries).unwrap();
+    let extra = Extra { instance: Some("i-0001\n".to_owned()), ..Extra::default() };
+    let mut original = Agent::start_with(&lab, "a1", &binaries, relay.token(), &extra).unwrap();
+    original.wait_joined(JOIN).unwrap();
+    let address = original.overlay_address().unwrap();
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let token = lab.logs().join("token");
+    std::fs::write(&token, relay.token()).unwrap();
+    let with_token = format!("file:{}", token.display());
+
+    let arguments = ["--token", &with_token, "--name", "a1"];
+    let copy = original.start_copy_as(&lab, "a2", &id, Some("i-0002"), &arguments).unwrap();
+    copy.wait_joined(JOIN).unwrap();
+    assert_ne!(copy.overlay_address().unwrap(), address);
+    assert!(copy.log().contains("this disk is a copy of another machine's"), "{}", copy.log());
+    // The same machine after a restart, and the same where the cloud's word cannot be had.
+    original.kill().unwrap();
+    original.restart().unwrap();
+    original.wait_joined(JOIN).unwrap();
+    assert_eq!(original.overlay_address().unwrap(), address);
+    original.kill().unwrap();
+    let moved = original.start_copy_as(&lab, "a3", &id, None, &[]).unwrap();
+    moved.wait_joined(JOIN).unwrap();
+    assert_eq!(moved.overlay_address().unwrap(), address, "what is not known tells nothing");
+    drop((copy, moved, original, relay));
     lab.remove().unwrap();
 }

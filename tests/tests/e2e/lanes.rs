@@ -104,16 +104,37 @@ fn four_lanes_carry_720_of_four_times_200_megabits() {
 #[test]
 fn no_stream_stalls_when_the_path_of_one_lane_dies() {
     // Opened by hand, for one lane would be enough.
-    cut_one_lane(behind_nats("lane-killed", opened_at_once), None);
+    let stall = cut_one_lane(behind_nats("lane-killed", opened_at_once), None);
+    assert!(stall < STALL_BESIDE_OTHERS, "{stall:?}");
 }
 
 #[test]
 fn no_stream_stalls_when_one_policed_lane_of_several_dies() {
-    cut_one_lane(behind_nats("policed-lane-killed", opened_at_once), Some(50));
+    let stall = cut_one_lane(behind_nats("policed-lane-killed", opened_at_once), Some(50));
+    assert!(stall < STALL_BESIDE_OTHERS, "{stall:?}");
 }
 
-/// Eight streams over four lanes, each policed to so many Mbit/s if a rate is given, one of which is cut.
-fn cut_one_lane(story: Story, rate: Option<u32>) {
+#[test]
+#[ignore = "for ./x soak: wants optimised programs and both cores"]
+fn no_stream_stalls_for_a_second_when_one_of_four_lanes_of_200_megabits_dies() {
+    let story = behind_nats("policed-lane-killed-200", opened_at_once);
+    let (from, to) = (story.fleet.agent("c1"), story.fleet.agent("b1"));
+    let ends = Ends::new(from.namespace(), to.namespace(), to.overlay_address().unwrap().into());
+    story.lab.police_udp(200).unwrap();
+    // A policer alone makes streams stall: one packet that is sent again may be dropped again, and TCP waits twice as long.
+    let plan = TcpPlan::bulk(8, Amount::For(Duration::from_secs(7)));
+    let uncut = (0..3).map(|_| transfer::tcp(ends, &plan).unwrap().longest_stall()).max().unwrap();
+    let stall = cut_one_lane(story, Some(200));
+    println!("with nothing cut, longest stall {uncut:.2?}");
+    assert!(stall < Duration::from_secs(1) + uncut, "{stall:?}, {uncut:?}");
+}
+
+/// The claim is one second; two stories share two cores.
+const STALL_BESIDE_OTHERS: Duration = Duration::from_secs(3);
+
+/// Eight streams over four lanes, each policed to so many Mbit/s if a rate is given, one of which is cut: the longest time
+/// without a byte of any stream.
+fn cut_one_lane(story: Story, rate: Option<u32>) -> Duration {
     let (from, to) = (story.fleet.agent("c1"), story.fleet.agent("b1"));
     // What opens lanes travels by lane 0, and may take seconds where that is flooded and policed.
     let open = wait_for(OPEN, "four lanes to open", || {
@@ -151,9 +172,8 @@ fn cut_one_lane(story: Story, rate: Option<u32>) {
         report.bits_per_second() / 1e6,
         report.longest_stall()
     );
-    // The claim is one second; two stories share two cores.
-    assert!(report.longest_stall() < Duration::from_secs(3), "{report:?}");
     story.end();
+    report.longest_stall()
 }
 
 #[test]

@@ -98,6 +98,26 @@ fn bears_hostile_queries(socket: &UdpSocket, good: &[u8]) {
     socket.set_nonblocking(false).unwrap();
 }
 
+/// As many queries as a program can send in a second, of which only so many are answered.
+fn bears_a_flood(socket: &UdpSocket, query: &[u8]) {
+    let mut drain = [0; 512];
+    socket.set_nonblocking(true).unwrap();
+    let (start, mut sent, mut answered) = (clock::now(), 0, 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        sent += u32::from(socket.send(query).is_ok());
+        while socket.recv(&mut drain).is_ok() {
+            answered += 1;
+        }
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    while socket.recv(&mut drain).is_ok() {
+        answered += 1;
+    }
+    socket.set_nonblocking(false).unwrap();
+    println!("flood: {sent} queries in a second, {answered} answers within 1.5 s");
+    assert!(sent > 10_000 && (1..=4_000).contains(&answered), "{sent} {answered}");
+}
+
 #[test]
 fn members_are_found_by_name_and_by_address_until_they_leave() {
     let lab = Lab::builder("names")
@@ -171,6 +191,10 @@ fn members_are_found_by_name_and_by_address_until_they_leave() {
     stranger.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!(ask(&stranger, &full("a1"), RecordType::A).is_err(), "another machine got an answer");
     bears_hostile_queries(&dns, &query(&full("a2"), RecordType::A));
+    bears_a_flood(&socket(&head, v4), &query(&full("a2"), RecordType::A));
+    let asked = clock::now();
+    assert_eq!(ask(&socket(&head, v6), &full("a2"), RecordType::A).unwrap().0, ResponseCode::NoError);
+    println!("the other address answers after {:.1?}", asked.elapsed());
     let id = head.id();
     assert_eq!(ask(&socket(&head, v4), &full("a1"), RecordType::A).unwrap(), found(&[v4.ip().to_string()]));
     let names = told(&head);

@@ -253,7 +253,7 @@ fn extra(host: &str, shim: &str) -> Extra {
         "f4" => (relay("203.0.113.11:9"), vec![]),
         _ => (vec![], vec![]),
     };
-    Extra { arguments, environment }
+    Extra { arguments, environment, ..Extra::default() }
 }
 
 /// A library that moves the wall clock of the program it is loaded into; its path.
