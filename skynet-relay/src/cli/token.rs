@@ -56,13 +56,18 @@ pub(crate) struct TokenArgs {
     #[arg(long, value_name = "PATTERN")]
     token_name: Option<NamePattern>,
     /// How long the registrar goes on prolonging the membership of machines that joined with it, unless they are revoked
-    /// (s, m, h, d). Without that it ends with their certificates, after a year: 0s.
-    #[arg(long, value_parser = duration, default_value = "3650d", value_name = "TIME")]
+    /// (s, m, h, d); `never`: it ends with their certificates, after a year.
+    #[arg(long, value_parser = renewal, default_value = "3650d", value_name = "TIME")]
     token_renew: Duration,
     /// A tag of the machines that join with it: `relay` for such as relay for the others, one that names a rate class …;
     /// can be given several times.
     #[arg(long = "token-tag", visible_alias = "tag", value_name = "TAG")]
     token_tags: Vec<String>,
+}
+
+/// How long certificates are prolonged; zero: never.
+fn renewal(text: &str) -> Result<Duration, String> {
+    if text == "never" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 impl TokenArgs {
