@@ -206,6 +206,7 @@ impl Node {
         self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
         self.flush_staged(slot, now);
         self.want_session(slot, now);
+        self.greet_between_keys(slot, now);
         self.tend_trains(slot, now);
     }
 

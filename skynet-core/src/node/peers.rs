@@ -38,6 +38,8 @@ pub(super) struct Peer {
     pub(super) session: Session,
     pub(super) sealing: Option<Arc<SealingKey>>,
     pub(super) staged: Staged,
+    /// Of the run before, and told of this one.
+    pub(super) is_greeted: bool,
     /// Where its last authentic handshake message came from: where to answer while no path is selected.
     pub(super) heard_from: Option<Source>,
     /// Which relay its data takes where it takes one.
@@ -136,6 +138,7 @@ impl Peers {
             generation: Generation(self.generations[at]),
             key: session.peer(),
             previous_key: None,
+            is_greeted: false,
             lanes: LaneSet::new(session.peer()),
             trains: TrainCheck::new(),
             views: Views::default(),

@@ -89,6 +89,16 @@ impl Node {
         }
     }
 
+    /// A peer of the run before may not have heard of the key of this one, and then our probes tell it nothing: a handshake
+    /// does, for who does not know its key asks.
+    pub(super) fn greet_between_keys(&mut self, slot: PeerSlot, now: Now) {
+        let is_between = self.local.previous().is_some() && self.data_path(slot).is_some();
+        let Some(peer) = self.peers.get_mut(slot).filter(|_| is_between) else { return };
+        if core::mem::take(&mut peer.is_greeted) && !peer.session.is_established() {
+            self.initiate(slot, now);
+        }
+    }
+
     /// A peer's documents name another key.
     pub(super) fn rekey_member(&mut self, slot: PeerSlot, newer: &Arc<Member>, now: Now) {
         let key = newer.x25519();
