@@ -231,10 +231,11 @@ fn a_machine_that_dies_at_any_instant_of_a_change_comes_back() {
     }
 }
 
-/// The peer sends all the while, under keys that nobody has any more, and may not know by which key it is greeted.
+/// The peer sends all the while, under keys that nobody has any more, may not know by which key it is greeted, and changes its
+/// own key just then: a handshake that is lost in that is begun again five seconds later.
 #[test]
 fn a_machine_that_dies_in_a_change_is_heard_again_as_soon_as_it_is_back() {
-    for cut in [0, 20, 40, 60, 80, 100, 140] {
+    for cut in (0..120).step_by(20).chain((140..240).step_by(4)) {
         let (mut o, agents) = world(5, &[NatKind::FullCone, NatKind::PortRestricted], Some(40 * S));
         let [a, b] = agents[..] else { panic!() };
         o.flow(b, a, 100 * MS, u64::MAX).unwrap();

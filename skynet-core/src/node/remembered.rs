@@ -80,6 +80,7 @@ impl Node {
             path.announce(now);
         }
         self.drain_path(slot, now);
+        self.greet_between_keys(slot, now);
     }
 }
 

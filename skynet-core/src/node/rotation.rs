@@ -109,11 +109,10 @@ impl Node {
         let until = now.mono + Duration::from_secs(left.saturating_add(CLOCK_TOLERANCE));
         self.peers.rekey(slot, key, PreviousKey { key: old, until });
         self.indices.rename(&old, key);
-        let _done = self.with_session(slot, |peer, cx| {
-            peer.session.set_peer(key, cx);
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.session.set_peer(key);
             peer.lanes.set_peer(key);
-            Ok(())
-        });
+        }
         self.refresh_member(slot, newer, now);
         self.renew_rings(slot);
         self.drain_session(slot, now);

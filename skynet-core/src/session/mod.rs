@@ -277,11 +277,9 @@ impl Session {
         self.serve_wish(now, cx);
     }
 
-    /// The peer has another static key. What was agreed under the one before goes on, and its initiations are answered until
-    /// [`Session::forget_previous_peer`].
-    pub fn set_peer(&mut self, peer: PublicKey, cx: &mut Context<'_>) {
-        self.wanted |= self.attempt.is_some();
-        self.cancel_attempt(cx);
+    /// The peer has another static key. What was agreed under the one before goes on, an initiation to it may still be answered,
+    /// and its own are until [`Session::forget_previous_peer`].
+    pub fn set_peer(&mut self, peer: PublicKey) {
         self.cookie = None;
         self.previous_peer = Some(core::mem::replace(&mut self.peer, peer));
     }

@@ -75,6 +75,7 @@ fn session_keys_are_replaced_under_ping_and_a_killed_agent_comes_back_with_eithe
     assert_eq!(agent.overlay_address().unwrap(), address);
     println!("killed in a change: back after {took:.1?}");
     let (a1, b1) = (story.fleet.agent("a1"), story.fleet.agent("b1"));
-    crate::first_answer(b1, a1, DIRECT).unwrap();
+    // Whoever is not told that its sessions are void finds out after 15 s.
+    crate::first_answer(b1, a1, 2 * DIRECT).unwrap();
     story.end();
 }
