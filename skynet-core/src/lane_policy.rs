@@ -10,8 +10,9 @@
 //!
 //! Lanes double, 1 → 2 → 4 → … up to what both ends agreed on, and the result is looked at before the next step. Where
 //! 2 % is lost all are opened at once: a cap is meant, and another lane is no other flow, so nobody's share grows by it.
-//! Lanes opened because of loss that brought less than a tenth more are no reason to open more: it is left alone for
-//! 30 s, then for twice as long each time. Thirty seconds without work, and all but the first are given back.
+//! A step that brought less than a tenth more is not repeated for the same reason for 30 s, then for twice as long each
+//! time. Lanes that were opened for a core are then given back: where no other core is idle, a further thread only costs.
+//! Those against loss stay, for loss comes and goes. Thirty seconds without work, and all but the first are given back.
 //!
 //! **Spreading.** A flow keeps the lane it began on, and what it will send is not known then. So flows that began at once
 //! may meet on one lane. If that one is full or limited for 0.3 s, while another carries less than half as much, all
@@ -120,8 +121,33 @@ pub struct Verdict {
 struct Step {
     cause: Cause,
     at: Instant,
-    /// Bits per second before.
-    before: u64,
+    /// Lanes before,
+    lanes: u8,
+    /// and bits per second.
+    rate: u64,
+}
+
+/// How long one cause is no reason for a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct BackOff {
+    until: Instant,
+    /// The last wait; none if the last step was of use.
+    waited: Option<Duration>,
+}
+
+impl BackOff {
+    fn note(&mut self, was_of_use: bool, now: Instant) {
+        if was_of_use {
+            *self = Self::default();
+            return;
+        }
+        let wait = self.waited.map_or(BACK_OFF, |before| (before * 2).min(MAX_BACK_OFF));
+        *self = Self { until: now + wait, waited: Some(wait) };
+    }
+
+    fn holds(&self, now: Instant) -> bool {
+        now < self.until
+    }
 }
 
 /// The decision for one peer. Feed it every 100 ms while the pair is busy.
@@ -131,11 +157,11 @@ pub struct LanePolicy {
     last: Option<Instant>,
     full: u32,
     losses: [LossMeter; MAX_PORTS],
-    /// Bits per second, smoothed over about half a second.
+    /// Bits per second that are sent, or received if these are more, smoothed over about half a second.
     rate: u64,
     step: Option<Step>,
-    back_off: Option<Duration>,
-    not_for_loss_until: Instant,
+    not_for_core: BackOff,
+    not_for_loss: BackOff,
     last_busy: Instant,
     spreading: Spreading,
 }
@@ -179,10 +205,11 @@ impl LanePolicy {
         if since.is_zero() {
             return Verdict { lanes: self.wanted, spread: false };
         }
-        let bits: u64 = load.lanes.iter().map(|l| rate(l.bytes, since)).sum();
-        self.rate = if self.rate == 0 { bits } else { (self.rate * 3 + bits) / 4 };
         // Whoever only receives may be the one whose core is full.
-        if bits.max(rate(load.received, since)) >= IDLE_BITS {
+        let sent: u64 = load.lanes.iter().map(|l| rate(l.bytes, since)).sum();
+        let bits = sent.max(rate(load.received, since));
+        self.rate = if self.rate == 0 { bits } else { (self.rate * 3 + bits) / 4 };
+        if bits >= IDLE_BITS {
             self.last_busy = now;
         }
         for lane in load.lanes {
@@ -190,14 +217,14 @@ impl LanePolicy {
         }
         let full = load.lanes.iter().any(LaneLoad::is_full);
         self.full = if full { self.full + 1 } else { 0 };
-        self.judge_step(now);
+        self.judge_step(full, now);
         if self.step.is_none()
             && self.wanted < load.most
             && let Some(cause) = self.cause(load, since, now)
         {
+            self.step = Some(Step { cause, at: now, lanes: self.wanted, rate: self.rate });
             let all = cause == Cause::Loss { plain: true };
             self.wanted = if all { load.most } else { (self.wanted * 2).min(load.most) };
-            self.step = Some(Step { cause, at: now, before: self.rate });
             self.losses = Default::default();
             self.full = 0;
             self.last_busy = now;
@@ -221,10 +248,10 @@ impl LanePolicy {
 
     /// What speaks for another lane.
     fn cause(&self, load: &PeerLoad<'_>, since: Duration, now: Instant) -> Option<Cause> {
-        if self.full >= FULL_SAMPLES && load.flows > 1 {
+        if self.full >= FULL_SAMPLES && load.flows > 1 && !self.not_for_core.holds(now) {
             return Some(Cause::Core);
         }
-        if now < self.not_for_loss_until {
+        if self.not_for_loss.holds(now) {
             return None;
         }
         let most = load.lanes.iter().filter_map(|l| self.limited_ppm(l, since)).max()?;
@@ -248,15 +275,20 @@ impl LanePolicy {
     }
 
     /// Whether the last step was of use.
-    fn judge_step(&mut self, now: Instant) {
+    fn judge_step(&mut self, full: bool, now: Instant) {
         let Some(step) = self.step.take_if(|s| now >= s.at + SETTLE) else { return };
-        if step.cause == Cause::Core || self.rate > step.before + step.before / 10 {
-            self.back_off = None;
-            return;
+        let was_of_use = self.rate > step.rate + step.rate / 10;
+        match step.cause {
+            // If no core is full any more, there is less to do and nothing to be said.
+            Cause::Core if full || was_of_use => {
+                self.not_for_core.note(was_of_use, now);
+                if !was_of_use {
+                    self.wanted = step.lanes;
+                }
+            }
+            Cause::Core => {}
+            Cause::Loss { .. } => self.not_for_loss.note(was_of_use, now),
         }
-        let wait = self.back_off.map_or(BACK_OFF, |before| (before * 2).min(MAX_BACK_OFF));
-        self.back_off = Some(wait);
-        self.not_for_loss_until = now + wait;
     }
 }
 

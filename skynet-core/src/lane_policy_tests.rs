@@ -95,6 +95,18 @@ fn a_full_core_opens_lanes_twice_as_many_each_time_up_to_what_is_agreed() {
 }
 
 #[test]
+fn lanes_for_a_core_that_bring_nothing_are_given_back_and_tried_less_and_less() {
+    let mut pair = Pair::new(4, 8);
+    assert_eq!(pair.run(1_600, &[FULL]), 2);
+    assert_eq!(pair.wanted, 1, "what one lane carries two do not carry more of");
+    assert_eq!(pair.run(29_800, &[FULL]), 1);
+    assert_eq!(pair.run(1_600, &[FULL]), 2, "30 s later");
+    assert_eq!(pair.wanted, 1);
+    assert_eq!(pair.run(59_600, &[FULL]), 1);
+    assert_eq!(pair.run(1_600, &[FULL]), 2, "60 s later");
+}
+
+#[test]
 fn one_flow_alone_gains_nothing_from_a_second_core() {
     assert_eq!(Pair::new(4, 1).run(10_000, &[FULL]), 1);
 }
@@ -197,10 +209,12 @@ fn whoever_only_receives_keeps_the_lanes_its_full_core_has_opened() {
     let mut policy = LanePolicy::default();
     let mut now = Instant::ZERO + TICK;
     let lanes = [LaneLoad { lane: LaneNo(1), busy_permille: 900, ..LaneLoad::default() }];
-    let load = PeerLoad { lanes: &lanes, received: 12_500_000, flows: 4, most: 4, least: 1 };
+    let mut wanted = 1;
     for _ in 0..600 {
         now = now + TICK;
-        policy.handle_load(&load, now);
+        let received = 12_500_000 * u64::from(wanted);
+        let load = PeerLoad { lanes: &lanes, received, flows: 4, most: 4, least: 1 };
+        wanted = policy.handle_load(&load, now).lanes;
         if policy.poll_timeout(1).is_some_and(|at| at <= now) {
             policy.handle_timeout(1, now);
         }

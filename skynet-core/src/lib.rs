@@ -29,6 +29,7 @@ pub mod offload;
 pub mod path;
 pub mod policy;
 pub mod port_mapping;
+pub mod reasons;
 pub mod receive;
 pub mod relay;
 pub mod rng;

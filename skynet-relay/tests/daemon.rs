@@ -64,20 +64,13 @@ impl Drop for Relay {
 }
 
 impl Relay {
+    /// A network of its own, without a TLS port.
     fn up(dir: &Path) -> Self {
-        let arguments = [
-            "up",
-            "--json",
-            "--listen",
-            "127.0.0.1:0",
-            "--public-address",
-            "127.0.0.1",
-            "--range",
-            "10.77.0.0/16",
-            "--tls-listen",
-            "off",
-        ];
-        Self::start(dir, &arguments)
+        Self::up_with(dir, &["--tls-listen", "off"])
+    }
+    fn up_with(dir: &Path, more: &[&str]) -> Self {
+        let arguments = ["up", "--json", "--listen", "127.0.0.1:0", "--public-address", "127.0.0.1"];
+        Self::start(dir, &[&arguments[..], &["--range", "10.77.0.0/16"], more].concat())
     }
     fn start(dir: &Path, arguments: &[&str]) -> Self {
         let mut child = command(dir, arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skynet_core::diagnosis::{Evidence, HostView};
 use skynet_core::forwarding::Framing;
 use skynet_core::key::Identity;
-use skynet_core::member::{Credentials, Revocations, Rule, Tags};
+use skynet_core::member::{Credentials, RelayEntry, Revocations, Rule, Tags};
 use skynet_core::node::directory::MAX_MEMBERS;
 use skynet_core::path::{Guessing, MtuConfig, Path};
 use skynet_core::session::{Engine, Suite};
@@ -549,6 +549,17 @@ impl Overlay {
         let document = list.clone();
         self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.adopt(document, now))?;
         Ok(list)
+    }
+
+    /// The operator signs another list of relays, and the first relay is told.
+    ///
+    /// # Errors
+    /// What ended the run.
+    pub fn change_relays(&mut self, change: impl FnOnce(&mut Vec<RelayEntry>)) -> Result<(), RunError> {
+        let relay = self.relay();
+        let now = self.world().host_now(relay).unix;
+        let manifest = self.network.change_relays(now, change);
+        self.world_mut().with_host(relay, |relay: &mut RelayHost, now| relay.adopt(manifest, now))
     }
 
     /// The operator signs another policy, and the first relay is told.

@@ -100,6 +100,50 @@ impl Story {
     }
 }
 
+/// In a network so large that the list comes a page every ten to twenty minutes.
+#[test]
+fn one_that_begins_to_relay_is_known_at_once_by_all_who_are_online_and_used() {
+    let mut o = Overlay::with_relays(9, Engine::Noise, &[40 * MS]);
+    let clouds = [NatKind::Symmetric; 2].map(|kind| o.cloud(kind));
+    // More than they learn in the background: to them the network is large.
+    let few = Offer { known_members: 2, ..Offer::default() };
+    let others: Vec<_> = clouds.iter().map(|cloud| o.add_agent_with(*cloud, few)).collect();
+    let [a, b] = clouds.map(|cloud| o.add_agent_with(cloud, few));
+    assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+    for (from, to) in [(a, b), (b, a)] {
+        o.flow(from, to, 50 * MS, 2_000).unwrap();
+    }
+    o.world_mut().run_for(60 * S).unwrap();
+    let public = o.topology.next_public_ip();
+    let offer = Offer { role: Some(RELAY_TAG), ..Offer::default() };
+    let m = o.add_multihomed_agent(clouds[0], offer, vec![public]);
+    while !o.agent(m).is_joined() {
+        o.world_mut().run_for(50 * MS).unwrap();
+    }
+    let address = o.address(m);
+    let knows =
+        |o: &Overlay, host| o.agent(host).roster().unwrap().members.iter().any(|one| one.v4 == address);
+    let mut waited = Duration::ZERO;
+    while !others.iter().chain([&a, &b]).all(|host| knows(&o, *host)) {
+        o.world_mut().run_for(50 * MS).unwrap();
+        waited += 50 * MS;
+        assert!(waited <= 5 * S, "{}", o.report());
+    }
+    println!("known by all {waited:?} after it joined");
+    let mut s = Story { o, a, b, m };
+    while !s.by_m() {
+        s.run(100 * MS);
+        waited += 100 * MS;
+        assert!(waited <= 15 * S, "{:?}\n{}", s.relays(), s.o.report());
+    }
+    println!("used {waited:?} after it joined");
+    // It comes again: nobody is told anything.
+    let learned = s.o.agent(s.b).roster().unwrap().revision;
+    s.o.restart_agent(s.m, Stop::Kill);
+    s.run(10 * S);
+    assert_eq!(s.o.agent(s.b).roster().unwrap().revision, learned, "{}", s.o.report());
+}
+
 #[test]
 fn a_pair_that_cannot_be_punched_takes_the_member_with_the_lesser_sum() {
     let mut s = Story::new(1, NatKind::Symmetric, true);

@@ -164,6 +164,49 @@ fn handshakes_and_probes_by_a_relay_are_of_class_control() {
     assert_eq!(*seen.borrow(), BTreeSet::from([(1, control), (2, control), (4, data), (0xa0, control)]));
 }
 
+/// The operator takes a relay out of the list, and puts it back: whoever is online hears of it, and lets go of it, or binds
+/// there, without a restart and without a lost packet.
+#[test]
+fn another_list_of_relays_is_in_force_at_all_who_are_online_within_five_seconds() {
+    let every = 20 * MS;
+    let (mut o, a, b) = pair(8, NatKind::Symmetric, &[40 * MS, 5 * MS]);
+    o.flow(a, b, every, 2_000).unwrap();
+    o.world_mut().run_for(8 * S).unwrap();
+    assert_eq!(relay_of(&o, a, b), Some(2), "{}", o.report());
+    let mut taken = None;
+    o.change_relays(|relays| taken = relays.pop()).unwrap();
+    let bound = |o: &Overlay, agent| -> Vec<u16> {
+        let relays = o.agent(agent).status().unwrap().relays;
+        relays.iter().filter(|r| r.up).map(|r| r.relay_no).collect()
+    };
+    let epoch = |o: &Overlay, agent| o.agent(agent).status().unwrap().documents.unwrap().manifest_epoch;
+    let mut waited = Duration::ZERO;
+    while [a, b].iter().any(|agent| bound(&o, *agent) != [1] || epoch(&o, *agent) != 3) {
+        o.world_mut().run_for(100 * MS).unwrap();
+        waited += 100 * MS;
+        assert!(waited <= 5 * S, "{}", o.report());
+    }
+    println!("a relay taken out is left by all within {waited:?}");
+    o.world_mut().run_for(2 * S).unwrap();
+    assert_eq!((relay_of(&o, a, b), relay_of(&o, b, a)), (Some(1), Some(1)), "{}", o.report());
+    o.change_relays(|relays| relays.extend(taken)).unwrap();
+    waited = Duration::ZERO;
+    while [a, b].iter().any(|agent| bound(&o, *agent).len() != 2 || epoch(&o, *agent) != 4) {
+        o.world_mut().run_for(100 * MS).unwrap();
+        waited += 100 * MS;
+        assert!(waited <= 5 * S, "{}", o.report());
+    }
+    println!("a relay that is listed is bound at by all within {waited:?}");
+    o.world_mut().run_for(35 * S).unwrap();
+    let missing = o.received(a, b).unwrap().missing(2_000);
+    println!("missing {}", missing.len());
+    assert!(missing.len() <= 10, "{missing:?}\n{}", o.report());
+    // What it was told it keeps, and a newcomer is not told twice.
+    o.restart_agent(a, Stop::Kill);
+    o.world_mut().run_for(5 * S).unwrap();
+    assert_eq!(epoch(&o, a), 4);
+}
+
 /// The relay with the registrar dies: another gives tickets and answers look-ups, and admits nobody new. It comes back:
 /// control returns.
 #[test]
@@ -190,6 +233,45 @@ fn control_goes_on_at_another_relay_and_returns() {
     for agent in [a, b, late] {
         assert_eq!(o.agent(agent).status().unwrap().control_relay, Some(1), "{}", o.report());
     }
+}
+
+/// No session tells a node without UDP that the first relay is back.
+#[test]
+fn control_returns_to_the_first_relay_without_udp_too() {
+    let mut o = Overlay::with_relays(9, Engine::Noise, &[5 * MS, 15 * MS]);
+    let internet = o.topology.internet();
+    o.world_mut().network_mut().set_middlebox(internet, Some(Box::new(|_: &Datagram| false)));
+    let cloud = o.cloud(NatKind::Symmetric);
+    let agents = [(); 8].map(|()| o.add_agent(cloud));
+    let at = |o: &Overlay, relay: u16| {
+        agents.iter().all(|agent| o.agent(*agent).status().unwrap().control_relay == Some(relay))
+    };
+    o.world_mut().run_for(10 * S).unwrap();
+    assert!(at(&o, 1), "{}", o.report());
+    o.stop_relay_no(1, Stop::PowerOff);
+    o.world_mut().run_for(100 * S).unwrap();
+    assert!(at(&o, 2), "{}", o.report());
+    // It tries in vain: a minute and a half, three and six minutes after the channel moved, at the latest.
+    o.world_mut().run_for(600 * S).unwrap();
+    o.start_relay_no(1);
+    let mut waited = Duration::ZERO;
+    while !at(&o, 1) {
+        o.world_mut().run_for(S).unwrap();
+        waited += S;
+        assert!(waited <= 460 * S, "{}", o.report());
+    }
+    println!("without UDP back within {waited:?} after an outage of 700 s");
+    o.stop_relay_no(1, Stop::Kill);
+    o.world_mut().run_for(5 * S).unwrap();
+    assert!(at(&o, 2), "{}", o.report());
+    o.start_relay_no(1);
+    waited = Duration::ZERO;
+    while !at(&o, 1) {
+        o.world_mut().run_for(S).unwrap();
+        waited += S;
+        assert!(waited <= 96 * S, "{}", o.report());
+    }
+    println!("without UDP back within {waited:?} after an outage of 5 s");
 }
 
 /// The relay of a pair dies, comes back and dies again with the other: nothing flaps and nothing is forgotten.

@@ -536,6 +536,8 @@ impl ControlClient {
                 self.events.push_back(ControlEvent::Denied(None, code, text));
             }
             Message::Document(bytes) => self.events.push_back(ControlEvent::Document(bytes)),
+            // The manifest is pushed under its own name, which those that know no other pushes of it pass over.
+            Message::Manifest(bytes) if request == 0 => self.events.push_back(ControlEvent::Document(bytes)),
             _ if open.join.is_some_and(|(id, _)| id == request) => {
                 open.join = None;
                 self.on_join_answer(message);

@@ -25,6 +25,8 @@ use crate::time::{Duration, Instant};
 
 /// So long UDP may be without a session: a round trip for COOKIE, one for BOUND, and two retransmissions.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A stream by which nothing has gone for so long may go elsewhere.
+const UNUSED: Duration = Duration::from_secs(60);
 /// What the slower stream still holds when UDP has taken over: its queues are a tenth of a second long.
 const LEAVE: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -58,6 +60,8 @@ pub(super) struct Carrier {
     /// Since when no session is open by UDP, while one is wanted.
     without_udp: Option<Instant>,
     failures: u32,
+    /// Until when data goes by it.
+    used_until: Instant,
     events: VecDeque<NodeEvent>,
 }
 
@@ -112,6 +116,24 @@ impl Carrier {
             State::Open { address, client, .. } if *address == from => Some(client),
             _ => None,
         }
+    }
+
+    /// Data goes by this relay.
+    pub(super) fn note_use(&mut self, relay: RelayNo, until: Instant) {
+        if self.relay() == Some(relay) {
+            self.used_until = self.used_until.max(until);
+        }
+    }
+
+    /// Whether there is a stream to another relay, which nothing goes by.
+    pub(super) fn leads_elsewhere(&self, relay: RelayNo, now: Instant) -> bool {
+        self.is_up() && self.relay != Some(relay) && now >= self.used_until + UNUSED
+    }
+
+    /// It is given up, and soon opened to where it is wanted.
+    pub(super) fn let_go(&mut self, now: Instant) {
+        self.events.push_back(NodeEvent::CloseCarrier);
+        self.state = State::Failed { until: now + FIRST_BACKOFF };
     }
 
     /// The shell has opened the stream; datagrams to `address` go into it, and `client` has its session by it.

@@ -54,6 +54,7 @@ impl Node {
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
                 MembershipEvent::KeysChanged => self.take_keys(now),
                 MembershipEvent::Policy => self.apply_policy(),
+                MembershipEvent::Relays => self.on_relay_list(now),
                 MembershipEvent::Gone(key) => {
                     self.end_relaying_with(&key);
                     if let Some(slot) = self.peers.by_key(&key) {

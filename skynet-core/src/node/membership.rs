@@ -9,11 +9,13 @@
 //! The relay is a mailbox: whatever it says is checked against the pinned root before anything changes.
 
 mod documents;
+mod homing;
 mod learn;
 mod renewal;
 mod watching;
 
 pub use documents::Documents;
+use homing::Homing;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,10 +45,6 @@ const CLOCK_APART_MS: u64 = 300_000;
 const KEEP_AFTER: Duration = Duration::from_secs(2);
 /// and so often at most: a megabyte may be written.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
-/// A relay that is back is given so long before the control channel returns to it,
-const RETURN_AFTER: Duration = Duration::from_secs(5);
-/// and so much longer, each node for itself.
-const RETURN_SPREAD: Duration = Duration::from_secs(20);
 
 /// What becomes of it.
 #[derive(Debug)]
@@ -71,6 +69,8 @@ pub(super) enum MembershipEvent {
     KeysChanged,
     /// Another policy is in force.
     Policy,
+    /// Another list of relays is.
+    Relays,
     /// A member's documents have ended, none newer came.
     Gone(PublicKey),
     /// Nobody answers to this.
@@ -99,8 +99,8 @@ pub(super) struct MembershipAgent {
     /// What whoever watches was told last: the directory's revision, whether we are a member, whether all is known.
     told: Option<(u64, bool, bool)>,
     refused: RefusedTable,
-    /// When the control channel goes back to the first relay, which was lost and is there again.
-    return_at: Option<Instant>,
+    /// When the control channel goes back to the first relay.
+    homing: Homing,
     rng: Rng,
     /// What the last record said, so that an unchanged one is not published again.
     published: (Vec<Endpoint>, Vec<RelayRtt>),
@@ -193,7 +193,7 @@ impl MembershipAgent {
             watch: Watch::new(),
             told: None,
             refused: RefusedTable::default(),
-            return_at: None,
+            homing: Homing::default(),
             rng: rng.fork(),
             published: Default::default(),
             clock_ahead_ms: None,
@@ -312,19 +312,21 @@ impl MembershipAgent {
             self.drain_control(now);
         }
         if self.control.first().is_some_and(|t| t.relay_no == relay.0) {
-            self.return_at = None;
+            self.homing.lost();
         }
     }
 
-    /// This relay's UDP session is up. The first is where the directory is kept and members meet: back there, but not all
-    /// in the same second.
+    /// This relay's session is up.
     pub(super) fn relay_found(&mut self, relay: RelayNo, now: Now) {
         let elsewhere = self.control.target().is_some_and(|t| t.relay_no != relay.0);
         if elsewhere && self.control.first().is_some_and(|t| t.relay_no == relay.0) {
-            let spread = u64::try_from(RETURN_SPREAD.as_millis()).unwrap_or(u64::MAX);
-            let wait = RETURN_AFTER + Duration::from_millis(self.rng.below(spread));
-            self.return_at.get_or_insert(now.mono + wait);
+            self.homing.found(&mut self.rng, now.mono);
         }
+    }
+
+    /// Whether no relay is reached by UDP, so that none can be seen to be back.
+    pub(super) fn set_without_udp(&mut self, without_udp: bool, now: Now) {
+        self.homing.set_without_udp(without_udp, &mut self.rng, now.mono);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {
@@ -336,7 +338,7 @@ impl MembershipAgent {
         if self.age.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.look_at_age(now);
         }
-        if self.return_at.take_if(|at| *at <= now.mono).is_some()
+        if self.homing.take_due(now.mono)
             && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
         {
             self.control.return_to_first(now.mono);
@@ -364,7 +366,7 @@ impl MembershipAgent {
         let control = self.control.poll_timeout().map(|(at, _)| at);
         let others = [
             self.roster.poll_timeout(),
-            self.return_at,
+            self.homing.poll_timeout(),
             self.keep_at,
             self.watch.poll_timeout(),
             self.age.poll_timeout(),
@@ -536,6 +538,9 @@ impl MembershipAgent {
                 self.welcomed = true;
                 self.joined_at = Some(now.mono);
                 self.arm_renewal(now);
+                let at_first =
+                    self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
+                self.homing.joined(at_first, &mut self.rng, now.mono);
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);

@@ -238,6 +238,17 @@ impl Ports {
         self.follow_home(rng, now);
     }
 
+    /// The relays there are now, at which the ticket holds.
+    pub(super) fn set_relays(
+        &mut self,
+        relays: &[(RelayNo, SocketAddr, PublicKey)],
+        rng: &mut Rng,
+        now: Instant,
+    ) {
+        self.relays.set_relays(relays, rng, now);
+        self.follow_home(rng, now);
+    }
+
     /// Further ports are bound where home is now.
     fn follow_home(&mut self, rng: &mut Rng, now: Instant) {
         let home = self.relays.home().map(|r| (r.no, r.address));

@@ -89,6 +89,8 @@ pub(super) struct RelaySet {
     /// What is told, or home, is another, and nobody has heard yet.
     changed: bool,
     carrier: Carrier,
+    /// The stream was opened to the relay of the control channel.
+    stream_follows: bool,
 }
 
 impl Relay {
@@ -177,8 +179,8 @@ impl RelaySet {
     ) -> bool {
         let clock = RelayClock::new(welcome.relay_unix_ms, now);
         let (ticket, bind_key): ([u8; TICKET_LEN], _) = (welcome.ticket, welcome.bind_key.clone());
-        self.relays.retain(|r| relays.contains(&(r.no, r.address, r.key)));
-        self.members.retain(|m| relays.iter().all(|(no, ..)| *no != m.no));
+        let before = self.home;
+        self.list(relays);
         for relay in &mut self.relays {
             if let Some(client) = &mut relay.client {
                 client.set_ticket(ticket, bind_key.clone(), clock);
@@ -186,22 +188,41 @@ impl RelaySet {
                 client.rebind(now);
             }
         }
+        self.keep_stream(welcome, now);
+        let relay_no = welcome.relay_no;
+        if self.ticket.replace(RelayClientConfig { relay_no, lane: 0, ticket, bind_key, clock }).is_none() {
+            self.expected_until = now + EXPECTED;
+        }
+        self.home = self.home.or(Some(RelayNo(relay_no)));
+        self.begin_trial(rng, now);
+        self.refresh();
+        self.home != before
+    }
+
+    /// The relays there are now; the ticket holds at all of them. Sessions at others end.
+    pub(super) fn set_relays(
+        &mut self,
+        relays: &[(RelayNo, SocketAddr, PublicKey)],
+        rng: &mut Rng,
+        now: Instant,
+    ) {
+        self.list(relays);
+        self.end_foreign_stream();
+        self.home = self.home.or(self.relays.first().map(|r| r.no));
+        self.begin_trial(rng, now);
+        self.refresh();
+    }
+
+    fn list(&mut self, relays: &[(RelayNo, SocketAddr, PublicKey)]) {
+        self.relays.retain(|r| relays.contains(&(r.no, r.address, r.key)));
+        self.members.retain(|m| relays.iter().all(|(no, ..)| *no != m.no));
         for &(no, address, key) in relays {
             if self.get(no).is_none() {
                 self.relays.push(Relay::at(no, address, key));
             }
         }
-        self.keep_stream(welcome, now);
         self.relays.sort_by_key(|r| r.no);
-        let relay_no = welcome.relay_no;
-        if self.ticket.replace(RelayClientConfig { relay_no, lane: 0, ticket, bind_key, clock }).is_none() {
-            self.expected_until = now + EXPECTED;
-        }
-        let before = self.home;
-        self.home = before.filter(|no| self.get(*no).is_some()).or(Some(RelayNo(relay_no)));
-        self.begin_trial(rng, now);
-        self.refresh();
-        self.home != before
+        self.home = self.home.filter(|no| self.get(*no).is_some());
     }
 
     /// Time has passed.
@@ -244,6 +265,7 @@ impl RelaySet {
 
     /// Data goes by this relay.
     pub(super) fn note_use(&mut self, no: RelayNo, until: Instant, now: Instant) {
+        self.carrier.note_use(no, until);
         let relay = self.relays.iter_mut().chain(&mut self.members).find(|r| r.no == no);
         if let Some(client) = relay.and_then(|r| r.client.as_mut()) {
             client.note_use(until, now);

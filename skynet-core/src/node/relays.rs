@@ -18,18 +18,7 @@ impl Node {
         if !self.membership.as_mut().is_some_and(|m| m.takes_ticket(&welcome.ticket, now.mono)) {
             return;
         }
-        // What goes to a relay inside the overlay would come back to be sent to that relay.
-        let overlay = self.overlay();
-        let outside = |a: &SocketAddr| !overlay.iter().any(|p| p.contains(a.ip().to_canonical()));
-        let control = self.control_address.filter(outside);
-        let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
-        let listed = manifest.into_iter().flat_map(|m| &m.relays);
-        let mut relays: Vec<(RelayNo, SocketAddr, PublicKey)> = listed
-            .filter_map(|r| {
-                let addresses: Vec<_> = r.addresses.iter().copied().filter(outside).collect();
-                Some((RelayNo(r.relay_no), reachable(&addresses, control)?, r.key))
-            })
-            .collect();
+        let (control, mut relays) = self.listed_relays();
         // One that the manifest does not list is where it was reached.
         let no = RelayNo(welcome.relay_no);
         if relays.iter().all(|(listed, ..)| *listed != no) {
@@ -47,10 +36,37 @@ impl Node {
         self.drain_relay(now);
     }
 
+    /// A newer manifest: the tickets there are hold at every relay it lists.
+    pub(super) fn on_relay_list(&mut self, now: Now) {
+        let (_, relays) = self.listed_relays();
+        self.ports.set_relays(&relays, &mut self.rng, now.mono);
+        self.dirty = true;
+        self.drain_relay(now);
+    }
+
+    /// The relays of the manifest by one address each, and where the control channel is. What goes to a relay inside the
+    /// overlay would come back to be sent to that relay: those addresses are none.
+    fn listed_relays(&self) -> (Option<SocketAddr>, Vec<(RelayNo, SocketAddr, PublicKey)>) {
+        let overlay = self.overlay();
+        let outside = |a: &SocketAddr| !overlay.iter().any(|p| p.contains(a.ip().to_canonical()));
+        let control = self.control_address.filter(outside);
+        let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
+        let listed = manifest.into_iter().flat_map(|m| &m.relays);
+        let relays = listed.filter_map(|r| {
+            let addresses: Vec<_> = r.addresses.iter().copied().filter(outside).collect();
+            Some((RelayNo(r.relay_no), reachable(&addresses, control)?, r.key))
+        });
+        (control, relays.collect())
+    }
+
     /// Sends what the ports have for relays, and takes what they learned of them.
     pub(super) fn drain_relay(&mut self, now: Now) {
         let before = self.ports.relays.transport();
         self.tend_carrier(now);
+        let without_udp = !self.ports.relays.udp_is_up();
+        if let Some(membership) = &mut self.membership {
+            membership.set_without_udp(without_udp, now);
+        }
         while let Some(port) = self.ports.poll_changed(&mut self.rng, now.mono) {
             self.tend_carrier(now);
             if port == PortNo(0) {

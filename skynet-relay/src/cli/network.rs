@@ -76,9 +76,6 @@ pub(crate) enum RootVerb {
     },
 }
 
-/// What members and the other relays have to hear of.
-const TELL: &str = "Restart the relay on this host (drain it first, if there is another): nodes hear of it as they come back.";
-
 pub(super) fn execute(common: &Common, verb: &NetworkVerb) -> Result<(), Failure> {
     if let NetworkVerb::Init(options) = verb {
         return init(common, options);
@@ -92,10 +89,11 @@ pub(super) fn execute(common: &Common, verb: &NetworkVerb) -> Result<(), Failure
         NetworkVerb::AddRelay { public_addresses } => add(common, public_addresses),
         NetworkVerb::RemoveRelay { relay_no } => {
             remove_relay(&common.dir, *relay_no, Clock::new().now().unix)?;
+            let told = super::directory::tell_relay(common)?;
             if common.json {
                 say!("{}", json!({ "schema": "skynet.relay.removed/1", "relay_no": relay_no }));
             } else {
-                say!("Relay {relay_no} is not of the network any more; stop it. {TELL}");
+                say!("Relay {relay_no} is not of the network any more; stop it. {told}");
             }
             Ok(())
         }
@@ -167,6 +165,7 @@ fn add(common: &Common, public_addresses: &[PublicAddress]) -> Result<(), Failur
     let addresses: Vec<_> = public_addresses.iter().map(|a| a.with_port(super::run::PORT)).collect();
     let invitation = add_relay(&common.dir, &addresses, &mut os_rng()?, Clock::new().now().unix)?;
     let (text, relay_no) = (invitation.encode(), invitation.relay_no);
+    let told = super::directory::tell_relay(common)?;
     if common.json {
         let invited = json!({
             "schema": "skynet.relay.invitation/1", "relay_no": relay_no, "invitation": text.as_str(),
@@ -176,7 +175,7 @@ fn add(common: &Common, public_addresses: &[PublicAddress]) -> Result<(), Failur
     }
     eprintln!("Relay {relay_no}. On its host:\n");
     say!("skynet-relay up --invitation {}", text.as_str());
-    eprintln!("\n{TELL}");
+    eprintln!("\n{told}");
     Ok(())
 }
 

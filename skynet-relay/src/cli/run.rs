@@ -13,6 +13,7 @@ use skynet_relay::clock::{Clock, os_rng};
 use skynet_relay::config::{Config, ConfigError};
 use skynet_relay::io::daemon::{self, RelayParts, Sockets};
 use skynet_relay::io::directory::LocalDirectory;
+use skynet_relay::io::status::StatusSocket;
 use skynet_relay::network::{
     CreateOptions, Created, Invitation, Network, accept_invitation, create_network, load_documents,
     load_network, network_exists, set_relay_addresses,
@@ -324,6 +325,7 @@ fn serve(
     ready: impl FnOnce(&Sockets) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     user::give_up_root(&common.dir)?;
+    let status_socket = StatusSocket::bind(common.status_socket());
     let network = load_network(&common.dir)?;
     let store = Arc::new(RedbStore::open(&network.directory)?);
     let registrar = network.registrar();
@@ -349,7 +351,7 @@ fn serve(
         directory: LocalDirectory::new(registrar, Arc::clone(&store)).kept_in(common.dir.clone()),
         view: Some(store),
         manifest: Manifest::clone(network.trust.manifest()),
-        status_socket: Some(common.status_socket()),
+        status_socket,
         config,
         tls,
         news,

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::io::daemon::Orders;
 use crate::io::follow::Follow;
 use crate::io::forward::BanDesk;
-use crate::server::{ConnId, ControlServer, Drops, StoreOp, StoreReply, StreamOutput};
+use crate::server::{ConnId, ControlServer, StoreOp, StoreReply, StreamDrops, StreamOutput};
 
 /// What a reader hands over at once, bytes.
 const READ: usize = 16 * 1024;
@@ -71,7 +71,7 @@ pub struct ControlStats {
     /// Members online.
     pub joined: usize,
     /// Refusals by reason.
-    pub drops: Drops,
+    pub drops: StreamDrops,
 }
 
 /// A connection that was accepted elsewhere: on the TLS port.

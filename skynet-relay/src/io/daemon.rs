@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use crate::io::group::ThreadSockets;
 use crate::io::measure::MeasureThread;
 use crate::io::metrics;
 use crate::io::port;
-use crate::io::status::{self, Monitor};
+use crate::io::status::{Monitor, StatusSocket};
 use crate::io::tls::{TlsParts, TlsPort};
 use crate::io::udp::UdpSocket;
 use crate::server::{
@@ -191,7 +190,7 @@ pub struct RelayParts<D> {
     /// The network's manifest: who the other relays are.
     pub manifest: Manifest,
     /// Where `status` asks; no socket if `None`.
-    pub status_socket: Option<PathBuf>,
+    pub status_socket: Option<StatusSocket>,
     /// What the operator has set.
     pub config: Config,
     /// The certificate of the TLS port; without one it stays closed.
@@ -280,7 +279,7 @@ pub async fn run<D: Directory>(
     let monitor = Arc::new(
         Monitor::new(sockets.addr, clock, (threads.desks(), desks), control_stats).with_view(parts.view),
     );
-    let status = parts.status_socket.as_deref().and_then(status::bind);
+    let status = parts.status_socket.as_ref().and_then(StatusSocket::listener);
     let result = tokio::select! {
         result = control => result,
         () = monitor.serve(status) => unreachable!("serves for ever"),
@@ -293,9 +292,7 @@ pub async fn run<D: Directory>(
     if let Some(tls) = tls {
         tls.stop();
     }
-    if let Some(path) = &parts.status_socket {
-        let _ = std::fs::remove_file(path);
-    }
+    drop(parts.status_socket);
     if let Some(measure) = measure {
         measure.stop();
     }

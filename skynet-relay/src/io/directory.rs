@@ -1,5 +1,6 @@
 //! The directory behind the control channel: this host's registrar over its store.
 
+use std::iter::once;
 use std::path::PathBuf;
 
 use skynet_core::control::DeniedCode;
@@ -7,6 +8,7 @@ use skynet_core::control::message::{ConflictWhat, Lookup};
 use skynet_core::control::roll;
 use skynet_core::key::PublicKey;
 use skynet_core::member::Bundle;
+use skynet_core::node::RELAY_TAG;
 use skynet_core::time::UnixTime;
 use tracing::{debug, info, warn};
 
@@ -57,7 +59,7 @@ impl<S: Store> LocalDirectory<S> {
         let trust = self.registrar.trust();
         Ok(StoreReply::InForce(Box::new(InForce {
             network_id: self.network_id(),
-            documents: trust.documents().map(<[u8]>::to_vec).collect(),
+            documents: once(trust.manifest().bytes()).chain(trust.documents()).map(<[u8]>::to_vec).collect(),
             ousted: self.registrar.ousted(store, now)?,
             relays: trust.manifest().relays.iter().map(|relay| relay.key).collect(),
         })))
@@ -73,7 +75,9 @@ impl<S: Store> LocalDirectory<S> {
         let bundle = Bundle::parse(&plan.bundle).ok();
         let key = bundle.as_ref().map_or(PublicKey([0; 32]), |b| b.binding.unverified().x25519);
         let certificate = bundle.map(|bundle| bundle.certificate);
+        let announce = plan.is_news && plan.tags.contains(RELAY_TAG);
         StoreReply::Joined(Box::new(Joined {
+            announce: announce.then_some(plan.bundle),
             key,
             mark: certificate.as_ref().map_or(0, |c| roll::mark(c.bytes())),
             ephemeral: certificate.is_some_and(|c| c.unverified().ephemeral),

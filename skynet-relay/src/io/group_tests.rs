@@ -159,7 +159,7 @@ fn no_control_is_lost_in_a_flood_of_bulk_that_nobody_reads() {
     steered.unwrap();
     let (arrived, lost) = keeps_in_a_flood(&threads[0]);
     // What it is without: a thread has one socket where the kernel refuses.
-    let one = ThreadSockets::pair(ThreadSockets::bind_bulk(listen, 1).unwrap(), Vec::new());
+    let one = ThreadSockets::pair(ThreadSockets::bind_bulk(listen, 1).unwrap(), Vec::new()).unwrap();
     let (together, lost_together) = keeps_in_a_flood(&one[0]);
     println!("of 100 KEEPs {arrived} arrive, in one socket {together}; lost {lost:?}, {lost_together:?}");
     assert!(lost[0] >= 10_000 && lost_together[0] >= 10_000, "no flood: {lost:?}, {lost_together:?}");

@@ -18,7 +18,6 @@ use tracing::debug;
 
 use crate::io::desk::ForwardStats;
 use crate::io::status::Monitor;
-use crate::server::DropReason;
 
 /// Connections at once: one or two servers ask.
 const CONNECTIONS: usize = 8;
@@ -139,9 +138,7 @@ fn render(monitor: &Monitor) -> String {
         family(name, kind, help, &mut each);
     }
     let drops = monitor.drops(&forward);
-    let mut drops = DropReason::ALL
-        .iter()
-        .map(|&reason| (format!("{{reason=\"{}\"}}", reason.as_str()), drops.get(reason) as f64));
+    let mut drops = drops.into_iter().map(|(label, n)| (format!("{{reason=\"{label}\"}}"), n as f64));
     family("drops_total", "counter", "What went no further, by reason.", &mut drops);
     text
 }

@@ -15,7 +15,7 @@ pub mod measure;
 mod metrics;
 pub mod port;
 mod sockaddr;
-mod status;
+pub mod status;
 mod steer;
 pub mod tls;
 pub mod udp;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::io::control::ControlStats;
 use crate::io::describe;
 use crate::io::desk::{Desks, ForwardStats};
 use crate::io::tls::{TlsDesk, TlsStats};
-use crate::server::{Drops, SessionView};
+use crate::server::{DropReason, SessionView, StreamDrop};
 use crate::store::View;
 
 /// Between two samples, of which rates are made.
@@ -97,11 +97,16 @@ impl Monitor {
         self.tls.as_ref().map(TlsDesk::stats).unwrap_or_default()
     }
 
-    /// Those of all sides.
-    pub(super) fn drops(&self, forward: &ForwardStats) -> Drops {
-        let mut drops = forward.drops.clone();
-        drops.add(&self.control().drops);
-        drops.add(&self.tls().drops);
+    /// What went no further at any side, by label, all there are.
+    pub(super) fn drops(&self, forward: &ForwardStats) -> BTreeMap<&'static str, u64> {
+        let mut streams = self.control().drops;
+        streams.add(&self.tls().drops);
+        let datagrams = DropReason::ALL.iter().map(|&reason| (reason.as_str(), forward.drops.get(reason)));
+        let streams = StreamDrop::ALL.iter().map(|&reason| (reason.as_str(), streams.get(reason)));
+        let mut drops = BTreeMap::new();
+        for (label, n) in datagrams.chain(streams) {
+            *drops.entry(label).or_default() += n;
+        }
         drops
     }
 
@@ -170,11 +175,8 @@ impl Monitor {
     fn to_json(&self, sessions: Vec<SessionView>) -> Value {
         let threads = self.threads();
         let forward = ForwardStats::sum(&threads);
-        let drops: Map<String, Value> = self
-            .drops(&forward)
-            .nonzero()
-            .map(|(reason, n)| (reason.as_str().to_owned(), n.into()))
-            .collect();
+        let drops = self.drops(&forward).into_iter().filter(|(_, n)| *n > 0);
+        let drops: Map<String, Value> = drops.map(|(label, n)| (label.to_owned(), n.into())).collect();
         let (control, tls, per_second) = (self.control(), self.tls(), self.per_second());
         let sum = |of: fn(&PerSecond) -> f64| per_second.iter().map(of).sum::<f64>().round();
         json!({
@@ -268,14 +270,37 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A socket left by a relay that was killed is in the way and nobody's any more; the port was free, so this is it.
-pub(super) fn bind(path: &Path) -> Option<UnixListener> {
-    let _ = std::fs::remove_file(path);
-    match UnixListener::bind(path) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            warn!(path = %path.display(), %error, "no status socket");
-            None
+/// Where `status` asks; gone with it. Whoever connects before the relay serves waits, so bound before the relay reads its
+/// documents nobody can replace one and find nobody to tell.
+#[derive(Debug)]
+pub struct StatusSocket {
+    path: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+}
+
+impl StatusSocket {
+    /// Binds it. A socket left by a relay that was killed is in the way and nobody's any more; the port was free, so this
+    /// is it.
+    pub fn bind(path: PathBuf) -> Option<Self> {
+        let _ = std::fs::remove_file(&path);
+        let bound = std::os::unix::net::UnixListener::bind(&path)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        match bound {
+            Ok(listener) => Some(Self { path, listener }),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "no status socket");
+                None
+            }
         }
+    }
+
+    pub(super) fn listener(&self) -> Option<UnixListener> {
+        UnixListener::from_std(self.listener.try_clone().ok()?).ok()
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 use crate::clock::Clock;
 use crate::io::control::Incoming;
 use crate::io::descriptors::TLS_SHARE;
-use crate::server::{DropReason, Drops, Seat, Seats, seats};
+use crate::server::{Seat, Seats, StreamDrop, StreamDrops, seats};
 
 /// Connections at once, if the process may have as many descriptors.
 const MAX_CONNECTIONS: u64 = 10_000;
@@ -66,8 +66,8 @@ pub struct TlsStats {
     pub carriers: usize,
     /// Frames from and to them.
     pub frames: (u64, u64),
-    /// Drops by reason.
-    pub drops: Drops,
+    /// StreamDrops by reason.
+    pub drops: StreamDrops,
 }
 
 struct Shared {
@@ -79,7 +79,7 @@ struct Shared {
     control: mpsc::Sender<Incoming>,
     seats: Mutex<Seats>,
     rng: Mutex<Rng>,
-    drops: Mutex<Drops>,
+    drops: Mutex<StreamDrops>,
     counters: Counters,
     carriers: AtomicUsize,
 }
@@ -161,9 +161,9 @@ impl TlsDesk {
         let mut drops = lock(&shared.drops).clone();
         let counters = &shared.counters;
         let read = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-        drops.count_many(DropReason::TlsFrameOld, read(&counters.old));
-        drops.count_many(DropReason::TlsFrameFull, read(&counters.full));
-        drops.count_many(DropReason::TlsFrameForeign, read(&counters.foreign));
+        drops.count_many(StreamDrop::TlsFrameOld, read(&counters.old));
+        drops.count_many(StreamDrop::TlsFrameFull, read(&counters.full));
+        drops.count_many(StreamDrop::TlsFrameForeign, read(&counters.foreign));
         TlsStats {
             connections: lock(&shared.seats).taken() as usize,
             carriers: shared.carriers.load(Ordering::Relaxed),
@@ -248,7 +248,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, mut seated: Seated) {
         Ok(Accepted::Page) => {}
         Err(error) => {
             debug!(%peer, %error, "no TLS stream");
-            lock(&shared.drops).count(DropReason::TlsHandshake);
+            lock(&shared.drops).count(StreamDrop::TlsHandshake);
         }
     }
 }
@@ -267,11 +267,11 @@ async fn carry(shared: &Shared, stream: ServerStream, early: &[u8], peer: Socket
     debug!(%peer, %ended, "stream of frames ended");
     let reason = match ended {
         Ended::Closed | Ended::Broken(_) => return,
-        Ended::Carrier(_) => DropReason::BrokenChannel,
-        Ended::Handshake => DropReason::TlsHandshake,
-        Ended::Unbound => DropReason::TlsUnbound,
-        Ended::Idle => DropReason::TlsIdle,
-        Ended::SlowReader => DropReason::TlsSlowReader,
+        Ended::Carrier(_) => StreamDrop::BrokenChannel,
+        Ended::Handshake => StreamDrop::TlsHandshake,
+        Ended::Unbound => StreamDrop::TlsUnbound,
+        Ended::Idle => StreamDrop::TlsIdle,
+        Ended::SlowReader => StreamDrop::TlsSlowReader,
     };
     lock(&shared.drops).count(reason);
 }

@@ -12,8 +12,8 @@ use skynet_core::member::{Bundle, Member};
 use skynet_core::time::UnixTime;
 
 use super::{
-    DenyCode, JoinPlan, Refusal, Registrar, check_proven, claims, identity_at, keep_the_newest, node_key,
-    stored_node,
+    DenyCode, JoinPlan, Refusal, Registrar, check_proven, claims, identity_at, is_news, keep_the_newest,
+    node_key, stored_node,
 };
 use crate::store::{Store, Transaction, View};
 
@@ -89,6 +89,7 @@ impl Registrar {
             node_no: member.node_no(),
             tags: member.tags().clone(),
             receipt,
+            is_news: is_news(&bundle, known.as_ref().map(|(_, old)| old)),
             bundle: bytes,
             new: false,
         })

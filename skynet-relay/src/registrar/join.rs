@@ -31,6 +31,13 @@ pub struct JoinPlan {
     pub bundle: Vec<u8>,
     /// Whether a use of the token was consumed.
     pub new: bool,
+    /// Whether the directory had another certificate of this node, or none.
+    pub is_news: bool,
+}
+
+/// Whether `bundle` certifies anything that `known` does not.
+pub(super) fn is_news(bundle: &Bundle, known: Option<&Bundle>) -> bool {
+    known.is_none_or(|known| known.certificate.bytes() != bundle.certificate.bytes())
 }
 
 /// What the directory knows of the node.
@@ -82,6 +89,7 @@ impl Registrar {
             node_no: candidate.certificate().v4.to_bits(),
             tags: candidate.certificate().tags.clone(),
             receipt: receipt_bytes,
+            is_news: is_news(&bundle, known.bundle.as_ref()),
             bundle: bytes,
             new,
         })

@@ -21,8 +21,8 @@ mod join;
 mod lookup;
 mod oust;
 
-use join::keep_the_newest;
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
+use join::{is_news, keep_the_newest};
 pub use lookup::{GetBy, MAX_LIST, Page, each_node, find, list};
 pub use oust::Ousted;
 

@@ -7,7 +7,7 @@ use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
 
-use super::DropReason;
+use super::StreamDrop;
 use super::limit::Bucket;
 
 /// How long a connection may be without handshake and JOIN, also between two JOINs.
@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) armed: Instant,
     /// The last of the documents it was told.
     pub(super) told: u64,
+    /// The one of them that its WELCOME held, if any did.
+    pub(super) has_manifest: Option<u64>,
     /// Bytes handed out and not yet reported as written.
     pub(super) unsent: usize,
     /// Bytes heard,
@@ -75,6 +77,7 @@ impl Connection {
             deadline: now + JOIN_DEADLINE,
             armed: now + JOIN_DEADLINE,
             told: 0,
+            has_manifest: None,
             unsent: 0,
             received: 0,
             said: MESSAGE_2_LEN,
@@ -95,7 +98,7 @@ impl Connection {
     }
 
     /// Refuses a request: in full to a member. Whoever is none gets no more bytes than it sent.
-    pub(super) fn refuse(&mut self, request: u32, code: DeniedCode, text: &str) -> Result<(), DropReason> {
+    pub(super) fn refuse(&mut self, request: u32, code: DeniedCode, text: &str) -> Result<(), StreamDrop> {
         let message = match self.member {
             Some(_) => Some(Message::denied(code, text)),
             None => denied_within(self.room(), code as u16, text),
@@ -104,10 +107,10 @@ impl Connection {
     }
 
     /// Seals a message into the channel.
-    pub(super) fn send(&mut self, request: u32, message: &Message) -> Result<(), DropReason> {
-        let bytes = message.encode(request).map_err(|_| DropReason::BrokenChannel)?;
+    pub(super) fn send(&mut self, request: u32, message: &Message) -> Result<(), StreamDrop> {
+        let bytes = message.encode(request).map_err(|_| StreamDrop::BrokenChannel)?;
         self.said += FRAME_LEN + bytes.len();
-        self.channel.send(&bytes).map_err(|_| DropReason::BrokenChannel)
+        self.channel.send(&bytes).map_err(|_| StreamDrop::BrokenChannel)
     }
 }
 

@@ -1,7 +1,10 @@
-use super::*;
-use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget};
-use skynet_core::key::Secret;
+use skynet_core::control::message::{Lookup, Member};
+use skynet_core::control::{ControlClient, ControlConfig, ControlEvent, ControlTarget, DeniedCode, Message};
+use skynet_core::key::{Identity, Secret};
 use skynet_core::time::{Duration, UnixTime};
+use skynet_core::wire::relay::{Ticket, bind_key};
+
+use super::*;
 
 #[path = "control/bulletin_tests.rs"]
 mod bulletin;
@@ -114,6 +117,7 @@ impl World {
 
 pub(super) fn joined(identity: u8) -> Joined {
     Joined {
+        announce: None,
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),
@@ -268,7 +272,7 @@ fn silent_strangers_are_512_at_most_and_gone_after_five_seconds() {
         assert!(w.open(&from).is_some());
         assert!(w.server.connections() <= 513);
     }
-    assert_eq!(w.server.drops().get(DropReason::TooManyUnjoined), 5000 - 512);
+    assert_eq!(w.server.drops().get(StreamDrop::TooManyUnjoined), 5000 - 512);
     assert_eq!(closed(&mut w), 5000 - 512);
     w.pass(Duration::from_secs(5));
     assert_eq!(closed(&mut w), 512);
@@ -303,7 +307,7 @@ fn a_stranger_who_only_shakes_hands_is_gone_after_five_seconds_too() {
     w.pass(Duration::from_millis(1));
     w.exchange(&mut node);
     assert!(node.closed);
-    assert_eq!(w.server.drops().get(DropReason::JoinDeadline), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::JoinDeadline), 1);
 }
 
 #[test]
@@ -320,7 +324,7 @@ fn a_joined_node_lives_on_its_pings_and_dies_75_seconds_after_the_last() {
         w.pass(Duration::from_secs(20));
     }
     assert_eq!((w.server.joined(), w.server.connections()), (0, 0));
-    assert_eq!(w.server.drops().get(DropReason::Idle), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::Idle), 1);
     assert_eq!(w.server.deadlines.len(), 0);
 }
 
@@ -350,7 +354,7 @@ fn a_reader_that_does_not_read_costs_256_kib() {
         }
     }
     assert!((240_000..=280_000).contains(&out), "{out}");
-    assert_eq!(w.server.drops().get(DropReason::SlowReader), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::SlowReader), 1);
     assert_eq!(w.server.connections(), 0);
 }
 

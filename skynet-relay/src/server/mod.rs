@@ -7,6 +7,7 @@ mod connection;
 pub mod control;
 pub mod measure;
 mod methods;
+pub mod reasons;
 pub mod seats;
 mod stun;
 
@@ -16,6 +17,7 @@ pub use control::{
 };
 pub use measure::Measure;
 pub use methods::{Method, Standing};
+pub use reasons::{StreamDrop, StreamDrops};
 pub use seats::{Seat, Seats};
 pub use skynet_core::forwarder::{
     Action, ClusterKeys, DropReason, Drops, ForwardConfig, ForwardCounters, Forwarder, Local, Rate,

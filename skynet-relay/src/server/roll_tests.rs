@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use skynet_core::control::ControlEvent;
 use skynet_core::control::roll::{Presence, Roll};
+use skynet_core::key::Identity;
 use skynet_core::member::Tags;
 use skynet_core::time::Duration;
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use skynet_core::rng::Rng;
 use skynet_core::time::Instant;
 
-use super::DropReason;
+use super::StreamDrop;
 use super::limit::{PrefixLimiter, prefix};
 
 /// Connections of one source prefix (an IPv4 address, an IPv6 /64).
@@ -59,15 +59,15 @@ impl Seats {
     ///
     /// # Errors
     /// Why there is no place for it.
-    pub fn enter(&mut self, peer: IpAddr, now: Instant) -> Result<Seat, DropReason> {
+    pub fn enter(&mut self, peer: IpAddr, now: Instant) -> Result<Seat, StreamDrop> {
         let prefix = prefix(peer);
         let its = self.by_prefix.get(&prefix).copied().unwrap_or_default();
         let full = self.all.all >= self.most || self.all.opening >= MAX_OPENING;
         if full || its.all >= MAX_PER_PREFIX || its.opening >= MAX_OPENING_PER_PREFIX {
-            return Err(DropReason::TlsConnections);
+            return Err(StreamDrop::TlsConnections);
         }
         if !self.handshakes.allow(peer, now) {
-            return Err(DropReason::TlsRate);
+            return Err(StreamDrop::TlsRate);
         }
         for taken in [&mut self.all, self.by_prefix.entry(prefix).or_default()] {
             taken.all += 1;
@@ -137,7 +137,7 @@ mod tests {
                     held.push(seat);
                 }
                 Err(reason) => {
-                    assert_eq!(reason, DropReason::TlsConnections);
+                    assert_eq!(reason, StreamDrop::TlsConnections);
                     refused += 1;
                 }
             }
@@ -155,7 +155,7 @@ mod tests {
         let mut seats = seats(10_000);
         let held: Vec<_> = (0..100).filter_map(|_| seats.enter(ip(1), Instant::ZERO).ok()).collect();
         assert_eq!(held.len(), 64);
-        assert_eq!(seats.enter(ip(1), Instant::ZERO), Err(DropReason::TlsConnections));
+        assert_eq!(seats.enter(ip(1), Instant::ZERO), Err(StreamDrop::TlsConnections));
         assert!(seats.enter(ip(2), Instant::ZERO).is_ok());
         let all = (3..2_000).filter(|n| seats.enter(ip(*n), Instant::ZERO).is_ok()).count();
         assert_eq!(all, 1_024 - 65);
@@ -172,7 +172,7 @@ mod tests {
             }
         }
         assert_eq!(served, 200);
-        assert_eq!(seats.enter(ip(1), Instant::ZERO), Err(DropReason::TlsRate));
+        assert_eq!(seats.enter(ip(1), Instant::ZERO), Err(StreamDrop::TlsRate));
     }
 
     #[test]

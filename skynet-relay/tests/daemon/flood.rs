@@ -46,10 +46,7 @@ fn keep(bound: &Bound) -> Vec<Duration> {
 fn a_flood_of_bulk_costs_no_keep_of_others() {
     let parent = passable_directory();
     let dir = parent.path().join("relay");
-    let listen =
-        ["up", "--json", "--listen", "127.0.0.1:0", "--public-address", "127.0.0.1", "--threads", "1"];
-    let relay =
-        Relay::start(&dir, &[&listen[..], &["--range", "10.77.0.0/16", "--tls-listen", "off"]].concat());
+    let relay = Relay::up_with(&dir, &["--threads", "1", "--tls-listen", "off"]);
     let token = relay.up["token"].as_str().unwrap();
     let [hog, other] = ["hog", "other"].map(|name| join(token, name));
     let (hog, other, to) =

@@ -23,19 +23,8 @@ struct World {
 impl World {
     fn new(more: &[&str]) -> Self {
         let directory = passable_directory();
-        let arguments = [
-            "up",
-            "--json",
-            "--listen",
-            "127.0.0.1:0",
-            "--public-address",
-            "127.0.0.1",
-            "--range",
-            "10.77.0.0/16",
-            "--tls-listen",
-            "127.0.0.1:0",
-        ];
-        let relay = Relay::start(&directory.path().join("relay"), &[&arguments, more].concat());
+        let tls = ["--tls-listen", "127.0.0.1:0"];
+        let relay = Relay::up_with(&directory.path().join("relay"), &[&tls[..], more].concat());
         let token = relay.up["token"].as_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         Self { relay, runtime: runtime.unwrap(), token, _directory: directory }

@@ -200,6 +200,20 @@ impl MemberNetwork {
         bytes
     }
 
+    /// Signs the next manifest, with another list of relays, and returns it.
+    ///
+    /// # Panics
+    /// If the change breaks a limit.
+    pub fn change_relays(&mut self, now: UnixTime, change: impl FnOnce(&mut Vec<RelayEntry>)) -> Vec<u8> {
+        let mut manifest = Manifest::clone(&self.manifest);
+        (manifest.epoch, manifest.issued) = (manifest.epoch + 1, now);
+        change(&mut manifest.relays);
+        let signed = manifest.sign(&self.root).expect("within the limits");
+        let bytes = signed.bytes().to_vec();
+        self.manifest = signed;
+        bytes
+    }
+
     /// A manifest that was replaced by the one in force.
     pub fn old_manifest(&self) -> &[u8] {
         self.old_manifest.bytes()

@@ -130,8 +130,8 @@ impl Relay {
         Self::start_listening(lab, binaries, lab.relay(), RELAY_ADDRESSES[0], Some((listen, public)))
     }
 
-    /// Lists a further relay of this one's network at another address of the same host, restarts this one so that members
-    /// hear of it, and starts the other by its invitation.
+    /// Lists a further relay of this one's network at another address of the same host, of which this one tells members, and
+    /// starts the other by its invitation.
     ///
     /// # Errors
     /// As [`Relay::start`], or if a command fails.
@@ -142,8 +142,6 @@ impl Relay {
         let text = find_word(&stdout, "ski1.").with_context(|| format!("no invitation in {stdout}"))?;
         let file = lab.logs().join(format!("invitation-{address}"));
         std::fs::write(&file, text)?;
-        self.kill()?;
-        self.restart()?;
         self.token = self.create_token(&[])?;
         let mut other = Self {
             program: self.program.clone(),

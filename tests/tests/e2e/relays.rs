@@ -15,22 +15,39 @@ const FAIL_OVER: Duration = Duration::from_secs(9);
 /// Control goes to the other relay within a second or two, and returns 5 to 25 s after the first is back.
 const CONTROL: Duration = Duration::from_secs(15);
 const RETURN: Duration = Duration::from_secs(60);
+/// Another list of relays is with everybody within 5 s; three times that.
+const HEARD: Duration = Duration::from_secs(15);
 const BEAT: Duration = Duration::from_millis(20);
 
 /// A network with two relays, and an agent on each host.
 fn two_relays(title: &str, clouds: &[(&str, NatKind)]) -> (Lab, Fleet, Relay) {
-    let builder =
-        clouds.iter().fold(Lab::builder(title).relay(), |lab, (name, kind)| lab.cloud(name, *kind, 1));
-    let lab = builder.build().unwrap();
-    let mut first = Relay::start(&lab, &Binaries::find().unwrap()).unwrap();
+    let (lab, mut first, hosts) = one_relay(title, clouds);
     let second = first.add(&lab, RELAY_ADDRESSES[1]).unwrap();
-    let hosts: Vec<String> = clouds.iter().map(|(name, _)| format!("{name}1")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let fleet = Fleet::joined_to(&lab, first, &hosts, &Extra::default(), JOIN).unwrap();
     for agent in fleet.agents() {
         wait_relays(agent, &[1, 2], JOIN);
     }
     (lab, fleet, second)
+}
+
+/// The same, whose second relay is listed when all have joined: it is bound at without a restart of anything.
+fn second_relay_later(title: &str, clouds: &[(&str, NatKind)]) -> (Lab, Fleet, Relay) {
+    let (lab, first, hosts) = one_relay(title, clouds);
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let mut fleet = Fleet::joined_to(&lab, first, &hosts, &Extra::default(), JOIN).unwrap();
+    let second = fleet.relay_mut().add(&lab, RELAY_ADDRESSES[1]).unwrap();
+    let waited = fleet.agents().map(|agent| wait_relays(agent, &[1, 2], HEARD)).max();
+    println!("bound at a relay that was listed meanwhile {:.3?} after it was there", waited.unwrap());
+    (lab, fleet, second)
+}
+
+fn one_relay(title: &str, clouds: &[(&str, NatKind)]) -> (Lab, Relay, Vec<String>) {
+    let builder =
+        clouds.iter().fold(Lab::builder(title).relay(), |lab, (name, kind)| lab.cloud(name, *kind, 1));
+    let lab = builder.build().unwrap();
+    let first = Relay::start(&lab, &Binaries::find().unwrap()).unwrap();
+    (lab, first, clouds.iter().map(|(name, _)| format!("{name}1")).collect())
 }
 
 /// Waits until an agent's sessions are at exactly these relays.
@@ -153,7 +170,7 @@ fn a_drained_relay_loses_no_packet() {
 #[test]
 fn control_goes_on_by_another_relay_and_addresses_that_answer_need_none() {
     let clouds = [("a", NatKind::PortRestricted), ("b", NatKind::Public)];
-    let (lab, mut fleet, mut second) = two_relays("relays-control", &clouds);
+    let (lab, mut fleet, mut second) = second_relay_later("relays-control", &clouds);
     fleet.wait_path("a1", "b1", PathKind::Direct, DIRECT).unwrap();
     fleet.relay_mut().kill().unwrap();
     let moved = wait_control(fleet.agent("a1"), 2, CONTROL);

@@ -98,7 +98,10 @@ impl MembershipAgent {
         match kind {
             Kind::Revocations => self.apply_revocations(),
             Kind::Policy => self.events.push_back(MembershipEvent::Policy),
-            Kind::Manifest => self.control.set_targets(targets_of(credentials.trust().manifest())),
+            Kind::Manifest => {
+                self.control.set_targets(targets_of(credentials.trust().manifest()));
+                self.events.push_back(MembershipEvent::Relays);
+            }
             _ => {}
         }
         self.look_at_age(now);

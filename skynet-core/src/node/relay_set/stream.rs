@@ -52,7 +52,8 @@ impl RelaySet {
         self.carrier.is_up()
     }
 
-    pub(super) fn udp_is_up(&self) -> bool {
+    /// Whether a relay of the manifest is reached by UDP.
+    pub(in crate::node) fn udp_is_up(&self) -> bool {
         self.relays.iter().any(Relay::is_up)
     }
 
@@ -75,6 +76,7 @@ impl RelaySet {
         if let Some((no, ticket)) = self.carrier.opening().zip(self.ticket.clone()) {
             let config = RelayClientConfig { relay_no: no.0, lane: 0, ..ticket };
             self.carrier.opened(address, way, RelayClient::new(config, rng.fork(), now));
+            self.carrier.note_use(no, now);
         }
     }
 
@@ -88,20 +90,38 @@ impl RelaySet {
 
     /// The stream goes on with another ticket, or ends if its relay is none of ours any more.
     pub(super) fn keep_stream(&mut self, welcome: &Welcome, now: Instant) {
-        match self.carrier.relay() {
-            Some(no) if self.get(no).is_none() => self.carrier.reset(),
-            None if self.relays.is_empty() => self.carrier.reset(),
-            _ => self.carrier.set_ticket(welcome, now),
+        if !self.end_foreign_stream() {
+            self.carrier.set_ticket(welcome, now);
         }
+    }
+
+    /// Ends it if its relay is none of ours any more: whether it is not.
+    pub(super) fn end_foreign_stream(&mut self) -> bool {
+        let known = self.carrier.relay().map_or(!self.relays.is_empty(), |no| self.get(no).is_some());
+        if !known {
+            self.carrier.reset();
+        }
+        !known
     }
 
     // ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Opens a stream if UDP is dead, leaves it if it is not, and has UDP tried in no hurry meanwhile.
+    /// Opens a stream if UDP is dead, leaves it if it is not, and has UDP tried in no hurry meanwhile. One that led
+    /// to the relay of the control channel, and that nothing goes by, follows it.
     pub(in crate::node) fn tend_carrier(&mut self, control: Option<RelayNo>, now: Instant) {
         let udp_is_up = self.udp_is_up();
+        // Where control is the others without UDP meet.
+        if let Some(no) = control.filter(|_| self.stream_follows)
+            && self.carrier.leads_elsewhere(no, now)
+        {
+            self.carrier.let_go(now);
+            self.refresh();
+        }
         let Some(at) = self.stream_target(control) else { return };
         self.carrier.tend(&self.relays[at], udp_is_up, now);
+        if let Some(no) = self.carrier.opening() {
+            self.stream_follows = control == Some(no);
+        }
         let unhurried = self.carrier.is_up();
         for client in self.relays.iter_mut().filter_map(|r| r.client.as_mut()) {
             client.set_unhurried(unhurried, now);

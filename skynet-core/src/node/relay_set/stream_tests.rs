@@ -146,6 +146,38 @@ fn udp_at_any_relay_takes_over_and_what_the_stream_still_holds_is_taken_for_two_
 }
 
 #[test]
+fn a_stream_that_nothing_goes_by_follows_the_control_channel() {
+    let mut w = World::with_stream(Some(2));
+    assert_eq!(told(&w.set), [2]);
+    w.control = Some(RelayNo(1));
+    // Data goes by it until five seconds from now.
+    let used_until = w.now + Duration::from_secs(5);
+    w.set.note_use(RelayNo(2), used_until, w.now);
+    assert!(w.pass(64_900).is_empty());
+    let asked = w.pass(1_200);
+    assert!(matches!(asked[..], [NodeEvent::CloseCarrier, NodeEvent::OpenCarrier { .. }]), "{asked:?}");
+    assert_eq!((opened_to(&asked), told(&w.set)), (vec![1], vec![]));
+    w.set.carrier_opened(addr(STREAM), Way::Tls, &mut w.rng, w.now);
+    assert!(w.pass(200_000).is_empty(), "there it stays");
+    assert_eq!(told(&w.set), [1]);
+}
+
+#[test]
+fn a_stream_that_had_to_go_elsewhere_stays_there() {
+    let mut w = World::new(Some(1));
+    let mut asked = opened_to(&w.pass(1_000));
+    for _ in 0..2 {
+        w.set.carrier_closed(&mut w.rng, w.now);
+        asked.extend(opened_to(&w.pass(3_000)));
+    }
+    assert_eq!(asked, [1, 1, 2], "no stream leads to the control channel's relay");
+    w.set.carrier_opened(addr(STREAM), Way::Tls, &mut w.rng, w.now);
+    w.answering.push(addr(STREAM));
+    assert!(w.pass(300_000).is_empty());
+    assert_eq!(told(&w.set), [2]);
+}
+
+#[test]
 fn without_a_control_channel_home_is_tried_and_after_two_failures_the_first_relay() {
     let mut w = World::new(None);
     let mut asked = Vec::new();

@@ -1,15 +1,18 @@
 //! What holds for the whole network, and who has been told: every member after its WELCOME, and all that are online as soon
-//! as there is something new. Whoever was revoked hears of it, and the connection ends.
+//! as there is something new. Whoever was revoked hears of it, and the connection ends. All that are online are told of a
+//! member that has begun to relay, too: whoever comes later lists it.
 
 use core::mem;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use skynet_core::control::Message;
+use skynet_core::control::message::Member;
+use skynet_core::member::document::{Kind, kind_of};
 use skynet_core::time::{Duration, Instant, earliest};
 
-use super::{ConnId, ControlServer, InForce, MemberKey, Ousted, StoreOp, StoreRequest};
-use crate::server::DropReason;
-use crate::server::Revoked;
+use super::{ConnId, ControlServer, InForce, MemberKey, StoreOp, StoreRequest};
+use crate::registrar::Ousted;
+use crate::server::{Revoked, StreamDrop};
 
 /// News go to so many members at once,
 const AT_ONCE: usize = 256;
@@ -17,6 +20,16 @@ const AT_ONCE: usize = 256;
 const PAUSE: Duration = Duration::from_millis(50);
 /// The directory is asked what is in force this often: a registrar says it anew every hour.
 const ASK_EVERY: Duration = Duration::from_secs(600);
+
+/// Members that are told of at once; of more the first is found in the list, as all others are.
+pub(super) const MAX_ANNOUNCED: usize = 16;
+
+/// A member that is told of.
+struct Announced {
+    bundle: Vec<u8>,
+    /// Who has not heard.
+    waiting: BTreeSet<ConnId>,
+}
 
 /// What there is to tell.
 #[derive(Default)]
@@ -26,6 +39,7 @@ pub(super) struct Bulletin {
     last: u64,
     /// Who has not heard the latest.
     waiting: BTreeSet<ConnId>,
+    announced: VecDeque<Announced>,
     next: Option<Instant>,
     ask: Option<Instant>,
     /// Not handed out yet.
@@ -37,13 +51,29 @@ impl Bulletin {
         earliest(self.next, Some(self.ask.unwrap_or(Instant::ZERO)))
     }
 
+    /// What a connection that holds this document need not be told.
+    pub(super) fn number_of(&self, document: &[u8]) -> Option<u64> {
+        self.documents.iter().find(|(_, held)| held == document).map(|(number, _)| *number)
+    }
+
+    /// The next who is to be told of a member, and of which.
+    fn next_announcement(&mut self) -> Option<(ConnId, Vec<u8>)> {
+        while let Some(first) = self.announced.front_mut() {
+            if let Some(conn) = first.waiting.pop_first() {
+                return Some((conn, first.bundle.clone()));
+            }
+            self.announced.pop_front();
+        }
+        None
+    }
+
     /// Whether something of it is new.
     fn replace(&mut self, documents: Vec<Vec<u8>>) -> bool {
         let before = mem::take(&mut self.documents);
         let last = self.last;
         for document in documents {
             let known = before.iter().find(|(_, held)| *held == document).map(|(number, _)| *number);
-            let number = known.unwrap_or(last + 1);
+            let number = known.unwrap_or(self.last + 1);
             self.last = self.last.max(number);
             self.documents.push((number, document));
         }
@@ -82,7 +112,7 @@ impl ControlServer {
         for Ousted { identity, .. } in &in_force.ousted {
             if let Some(&conn) = self.online.get(&MemberKey { network_id, identity: *identity }) {
                 self.tell(conn);
-                self.close(conn, DropReason::Revoked);
+                self.close(conn, StreamDrop::Revoked);
             }
         }
         let ousted = in_force.ousted.iter().map(|one| (one.identity, one.node_no));
@@ -99,10 +129,36 @@ impl ControlServer {
             return;
         }
         for _ in 0..AT_ONCE {
-            let Some(conn) = self.bulletin.waiting.pop_first() else { return };
-            self.tell(conn);
+            if let Some(conn) = self.bulletin.waiting.pop_first() {
+                self.tell(conn);
+            } else if let Some((conn, bundle)) = self.bulletin.next_announcement() {
+                self.push(conn, &Message::Peer(Member { online: true, bundle }));
+            } else {
+                return;
+            }
         }
         self.bulletin.next = Some(now + PAUSE);
+    }
+
+    /// Tells everybody else who is online of a member.
+    pub(super) fn announce(&mut self, member: MemberKey, bundle: Vec<u8>, now: Instant) {
+        let others =
+            self.online.iter().filter(|(key, _)| key.network_id == member.network_id && **key != member);
+        let waiting = others.map(|(_, conn)| *conn).collect();
+        if self.bulletin.announced.len() == MAX_ANNOUNCED {
+            self.bulletin.announced.pop_front();
+            self.drops.count(StreamDrop::AnnouncementFull);
+        }
+        self.bulletin.announced.push_back(Announced { bundle, waiting });
+        self.bulletin.next.get_or_insert(now);
+    }
+
+    fn push(&mut self, conn: ConnId, message: &Message) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        match connection.send(0, message) {
+            Ok(()) => self.flush(conn),
+            Err(reason) => self.close(conn, reason),
+        }
     }
 
     /// Tells one member, or relay, what it has not heard yet.
@@ -110,10 +166,14 @@ impl ControlServer {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let told = mem::replace(&mut connection.told, self.bulletin.last);
         for (number, document) in &self.bulletin.documents {
-            let sent = match number {
-                n if *n > told => connection.send(0, &Message::Document(document.clone())),
-                _ => Ok(()),
+            if *number <= told || connection.has_manifest == Some(*number) {
+                continue;
+            }
+            let message = match kind_of(document) {
+                Some(Kind::Manifest) => Message::Manifest(document.clone()),
+                _ => Message::Document(document.clone()),
             };
+            let sent = connection.send(0, &message);
             if let Err(reason) = sent {
                 return self.close(conn, reason);
             }

@@ -1,6 +1,8 @@
 //! Documents that hold for the whole network: who is told, when, and who goes.
 
+use super::super::bulletin::MAX_ANNOUNCED;
 use super::*;
+use crate::registrar::Ousted;
 use crate::server::Revoked;
 
 fn in_force(documents: &[&[u8]], ousted: &[u8]) -> StoreReply {
@@ -56,6 +58,97 @@ fn news_go_to_all_who_are_online_and_nothing_else_does() {
     assert_eq!(told(&node)[2..], [b"list 2"]);
 }
 
+/// A document that says it is a manifest.
+fn manifest(content: u8) -> Vec<u8> {
+    vec![2, 1, 0, 1, content]
+}
+
+fn with_manifest(node: u8, manifest: Vec<u8>) -> StoreReply {
+    StoreReply::Joined(Box::new(Joined { manifest, ..joined(node) }))
+}
+
+#[test]
+fn another_manifest_goes_to_all_who_are_online_and_not_to_whom_its_welcome_told() {
+    let mut w = World::new();
+    let documents = |content| in_force(&[&manifest(content), b"list"], &[]);
+    w.server.handle_store_reply(0, documents(1), w.now);
+    let mut node = w.connect("192.0.2.1:500");
+    node.client.join(vec![7; 30], w.now.mono);
+    w.exchange(&mut node);
+    let request = w.server.poll_store_request().unwrap();
+    w.reply(&mut node, request.id, with_manifest(7, manifest(1)));
+    assert_eq!(told(&node), [b"list".to_vec()]);
+    w.server.handle_store_reply(0, documents(2), w.now);
+    w.exchange(&mut node);
+    assert_eq!(told(&node)[1..], [manifest(2)]);
+    // It renews itself before the relay has heard of the next: what its WELCOME held is not said again.
+    node.client.join(vec![7; 30], w.now.mono);
+    w.exchange(&mut node);
+    let request = w.server.poll_store_request().unwrap();
+    w.reply(&mut node, request.id, with_manifest(7, manifest(2)));
+    assert_eq!(told(&node).len(), 2);
+}
+
+fn pushed(node: &Node) -> Vec<Vec<u8>> {
+    let bundle = |e: &ControlEvent| match e {
+        ControlEvent::Pushed(member) => Some(member.bundle.clone()),
+        _ => None,
+    };
+    node.events.iter().filter_map(bundle).collect()
+}
+
+/// Gives everybody what is for them.
+fn deliver(w: &mut World, nodes: &mut [Node]) {
+    while let Some(output) = w.server.poll_stream_write() {
+        let StreamOutput::Bytes(conn, bytes) = output else { panic!("{output:?}") };
+        let node = nodes.iter_mut().find(|node| node.conn == conn).unwrap();
+        node.client.handle_bytes(&bytes, w.now.mono);
+        node.events.extend(core::iter::from_fn(|| node.client.poll_event()));
+    }
+}
+
+/// It joins, and is to be told of, or not.
+fn join_announced(w: &mut World, node: &mut Node, identity: u8, announce: Option<Vec<u8>>) {
+    node.client.join(vec![9; 30], w.now.mono);
+    w.exchange(node);
+    let request = w.server.poll_store_request().unwrap();
+    let joined = Joined { announce, ..joined(identity) };
+    w.server.handle_store_reply(request.id, StoreReply::Joined(Box::new(joined)), w.now);
+}
+
+#[test]
+fn a_member_that_begins_to_relay_is_told_of_to_all_who_are_online_once() {
+    let mut w = World::new();
+    let mut nodes = vec![w.join("192.0.2.1:500", 7), w.join("192.0.2.2:500", 8), w.connect("192.0.2.3:500")];
+    for announce in [Some(vec![9; 40]), None] {
+        join_announced(&mut w, &mut nodes[2], 9, announce);
+        w.pass(Duration::from_millis(50));
+        deliver(&mut w, &mut nodes);
+    }
+    let heard: Vec<_> = nodes.iter().map(pushed).collect();
+    assert_eq!(heard, [vec![vec![9; 40]], vec![vec![9; 40]], vec![]]);
+    assert!(pushed(&w.join("192.0.2.4:500", 10)).is_empty(), "who comes later lists it");
+}
+
+#[test]
+fn of_too_many_that_begin_to_relay_at_once_the_first_are_left_to_the_list() {
+    let mut w = World::new();
+    let mut nodes = vec![w.join("192.0.2.1:500", 7)];
+    for n in 0..MAX_ANNOUNCED as u8 + 3 {
+        let mut node = w.connect("192.0.2.3:500");
+        join_announced(&mut w, &mut node, 100 + n, Some(vec![n; 40]));
+        nodes.push(node);
+        deliver(&mut w, &mut nodes);
+    }
+    for _ in 0..10 {
+        w.pass(Duration::from_millis(50));
+        deliver(&mut w, &mut nodes);
+    }
+    let heard = pushed(&nodes[0]);
+    assert_eq!((heard.len(), heard[0][0]), (MAX_ANNOUNCED, 3));
+    assert_eq!(w.server.drops().get(StreamDrop::AnnouncementFull), 3);
+}
+
 #[test]
 fn thousands_are_told_within_two_seconds_and_not_at_once() {
     let mut w = World::new();
@@ -103,7 +196,7 @@ fn whoever_is_revoked_is_told_and_let_go_and_the_forwarding_side_hears() {
     w.exchange(&mut node);
     assert_eq!(told(&node), [b"list"]);
     assert!(node.closed && !w.server.is_online(NET, Identity([7; 32])));
-    assert_eq!(w.server.drops().get(DropReason::Revoked), 1);
+    assert_eq!(w.server.drops().get(StreamDrop::Revoked), 1);
     let ousted = [7, 9].map(|n: u8| (Identity([n; 32]), 0x0a00_0000 + u32::from(n)));
     assert_eq!(w.server.poll_revoked(), Some(Revoked::new(NET, ousted)));
     assert_eq!(w.server.poll_revoked(), None);

@@ -15,7 +15,7 @@ use skynet_core::rng::RngCore as _;
 use skynet_core::time::{Duration, Instant, Now};
 
 use super::{ConnId, ControlServer, Joined};
-use crate::server::DropReason;
+use crate::server::StreamDrop;
 use crate::server::connection::MemberKey;
 
 /// How long another process is waited for: a retransmission on a bad line, well below the five seconds of a request.
@@ -96,7 +96,7 @@ impl ControlServer {
         let late: Vec<ConnId> = late.map(|(newcomer, _)| *newcomer).collect();
         for newcomer in late {
             let Some(held) = self.fences.held.remove(&newcomer) else { continue };
-            self.close(held.holder, DropReason::Idle);
+            self.close(held.holder, StreamDrop::Idle);
             self.admit(newcomer, held, now);
         }
     }
@@ -110,11 +110,11 @@ impl ControlServer {
         // Of two copies of one process the one that is there stays.
         if self.epoch(newcomer) < self.epoch(held.holder) {
             self.answer(held.holder, 0, &refused, now.mono);
-            self.close(held.holder, DropReason::Duplicate);
+            self.close(held.holder, StreamDrop::Duplicate);
             return self.admit(newcomer, held, now);
         }
         self.answer(newcomer, held.request, &refused, now.mono);
-        self.close(newcomer, DropReason::Duplicate);
+        self.close(newcomer, StreamDrop::Duplicate);
     }
 
     fn admit(&mut self, conn: ConnId, held: Held, now: Now) {

@@ -17,7 +17,7 @@ use skynet_core::member::Tags;
 use skynet_core::time::{Duration, Instant, earliest};
 
 use super::{ConnId, ControlServer, Joined, StoreOp, StoreRequest};
-use crate::server::DropReason;
+use crate::server::StreamDrop;
 use crate::server::connection::{MemberKey, REQUEST_RATE};
 
 /// Between two rolls to those who watch.
@@ -172,8 +172,8 @@ impl ControlServer {
         request: u32,
         tags: Option<Tags>,
         now: Instant,
-    ) -> Result<(), DropReason> {
-        let connection = self.connections.get_mut(&conn).ok_or(DropReason::BrokenChannel)?;
+    ) -> Result<(), StreamDrop> {
+        let connection = self.connections.get_mut(&conn).ok_or(StreamDrop::BrokenChannel)?;
         let Some(MemberKey { network_id, .. }) = connection.member else {
             return connection.refuse(request, DeniedCode::NotJoined, "join first");
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ConnId, ControlServer};
-use crate::server::DropReason;
+use crate::server::StreamDrop;
 
 impl ControlServer {
     /// Whether one more may come from `source` that has not joined. If there are too many, the oldest goes that has not even
@@ -24,7 +24,7 @@ impl ControlServer {
             self.connections.get(conn).is_some_and(|c| !c.channel.is_established() && c.member.is_none())
         };
         let Some(victim) = held.into_iter().find(idle).copied() else { return false };
-        self.close(victim, DropReason::TooManyUnjoined);
+        self.close(victim, StreamDrop::TooManyUnjoined);
         true
     }
 }
