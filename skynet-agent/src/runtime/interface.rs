@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Context;
+use tokio::sync::Mutex;
 
 use crate::netcfg::{NetConfig, Prefix, overlap};
 use crate::tun::TunDevice;
@@ -11,6 +12,9 @@ use crate::tun::TunDevice;
 /// headers), which sealed are one train on the socket. With the kernel's own 65,536 each would be one and a bit, and the
 /// bit costs a system call and a wake-up of its own.
 const SUPER_PACKET: u32 = 61_900;
+
+/// Between looking for what collides and having the addresses, no other network of this process may do the same.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// What the interface is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +56,7 @@ pub(super) async fn bring_up(
     offload: bool,
     queues: bool,
 ) -> anyhow::Result<Interface> {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let on_link = plan.on_link();
     for covered in overlap::check(&on_link, &net.snapshot().await?, None)? {
         tracing::warn!(route = covered.what, overlay = %covered.overlay, "a wider route holds the overlay's prefix");

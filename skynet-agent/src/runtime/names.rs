@@ -39,7 +39,7 @@ pub(super) struct Names {
     /// Of this revision of the roster.
     zone: Option<(u64, Zone)>,
     leased_until: Instant,
-    told_at: Instant,
+    patient_until: Instant,
     telling: JoinSet<Result<(), String>>,
     /// How systemd-resolved took it, if it runs.
     resolved: Option<Result<(), String>>,
@@ -67,7 +67,7 @@ impl Names {
             prefixes: Vec::new(),
             zone: None,
             leased_until: Instant::ZERO,
-            told_at: Instant::ZERO,
+            patient_until: Instant::ZERO,
             telling: JoinSet::new(),
             resolved: None,
         }
@@ -101,7 +101,7 @@ impl Names {
             return false;
         }
         if now >= self.leased_until {
-            self.told_at = now + FIRST_TOLD;
+            self.patient_until = now + FIRST_TOLD;
         }
         self.leased_until = now + LEASE;
         true
@@ -192,7 +192,7 @@ impl Agent {
                 let node = self.engine.as_ref().map(|e| &e.node);
                 let is_complete = node.is_some_and(|node| node.roster_state().1);
                 let may_come =
-                    node.is_some_and(skynet_core::node::Node::is_joined) && now < self.names.told_at;
+                    node.is_some_and(skynet_core::node::Node::is_joined) && now < self.names.patient_until;
                 match (is_complete, found) {
                     (false, _) if may_come && !ask.last => None,
                     // Nobody said that there is no such member.

@@ -139,24 +139,26 @@ impl<'a> Overseer<'a> {
 
     fn on_start(&mut self, start: Start) {
         let Start { network, wishes, reply } = start;
-        let refusal = {
-            let running = self.running.borrow();
-            let is_full = running.len() >= MAX_NETWORKS;
-            match () {
-                () if running.contains(&network) => Some(started()),
-                () if *self.stop.borrow() => Some(Reply::error(3, "the agent is stopping")),
-                () if is_full => {
-                    Some(Reply::error(1, &format!("{MAX_NETWORKS} further networks run already")))
-                }
-                () => None,
-            }
-        };
-        if let Some(reply_now) = refusal {
-            let _ = reply.send(reply_now);
+        if let Some(at_once) = self.needs_no_start(&network) {
+            // Who asked may have gone.
+            let _ = reply.send(at_once);
             return;
         }
         self.due.remove(&network);
         self.spawn(network, Some(wishes), AGAIN, Some(reply));
+    }
+
+    /// The answer where nothing is to be started.
+    fn needs_no_start(&self, network: &NetworkName) -> Option<Reply> {
+        let running = self.running.borrow();
+        if running.contains(network) {
+            return Some(started());
+        }
+        if *self.stop.borrow() {
+            return Some(Reply::error(3, "the agent is stopping"));
+        }
+        let is_full = running.len() >= MAX_NETWORKS;
+        is_full.then(|| Reply::error(1, &format!("{MAX_NETWORKS} further networks run already")))
     }
 
     fn start_due(&mut self) {
