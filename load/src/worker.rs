@@ -132,6 +132,7 @@ fn config(args: &WorkerArgs, n: u32, local: SocketAddr) -> AgentConfig {
         known_members: args.known,
         guessing: Guessing::default(),
         fail_closed: false,
+        key_lifetime: None,
         persisted: Persisted::default(),
     }
 }

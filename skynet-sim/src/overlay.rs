@@ -80,6 +80,8 @@ pub struct Offer {
     pub role: Option<&'static str>,
     /// and whether that token's nodes are forgotten when they leave.
     pub ephemeral: bool,
+    /// When its session keys are replaced, if sooner than usual.
+    pub key_lifetime: Option<Duration>,
 }
 
 impl Default for Offer {
@@ -95,6 +97,7 @@ impl Default for Offer {
             guessing: Guessing::default(),
             role: None,
             ephemeral: false,
+            key_lifetime: None,
         }
     }
 }
@@ -286,15 +289,16 @@ impl Overlay {
     }
 
     fn agent_config(&self, offer: Offer) -> impl FnOnce(Site, Option<IpAddr>) -> AgentConfig + use<> {
-        let Offer { suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, role, ephemeral } =
-            offer;
+        let Offer {
+            suites, max_lanes, min_lanes, chunks, mtu, known_members, guessing, role, ephemeral, ..
+        } = offer;
         let token = match (role, ephemeral) {
             (None, false) => self.network.token().to_owned(),
             (role, ephemeral) => {
                 self.network.token_for(&Tags::new(role).expect("a role is a tag"), ephemeral)
             }
         };
-        let (engine, n) = (self.engine, self.agents.len());
+        let (engine, n, key_lifetime) = (self.engine, self.agents.len(), offer.key_lifetime);
         move |site, v6| AgentConfig {
             token,
             name: format!("n{n}"),
@@ -311,6 +315,7 @@ impl Overlay {
             known_members,
             guessing,
             fail_closed: false,
+            key_lifetime,
             persisted: Persisted::default(),
         }
     }

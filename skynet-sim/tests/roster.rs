@@ -189,6 +189,42 @@ fn ephemeral_members_leave_names_addresses_and_rosters_within_thirty_seconds() {
 }
 
 #[test]
+fn ephemeral_members_that_died_while_the_relay_was_away_leave_when_it_is_back_and_the_others_stay() {
+    let (mut o, agents) = overlay(11, &["head", "head"]);
+    let cloud = o.topology.cloud_of(agents[0]).unwrap();
+    let [dead, alive] = [ephemeral(), ephemeral()].map(|offer| o.add_agent_with(cloud, offer));
+    o.watch(agents[0], None).unwrap();
+    assert!(o.join_all(10 * S).unwrap());
+    o.world_mut().run_for(30 * S).unwrap();
+    let [dead_name, alive_name] = [dead, alive].map(|id| o.agent(id).addresses().unwrap().name.clone());
+    o.stop_relay(Stop::Kill);
+    o.world_mut().run_for(5 * S).unwrap();
+    o.world_mut().stop_host(dead, Stop::PowerOff);
+    o.world_mut().run_for(60 * S).unwrap();
+    assert!(agents.iter().all(|id| knows(&o, *id, &dead_name)), "nobody was there to see it go");
+    o.start_relay();
+    let begin = o.elapsed();
+    let mut after = [None, None];
+    while o.elapsed() - begin < 60 * S {
+        o.world_mut().run_for(100 * MS).unwrap();
+        for (id, after) in agents.iter().zip(&mut after) {
+            if !knows(&o, *id, &dead_name) {
+                after.get_or_insert(o.elapsed() - begin);
+            }
+            assert!(knows(&o, *id, &alive_name), "{}", o.report());
+        }
+    }
+    let [watching, listing] = after.map(|after| after.expect("forgotten"));
+    println!(
+        "after the relay's start gone from a roster that is watched {watching:?}, from one that is not {listing:?}"
+    );
+    assert!(watching <= 12 * S && listing <= 31 * S, "{watching:?} {listing:?}");
+    let next = o.add_agent_named(cloud, ephemeral(), &dead_name);
+    assert!(o.join_all(10 * S).unwrap(), "{}", o.report());
+    assert_eq!(o.agent(next).addresses().unwrap().name, dead_name, "its name is free");
+}
+
+#[test]
 fn ephemeral_member_that_comes_back_at_once_is_who_it_was() {
     let (mut o, agents) = overlay(7, &["head"]);
     let cloud = o.topology.cloud_of(agents[0]).unwrap();

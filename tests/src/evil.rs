@@ -283,6 +283,7 @@ impl<D: Directory> EvilDirectory<D> {
             issued: now,
             not_after: now.plus_secs(14 * 86_400),
             registrar: registrar.identity(),
+            certificate_until: None,
         };
         Some(receipt.sign(registrar).ok()?.into_signed())
     }

@@ -137,7 +137,12 @@ fn holds(member: &Member, bundle: &Bundle, now: UnixTime) {
         c.not_after.0.saturating_sub(c.not_before.0) <= u64::from(d.max_node_lifetime)
             || c.not_after < c.not_before
     );
-    for (start, end) in [(c.not_before, c.not_after), (b.not_before, b.not_after), (r.issued, r.not_after)] {
+    // Prolonged at most as far as receipt and token both say.
+    let prolonged = r.certificate_until.unwrap_or_default().min(d.renew_until.unwrap_or_default());
+    let certificate_end = c.not_after.max(prolonged);
+    for (start, end) in
+        [(c.not_before, certificate_end), (b.not_before, b.not_after), (r.issued, r.not_after)]
+    {
         assert!(start.0 <= now.0.saturating_add(300) && now.0 <= end.0.saturating_add(300));
     }
 }

@@ -84,6 +84,7 @@ fn make_network() -> Network {
         tags: Tags::new(["web", "gpu"]).expect("two tags"),
         pool: "10.7.4.0/22".parse().expect("a prefix"),
         names: Some("web-*".parse().expect("a pattern")),
+        renew_until: Some(NOW.plus_secs(3_650 * DAY)),
     };
     let delegation = delegation.sign(&root).expect("within limits").into_signed();
     let token = JoinToken::new(genesis.root_pin(), token_key.seed(), vec![relay], delegation);
@@ -156,6 +157,7 @@ fn receipt(bundle: &Bundle, registrar: &SigningKey) -> Receipt {
         issued: NOW,
         not_after: NOW.plus_secs(14 * DAY),
         registrar: registrar.identity(),
+        certificate_until: Some(NOW.plus_secs(180 * DAY)),
     }
 }
 

@@ -5,15 +5,18 @@ use skynet_core::control::message::{ConflictWhat, DeniedCode, Lookup, Member, Me
 use skynet_core::diagnosis::{Change, End, HostView, PairView, Way};
 use skynet_core::id::LaneNo;
 use skynet_core::key::{Identity, PublicKey, Secret};
+use skynet_core::member::document::Kind;
 use skynet_core::member::token::PREFIX;
 use skynet_core::member::{Bundle, JoinToken, Signed};
 use skynet_core::path::{CandidateKind, Reason, Step};
+use skynet_core::rng::Rng;
 use skynet_core::session::Suite;
 use skynet_core::time::Duration;
 use skynet_core::wire::binding::Request;
 use skynet_core::wire::ip::udp_v4;
+use skynet_core::wire::passed_on::Part;
 use skynet_core::wire::probe::{HEAD_LEN, MAC_LEN};
-use skynet_core::wire::record::{Grant, Hello as InTunnelHello, LaneOffer, Pattern, Record, Report};
+use skynet_core::wire::record::{Grant, Hello as InTunnelHello, Holding, LaneOffer, Pattern, Record, Report};
 use skynet_core::wire::relay::{
     self, Bind, Bound, Class, Cookie, DataHeader, Hello, Keep, Nack, TICKET_LEN, Ticket,
 };
@@ -119,10 +122,13 @@ pub fn record() -> Vec<Seed> {
         suites: 3,
         max_lanes: 4,
         max_packet: 1360,
-        manifest_epoch: 9,
-        manifest_hash: [7; 32],
+        manifest: Holding { epoch: 9, hash: [7; 32] },
+        documents: None,
         features: 1,
     };
+    let documents = Some([Holding { epoch: 3, hash: [1; 32] }, Holding::default()]);
+    let holding = InTunnelHello { documents, ..hello.clone() };
+    let part = Part { kind: Kind::Policy, total: 412, at: 400, bytes: vec![9; 12] };
     let offer = LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
     let [open, accept] = [Record::Open(offer), Record::Accept(offer)].map(|r| r.encode());
     let shortest = vec![0x10, 1, 0, 4, 0x81, 0, 1, 1, 0, 0];
@@ -141,6 +147,9 @@ pub fn record() -> Vec<Seed> {
         ("ticket", Record::Ticket(Box::new(grant)).encode()),
         ("ask", Record::Ask(7).encode()),
         ("view", view()),
+        ("hello-documents", holding.encode()),
+        ("want", Record::Want(Kind::Revocations).encode()),
+        ("document", Record::Document(part).encode()),
     ])
 }
 
@@ -419,7 +428,11 @@ pub fn kept_members() -> Vec<Seed> {
 pub fn credentials() -> Vec<Seed> {
     let file = sample::network().credentials.encode();
     let inside = &file[b"skynet credentials".len() + 1..file.len() - 32];
-    named([("file", with(0, &file)), ("inside", with(1, inside))])
+    // Between two session keys, on both sides of the change.
+    let mut changing = sample::network().credentials.clone();
+    changing.prepare_key(86_400, sample::NOW, &mut Rng::from_seed([5; 32])).expect("within limits");
+    let half_way = changing.encode();
+    named([("file", with(0, &file)), ("inside", with(1, inside)), ("changing", with(0, &half_way))])
 }
 
 /// Scripts for a node: they speak, lose, wait out a rekey, roam, and come under load.

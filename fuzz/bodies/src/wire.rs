@@ -7,6 +7,7 @@ use skynet_core::rng::Rng;
 use skynet_core::time::Instant;
 use skynet_core::wire::binding::Answer;
 use skynet_core::wire::ip::IpPacket;
+use skynet_core::wire::passed_on::{Joiner, MAX_PASSED_ON, PART, Part};
 use skynet_core::wire::probe::{self, Body, Head, Ping, ProbeKey};
 use skynet_core::wire::record::Record;
 use skynet_core::wire::relay::{Frame, TICKET_LEN, Ticket, fuzz_frame};
@@ -127,7 +128,15 @@ pub fn record(bytes: &[u8]) -> bool {
     assert!(bytes.starts_with(trimmed));
     let Ok(record) = Record::parse(bytes) else { return false };
     assert_eq!(Record::parse(trimmed).as_ref(), Ok(&record));
-    assert_eq!(Record::parse(&record.encode()), Ok(record));
+    assert_eq!(Record::parse(&record.encode()).as_ref(), Ok(&record));
+    if let Record::Document(part) = &record {
+        // A part fits what it says it is a part of, whatever came before it.
+        let mut joiner = Joiner::new(part.kind);
+        let longer = Part { kind: part.kind, total: MAX_PASSED_ON, at: 0, bytes: vec![1; PART] };
+        assert_eq!(joiner.take(&longer), None);
+        let whole = joiner.take(part);
+        assert_eq!(whole.is_some(), usize::from(part.total) == part.bytes.len());
+    }
     true
 }
 

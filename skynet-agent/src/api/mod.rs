@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientError};
 pub use report::{
     AgentState, CandidateReport, DnsReport, DocumentsReport, LaneReport, NamesReport, PeerReport,
-    PortMappingReport, RefusedReport, RelayReport, RelayingReport, RelaysReport, SelfReport, StatusReport,
+    PortMappingReport, RefusedReport, RelayReport, RelayingReport, RelaysReport, SelfReport, SplitReport,
+    StatusReport,
 };
 pub use roster::{MemberReport, RosterReport};
 pub use server::{Call, ServeError, Server};

@@ -112,6 +112,22 @@ pub struct DocumentsReport {
     pub stale: bool,
     /// Whether this machine was taken back itself.
     pub revoked: bool,
+    /// Documents of which a member holds another, of the same epoch; empty is the rule.
+    #[serde(default)]
+    pub split_views: Vec<SplitReport>,
+}
+
+/// A document of which a member holds another, of the same epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SplitReport {
+    /// The member.
+    pub peer: String,
+    /// `manifest`, `list of revocations`, `policy`.
+    pub document: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Whether the other was shown, and is signed by who may sign it.
+    pub proven: bool,
 }
 
 /// What one relay said that was not believed, of one kind.

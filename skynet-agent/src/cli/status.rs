@@ -9,7 +9,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{AskArgs, Exit, Failure, format};
 use crate::api::{
-    AgentState, Client, NamesReport, PeerReport, PortMappingReport, RefusedReport, Request, StatusReport,
+    AgentState, Client, NamesReport, PeerReport, PortMappingReport, RefusedReport, Request, SplitReport,
+    StatusReport,
 };
 
 #[derive(Args)]
@@ -90,6 +91,9 @@ fn render(status: &StatusReport) -> String {
     if status.documents.as_ref().is_some_and(|documents| documents.stale) {
         out.push_str("stale: no relay with a registrar has confirmed for a day who is revoked\n");
     }
+    for split in status.documents.iter().flat_map(|documents| &documents.split_views) {
+        let _ = writeln!(out, "{}", split_line(split));
+    }
     if let Some(line) = mapping_line(&status.port_mapping) {
         let _ = writeln!(out, "{line}");
     }
@@ -111,6 +115,13 @@ fn render(status: &StatusReport) -> String {
         }
     }
     out
+}
+
+/// Two contents of one document: somebody was shown what others were not.
+fn split_line(split: &SplitReport) -> String {
+    let SplitReport { peer, document, epoch, proven } = split;
+    let what = if *proven { ", and both are signed: a key was used twice, or is stolen" } else { "" };
+    format!("ALARM: {peer} holds another {document} of epoch {epoch} than this node{what}: docs/THREATS.md")
 }
 
 /// Where the names of members are found.

@@ -12,6 +12,7 @@ use super::names::NamesSection;
 use super::paths::Paths;
 use super::relay::RelaySection;
 use super::relaying::Relaying;
+use super::trust::Trust;
 use super::{
     BootMetadata, Ciphers, MAX_PEERS, MtuChoice, Nice, Offload, StaticPeer, WireGuardNode, WorkerThreads,
     parse_duration,
@@ -37,12 +38,6 @@ pub(super) struct File {
     pub(super) names: NamesSection,
     pub(super) trust: Trust,
     pub(super) peer: Vec<Peer>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Trust {
-    pub(super) fail_closed: bool,
 }
 
 #[derive(Deserialize, Default)]

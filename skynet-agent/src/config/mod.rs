@@ -49,6 +49,7 @@
 //!
 //! [trust]
 //! fail_closed = false                  # talk to nobody once no relay has said for a day who is revoked
+//! key_lifetime = "24h"                 # replace session keys at half of it; default: seven days
 //!
 //! # A stock WireGuard peer beside the members of the network:
 //! [[peer]]
@@ -72,6 +73,7 @@ mod offload;
 mod paths;
 mod relay;
 mod relaying;
+mod trust;
 mod units;
 
 use std::io;
@@ -238,6 +240,8 @@ pub struct Config {
     pub dns: Dns,
     /// Whether this node talks to nobody once what it knows of revocations is a day old.
     pub fail_closed: bool,
+    /// How long its session keys live, if shorter than usual.
+    pub key_lifetime: Option<Duration>,
     /// Identity and addresses of a plain WireGuard node, if it is to be one.
     pub wireguard: Option<WireGuardNode>,
     /// Stock WireGuard peers.
@@ -390,6 +394,7 @@ impl Config {
         let birthday = overrides.birthday.or(in_file.map_err(|what| at("paths.birthday", what))?);
         let relaying = file.relaying.limits().map_err(|(key, what)| at(key, what))?;
         let hooks = file.hooks.check(overrides.hooks).map_err(|(key, what)| at(key, what))?;
+        let key_lifetime = file.trust.key_lifetime().map_err(|(key, what)| at(key, what))?;
         let dns = file.names.dns(overrides.dns, overrides.dns_port).map_err(|(key, what)| at(key, what))?;
         let name = match (overrides.name, file.name) {
             (Some(name), _) => name.parse::<Name>().map_err(|e| ConfigError::Name(e.to_string()))?,
@@ -442,6 +447,7 @@ impl Config {
             dns,
             hosts_file: overrides.hosts_file.or(file.names.hosts_file),
             fail_closed: file.trust.fail_closed,
+            key_lifetime,
             wireguard,
             peers,
         })

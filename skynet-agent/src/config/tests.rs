@@ -202,6 +202,19 @@ fn a_node_goes_on_with_stale_documents_unless_it_is_told_otherwise() {
 }
 
 #[test]
+fn session_keys_live_a_day_at_most_if_anything_is_said_of_it() {
+    assert_eq!(parse("").unwrap().key_lifetime, None);
+    let hour = parse("[trust]\nkey_lifetime = \"1h\"").unwrap();
+    assert_eq!(hour.key_lifetime, Some(Duration::from_secs(3_600)));
+    for wrong in ["0s", "19s", "25h", "7d", "1"] {
+        assert!(
+            message(&format!("[trust]\nkey_lifetime = \"{wrong}\"")).contains("trust.key_lifetime"),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
 fn addresses_to_advertise_are_ones_that_peers_may_try() {
     let config = parse("").unwrap();
     assert!(config.advertise.is_empty() && config.port_mapping && config.cloud_metadata);

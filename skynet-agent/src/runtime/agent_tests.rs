@@ -84,6 +84,7 @@ fn agent(dir: &Path) -> (Agent, QueueSink) {
         hosts_file: None,
         dns: Dns { mode: Default::default(), port: DNS_PORT },
         fail_closed: false,
+        key_lifetime: None,
         wireguard: None,
         peers: Vec::new(),
     };

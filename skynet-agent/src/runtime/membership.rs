@@ -130,6 +130,9 @@ impl Agent {
         if self.config.fail_closed {
             node.fail_closed(clock::now());
         }
+        if let Some(lifetime) = self.config.key_lifetime {
+            node.set_key_lifetime(lifetime, clock::now());
+        }
         let (sink, queues) = queues();
         let counted = Counted { drops: Arc::clone(node.drops()), flows: Arc::clone(node.flows()) };
         let plane = DataPlane::start(

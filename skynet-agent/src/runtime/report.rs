@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use skynet_core::carrier::Way;
 use skynet_core::forwarding::Framing;
-use skynet_core::node::{Documents, LaneStatus, PeerStatus, Refused, RelayStatus, Status};
+use skynet_core::node::{Documents, LaneStatus, PeerStatus, Refused, RelayStatus, SplitView, Status};
 use skynet_core::offload::Offloads;
 use skynet_core::path::Path;
 use skynet_core::time::Instant;
@@ -17,7 +17,7 @@ use super::offload_faults::{self, Fate};
 use super::to_tun::WriteState;
 use crate::api::{
     DocumentsReport, LaneReport, PeerReport, RefusedReport, RelayReport, RelayingReport, SelfReport,
-    StatusReport,
+    SplitReport, StatusReport,
 };
 use crate::clock;
 use crate::config::{Offload, TlsWays};
@@ -65,7 +65,7 @@ impl Agent {
                 dropped_datagrams: r.dropped,
             });
             report.refused = status.refused.iter().map(|r| refused(r, now)).collect();
-            report.documents = status.documents.as_ref().map(documents);
+            report.documents = status.documents.as_ref().map(|held| documents(held, &status.splits));
             report.candidates = self.reach.report(&status.candidates);
             report.peers = status.peers.iter().map(|p| peer(p, &engine.plane, now)).collect();
             offload_faults::add_paths(&status.peers, &mut report);
@@ -175,7 +175,13 @@ fn relays(status: &Status, tls: &TlsWays, trouble: Option<&str>) -> Vec<RelayRep
     status.relays.iter().map(relay).collect()
 }
 
-fn documents(documents: &Documents) -> DocumentsReport {
+fn documents(documents: &Documents, splits: &[SplitView]) -> DocumentsReport {
+    let split = |split: &SplitView| SplitReport {
+        peer: split.peer.clone(),
+        document: split.kind.to_string(),
+        epoch: split.epoch,
+        proven: split.is_proven,
+    };
     DocumentsReport {
         manifest_epoch: documents.manifest_epoch,
         revocations_epoch: documents.revocations_epoch,
@@ -183,6 +189,7 @@ fn documents(documents: &Documents) -> DocumentsReport {
         good_until: documents.good_until.map(|until| until.0),
         stale: documents.is_stale,
         revoked: documents.is_revoked,
+        split_views: splits.iter().map(split).collect(),
     }
 }
 

@@ -302,6 +302,10 @@ impl ControlClient {
         self.rng = rng;
         self.reconnect(now);
     }
+    /// By another key from the next connection on.
+    pub fn set_local(&mut self, local: StaticSecret) {
+        self.config.local = local;
+    }
     /// Joins with `bundle` after the next reconnect.
     pub fn set_bundle(&mut self, bundle: Vec<u8>) {
         self.bundle = Some(bundle);

@@ -36,9 +36,16 @@ pub struct Delegation {
     pub pool: Ipv4Prefix,
     /// Which names its nodes may have; `None` allows all.
     pub names: Option<NamePattern>,
+    /// Until when a registrar may prolong its nodes' certificates; `None`: each ends when it says.
+    pub renew_until: Option<UnixTime>,
 }
 
 impl Delegation {
+    /// The end of this certificate of one of its nodes, if it is prolonged for as long as may be.
+    pub fn last_end(&self, certificate: &Certificate) -> UnixTime {
+        certificate.not_after.max(self.renew_until.unwrap_or_default())
+    }
+
     /// Whether it gives its nodes one name, or one address: who joins with it later takes the place of who did before.
     pub fn is_pinned(&self) -> bool {
         self.pool.prefix_len() == 32 || matches!(self.names, Some(NamePattern::Exact(_)))
@@ -62,6 +69,9 @@ impl Content for Delegation {
         if let Some(names) = &self.names {
             w.bytes(0x8b, names.to_string().as_bytes());
         }
+        if let Some(until) = self.renew_until {
+            w.u64(0x0c, until.0);
+        }
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, TlvError> {
@@ -82,6 +92,7 @@ impl Content for Delegation {
                 Some(value) => Some(text(value).ok_or(TlvError::Value(0x8b))?),
                 None => None,
             },
+            renew_until: r.optional_array(0x0c)?.map(|bytes| UnixTime(u64::from_be_bytes(bytes))),
         })
     }
 }

@@ -102,6 +102,11 @@ impl Candidate {
     pub fn binding(&self) -> &Binding {
         &self.binding
     }
+    /// The end of its certificate with this receipt, which may prolong it within what the token lets it.
+    pub fn certificate_end(&self, receipt: &Receipt) -> UnixTime {
+        let prolonged = receipt.certificate_until.unwrap_or_default();
+        self.certificate.not_after.max(prolonged.min(self.delegation.renew_until.unwrap_or_default()))
+    }
     /// Where it can be reached, if it says so.
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()
@@ -175,8 +180,8 @@ impl Member {
     }
     /// The last second of its membership: the earliest end of certificate, binding and receipt.
     pub fn not_after(&self) -> UnixTime {
-        let c = &self.candidate;
-        c.certificate.not_after.min(c.binding.not_after).min(self.receipt.not_after)
+        let certificate = self.candidate.certificate_end(&self.receipt);
+        certificate.min(self.candidate.binding.not_after).min(self.receipt.not_after)
     }
     /// The documents, for passing on.
     pub fn bundle(&self) -> &[u8] {
@@ -230,6 +235,8 @@ impl NetworkTrust {
         let candidate = self.verify_candidate(bundle, now)?;
         let receipt = bundle.receipt.as_ref().ok_or(ChainError::NoReceipt)?;
         let receipt = self.verify_receipt(&candidate, receipt, now)?;
+        let begin = candidate.certificate.not_before;
+        check_time(Kind::Certificate, begin, candidate.certificate_end(&receipt), now)?;
         Ok(Member { candidate, receipt, bundle: bundle.encode().into() })
     }
 
@@ -242,7 +249,7 @@ impl NetworkTrust {
         Ok(Member { candidate, receipt, bundle: bundle.encode().into() })
     }
 
-    /// Checks every rule but the receipt's.
+    /// Checks every rule but the receipt's. A certificate that has ended passes as long as a receipt may prolong it.
     pub fn verify_candidate(&self, bundle: &Bundle, now: UnixTime) -> Result<Candidate, ChainError> {
         let delegation = self.verify_delegation(&bundle.delegation)?;
         let certificate = self.verify_certificate(&delegation, &bundle.certificate, now)?;
@@ -309,7 +316,7 @@ impl NetworkTrust {
         if delegation.pool.derive(&c.identity, c.salt) != Some(c.v4) {
             return Err(ChainError::AddressNotDerived);
         }
-        check_time(Kind::Certificate, c.not_before, c.not_after, now)?;
+        check_time(Kind::Certificate, c.not_before, delegation.last_end(c), now)?;
         if self.is_revoked(c) {
             return Err(ChainError::Revoked);
         }

@@ -11,8 +11,9 @@ use super::address::RootPin;
 use super::bundle::Bundle;
 use super::chain::{ChainError, Member};
 use super::document::{Content, DocumentError, Signed};
-use super::enrol::{NodeIdentity, RECORD_LIFETIME, sign_binding};
-use super::record::{Endpoint, Receipt, Record, RelayRtt};
+use super::enrol::{NodeIdentity, RECORD_LIFETIME};
+use super::record::{Binding, Endpoint, Receipt, Record, RelayRtt};
+use super::rotation::Keys;
 use super::tlv::{Cursor, Reader, TlvError, Writer};
 use super::token::TokenRelay;
 use super::trust::{NetworkTrust, TrustError};
@@ -62,6 +63,7 @@ pub struct Credentials {
     trust: NetworkTrust,
     bundle: Bundle,
     relays: Vec<TokenRelay>,
+    pub(super) keys: Keys,
 }
 
 impl Credentials {
@@ -71,7 +73,8 @@ impl Credentials {
         bundle: Bundle,
         relays: Vec<TokenRelay>,
     ) -> Self {
-        Self { node, trust, bundle, relays }
+        let keys = Keys::since(bundle.binding.unverified().not_before);
+        Self { node, trust, bundle, relays, keys }
     }
 
     /// The keys.
@@ -129,11 +132,15 @@ impl Credentials {
         Ok(self.bundle.record.insert(signed))
     }
 
-    /// Signs a new binding of the session key, to be followed by a JOIN.
-    pub fn renew_binding(&mut self, now: UnixTime) -> Result<(), DocumentError> {
-        let sequence = now.0.max(self.bundle.binding.unverified().sequence.saturating_add(1));
-        self.bundle.binding = sign_binding(&self.node, self.bundle.certificate.unverified(), sequence, now)?;
-        Ok(())
+    /// Another binding of the session key in use.
+    pub(super) fn replace_binding(&mut self, binding: Signed<Binding>) {
+        self.bundle.binding = binding;
+    }
+
+    /// Another session key, with documents that name it; yields the one before.
+    pub(super) fn replace_key(&mut self, secret: StaticSecret, bundle: Bundle) -> StaticSecret {
+        self.bundle = bundle;
+        core::mem::replace(&mut self.node.static_secret, secret)
     }
 
     /// Takes the receipt of a later WELCOME if peers would accept it.
@@ -170,6 +177,7 @@ impl Credentials {
             documents.extend_from_slice(document);
         }
         w.optional(0x09, &documents);
+        self.keys.encode(&mut w);
         let body = Zeroizing::new(w.finish());
         let mut out = Zeroizing::new(Vec::with_capacity(MAGIC.len() + 1 + body.len() + CHECK));
         out.extend_from_slice(MAGIC);
@@ -217,6 +225,7 @@ impl Credentials {
         for document in r.optional_list(0x09, MAX_DOCUMENTS, document)? {
             trust.restore(&document)?;
         }
+        let keys = Keys::decode(&mut r, &identity)?;
         r.finish()?;
         let node = NodeIdentity { identity, static_secret, fingerprint };
         if bundle.certificate.unverified().identity != node.identity() {
@@ -225,6 +234,6 @@ impl Credentials {
         if bundle.binding.unverified().x25519 != node.static_secret.public() {
             return Err(CredentialsError::Inconsistent("the key binding is of another session key"));
         }
-        Ok(Self { node, trust, bundle, relays })
+        Ok(Self { node, trust, bundle, relays, keys })
     }
 }

@@ -53,7 +53,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_u8(byte: u8) -> Option<Self> {
+    /// The kind with this number.
+    pub fn from_u8(byte: u8) -> Option<Self> {
         use Kind::*;
         [Genesis, Manifest, Delegation, Certificate, Binding, Receipt, Record, Revocations, Policy, Freshness]
             .into_iter()

@@ -6,7 +6,8 @@ use super::chain::ChainError;
 use super::credentials::Credentials;
 use super::document::{Content, DocumentError, Signed};
 use super::name::{Name, Tags};
-use super::record::{Binding, Receipt, Record};
+use super::record::{Receipt, Record};
+use super::rotation::{key_lifetime, sign_binding};
 use super::token::{JoinToken, TokenError};
 use super::trust::{NetworkTrust, TrustError};
 use crate::key::{Identity, SigningKey, StaticSecret};
@@ -235,7 +236,9 @@ fn sign(
         fingerprint: node.fingerprint,
     };
     // Sequence and version start at the clock, so that a node restored from an old disk is not below itself.
-    let binding = sign_binding(node, &certificate, now.0, now)?;
+    let life = (now, key_lifetime(&certificate, None));
+    let key = node.static_secret.public();
+    let binding = sign_binding(&node.identity, &key, &certificate, now.0, life)?;
     let record = Record {
         network_id,
         identity,
@@ -251,23 +254,4 @@ fn sign(
         receipt: None,
         record: Some(record.sign(&node.identity)?.into_signed()),
     })
-}
-
-/// A binding of the node's session key.
-pub(super) fn sign_binding(
-    node: &NodeIdentity,
-    certificate: &Certificate,
-    sequence: u64,
-    now: UnixTime,
-) -> Result<Signed<Binding>, DocumentError> {
-    let lifetime = if certificate.ephemeral { EPHEMERAL_BINDING_LIFETIME } else { BINDING_LIFETIME };
-    let binding = Binding {
-        network_id: certificate.network_id,
-        identity: node.identity(),
-        x25519: node.static_secret.public(),
-        sequence,
-        not_before: now,
-        not_after: now.plus_secs(lifetime),
-    };
-    Ok(binding.sign(&node.identity)?.into_signed())
 }

@@ -54,6 +54,7 @@ impl Network {
             tags: Tags::new(["web", "gpu"]).unwrap(),
             pool: "10.7.4.0/22".parse().unwrap(),
             names: Some("web-*".parse().unwrap()),
+            renew_until: None,
         };
         Self { root, registrar, token_key, genesis, manifest, delegation, rng }
     }
@@ -96,6 +97,7 @@ impl Network {
             issued: NOW,
             not_after: NOW.plus_secs(14 * DAY),
             registrar: self.registrar.identity(),
+            certificate_until: None,
         }
     }
 

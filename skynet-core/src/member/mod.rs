@@ -27,6 +27,7 @@ pub mod name;
 pub mod policy;
 pub mod record;
 pub mod revocation;
+pub mod rotation;
 pub mod tlv;
 pub mod token;
 pub mod trust;

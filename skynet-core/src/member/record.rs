@@ -80,6 +80,8 @@ pub struct Receipt {
     pub not_after: UnixTime,
     /// Who signed.
     pub registrar: Identity,
+    /// Until when the certificate counts, if later than it says itself and not later than its token lets it.
+    pub certificate_until: Option<UnixTime>,
 }
 
 impl Content for Receipt {
@@ -96,6 +98,9 @@ impl Content for Receipt {
         w.u64(0x88, self.issued.0);
         w.u64(0x89, self.not_after.0);
         w.bytes(0x8a, self.registrar.as_bytes());
+        if let Some(until) = self.certificate_until {
+            w.u64(0x0b, until.0);
+        }
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, TlvError> {
@@ -110,6 +115,7 @@ impl Content for Receipt {
             issued: UnixTime(r.u64(0x88)?),
             not_after: UnixTime(r.u64(0x89)?),
             registrar: Identity(r.array(0x8a)?),
+            certificate_until: r.optional_array(0x0b)?.map(|bytes| UnixTime(u64::from_be_bytes(bytes))),
         })
     }
 }

@@ -18,8 +18,8 @@ use crate::id::{LaneNo, MAX_PORTS, PeerSlot, PortNo, RelayNo};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, Transmit};
 use crate::path::{
-    Attention, CARRIER, MtuConfig, PairKeys, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom,
-    ProbeTo, RelayPath, Traffic,
+    Attention, CARRIER, MtuConfig, Path, PathAgent, PathConfig, PathCounters, PathEvent, ProbeFrom, ProbeTo,
+    RelayPath, Traffic,
 };
 use crate::time::{Duration, Instant, Now, earliest};
 use crate::wire::relay::Class;
@@ -248,7 +248,7 @@ impl Node {
     fn make_lane_path(&mut self, slot: PeerSlot, port: PortNo, now: Now) {
         let local = self.local_candidates(port);
         let config = PathConfig { overlay: self.overlay(), mtu: self.mtu, guessing: self.guessing };
-        let Some(credentials) = self.membership.as_ref().and_then(|m| m.credentials()) else { return };
+        let Some(ring) = self.peers.get(slot).and_then(|peer| self.ring(peer, port)) else { return };
         let Some(peer) = self.peers.get_mut(slot) else { return };
         while peer.lane_paths.get(port).is_none() {
             peer.lane_paths.paths.push(LanePath {
@@ -263,11 +263,8 @@ impl Node {
         let lane = LaneNo(port.0 + 1);
         let (carrier, calls) = (peer.carrier(), peer.lanes.is_asked(lane) || peer.lanes.was_open(lane));
         let Some(path) = peer.lane_paths.get_mut(port).filter(|p| p.agent.is_none()) else { return };
-        let root_pin = credentials.trust().root_pin().0;
-        let secret = &credentials.node().static_secret;
-        let Some(keys) = PairKeys::new(&root_pin, secret, &peer.key, port) else { return };
-        let _room = self.tags.add(slot, port, &keys);
-        let mut agent = PathAgent::new(config, keys, self.probe_start, self.rng.fork(), now);
+        let _room = self.tags.add(slot, port, ring.iter());
+        let mut agent = PathAgent::new(config, ring, self.probe_start, self.rng.fork(), now);
         agent.set_local_candidates(&local, now);
         agent.set_relay(carrier, now);
         path.agent = Some(Box::new(agent));

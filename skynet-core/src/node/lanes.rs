@@ -81,6 +81,11 @@ impl LaneSet {
         Self { peer, want: 1, ready, keypairs: Vec::new(), hello: None, events: VecDeque::new() }
     }
 
+    /// The peer has another static key.
+    pub(super) fn set_peer(&mut self, peer: PublicKey) {
+        self.peer = peer;
+    }
+
     // ── Getters ────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The lanes that can carry bulk now, ascending, each with the key to seal with.
@@ -280,7 +285,9 @@ impl LaneSet {
             | Record::Apply(_)
             | Record::Ticket(_)
             | Record::Ask(_)
-            | Record::View(_) => {
+            | Record::View(_)
+            | Record::Want(_)
+            | Record::Document(_) => {
                 return Err(DropReason::UnexpectedRecord);
             }
         }

@@ -8,7 +8,7 @@ use crate::id::{Generation, LaneNo, NodeNo};
 use crate::key::Secret;
 use crate::receive::{Deliver, Inbound};
 use crate::session::{AeadKey, Engine, KeypairId, LaneRoot, OpeningKey, Role, SealingKey, Suite, sealed_len};
-use crate::wire::record::Hello;
+use crate::wire::record::{Hello, Holding};
 use crate::worker::{InboundCommand, LocalQueues};
 
 /// One inbound half with a key of lane 0 and one of lane 1, and the keys that seal for them.
@@ -103,8 +103,8 @@ fn records_are_taken_from_lane_0_only_and_data_from_both() {
         suites: 3,
         max_lanes: 1,
         max_packet: 1360,
-        manifest_epoch: 1,
-        manifest_hash: [1; 32],
+        manifest: Holding { epoch: 1, hash: [1; 32] },
+        documents: None,
         features: 1,
     };
     let record = hello.encode();

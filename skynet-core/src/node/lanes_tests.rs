@@ -5,7 +5,7 @@ use crate::id::LaneNo;
 use crate::key::{Secret, StaticSecret};
 use crate::node::lanes::{CHANGE_TIMEOUT, LaneEvent, LaneSet};
 use crate::session::{Context, Engine, KeypairId, LaneRoot, OpeningKey, Role, SealingKey, Suite, sealed_len};
-use crate::wire::record::{Hello, Record, SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
+use crate::wire::record::{Hello, Holding, Record, SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BOTH: u32 = SUITE_CHACHA20_POLY1305 | SUITE_AES_256_GCM;
@@ -167,7 +167,8 @@ fn sealed(key: &SealingKey) -> Vec<u8> {
 }
 
 fn hello(suites: u32, max_lanes: u8) -> Hello {
-    Hello { suites, max_lanes, max_packet: 1360, manifest_epoch: 1, manifest_hash: [1; 32], features: 1 }
+    let manifest = Holding { epoch: 1, hash: [1; 32] };
+    Hello { suites, max_lanes, max_packet: 1360, manifest, features: 1, documents: None }
 }
 
 struct Pair {

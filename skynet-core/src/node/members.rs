@@ -52,6 +52,7 @@ impl Node {
                     self.look_up_remembered(now);
                 }
                 MembershipEvent::Learned { member, inserted } => self.on_learned(*member, inserted, now),
+                MembershipEvent::KeysChanged => self.take_keys(now),
                 MembershipEvent::Policy => self.apply_policy(),
                 MembershipEvent::Relays => self.on_relay_list(now),
                 MembershipEvent::Gone(key) => {
@@ -77,7 +78,8 @@ impl Node {
         if let Inserted::Newer { old_key: Some(old_key) } = inserted
             && let Some(slot) = self.peers.by_key(&old_key)
         {
-            self.remove_peer(slot, now);
+            self.rekey_member(slot, &member, now);
+            self.compile_policy(slot);
         }
         if let (Some(slot), Inserted::Newer { old_key: None }) =
             (self.peers.by_key(&member.x25519()), inserted)

@@ -11,6 +11,7 @@
 mod documents;
 mod homing;
 mod learn;
+mod renewal;
 mod watching;
 
 pub use documents::Documents;
@@ -36,7 +37,7 @@ use crate::node::refused::{Refusal, RefusedTable};
 use crate::node::roster::Roster;
 use crate::node::watch::Watch;
 use crate::rng::{Rng, RngCore as _};
-use crate::time::{Duration, Instant, Now, UnixTime, earliest};
+use crate::time::{Duration, Instant, Now, earliest};
 
 /// A relay's clock that differs by more from ours is worth a line: documents are judged by ours alone.
 const CLOCK_APART_MS: u64 = 300_000;
@@ -64,6 +65,8 @@ pub(super) enum MembershipEvent {
         member: Box<Member>,
         inserted: Inserted,
     },
+    /// Another session key is in use, or the one before it is over.
+    KeysChanged,
     /// Another policy is in force.
     Policy,
     /// Another list of relays is.
@@ -112,6 +115,9 @@ pub(super) struct MembershipAgent {
     welcomed: bool,
     /// Where the control channel was last tried, for people.
     relay_address: Option<SocketAddr>,
+    renewal: renewal::Renewal,
+    /// When the relay in use let us in.
+    joined_at: Option<Instant>,
     /// The last record on its way to the relay, and whether it did not arrive: then it is sent again with the roster.
     update: Option<RequestId>,
     unpublished: bool,
@@ -155,18 +161,20 @@ impl MembershipAgent {
     /// receipt it has. If that has ended too, a registrar renews it, unless the node was revoked; so a machine that was off
     /// for months comes back by itself, as long as its certificate lives.
     pub(super) fn resume(mut credentials: Credentials, rng: &mut Rng, now: Now) -> Result<Self, String> {
-        if binding_is_old(&credentials, now.unix) {
-            credentials.renew_binding(now.unix).map_err(|e| e.to_string())?;
+        credentials.retire_key(now.unix);
+        if renewal::binding_is_old(&credentials, now.unix) {
+            credentials.renew_binding(None, now.unix).map_err(|e| e.to_string())?;
         }
         let me = credentials.lapsed_member(now.unix).map_err(|e| own_documents(&e))?;
         let targets = targets_of(credentials.trust().manifest());
         if targets.is_empty() {
             return Err("the manifest names no relay".into());
         }
-        let config = ControlConfig { local: credentials.node().static_secret.clone(), targets };
-        let bundle = credentials.bundle().encode();
+        let (local, bundle) = renewal::joins_with(&credentials);
+        let config = ControlConfig { local, targets };
         let phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
         let mut agent = Self::start(phase, config, bundle, rng, now);
+        agent.resume_change(now);
         agent.look_at_age(now);
         Ok(agent)
     }
@@ -194,6 +202,8 @@ impl MembershipAgent {
             clock_refused: false,
             welcomed: false,
             relay_address: None,
+            renewal: renewal::Renewal::default(),
+            joined_at: None,
             update: None,
             unpublished: false,
             events: VecDeque::new(),
@@ -333,6 +343,7 @@ impl MembershipAgent {
         {
             self.control.return_to_first(now.mono);
         }
+        self.handle_renewal_timeout(now);
         self.drain_control(now);
         if self.roster.poll_timeout().is_some_and(|at| now.mono >= at) {
             let due = self.roster.handle_timeout(now.mono);
@@ -359,6 +370,7 @@ impl MembershipAgent {
             self.keep_at,
             self.watch.poll_timeout(),
             self.age.poll_timeout(),
+            self.renewal.poll_timeout(),
         ];
         others.into_iter().fold(control, earliest)
     }
@@ -504,9 +516,7 @@ impl MembershipAgent {
                 if let Err(error) = credentials.trust_mut().update_manifest(&welcome.manifest) {
                     self.refuse(Refusal::from(&error), &error, now.mono);
                 }
-                if let Err(error) = credentials.accept_receipt(&welcome.receipt, now.unix) {
-                    self.refuse(Refusal::from(&error), &error, now.mono);
-                }
+                self.take_receipt(&mut credentials, &welcome.receipt, now);
                 if let Err(error) = credentials.member(now.unix) {
                     // Expired, and this relay does not renew: a relay cannot end a membership, the next one may help.
                     let reason = error.to_string();
@@ -523,8 +533,11 @@ impl MembershipAgent {
             Ok((credentials, me)) => {
                 self.events.push_back(MembershipEvent::Persist(credentials.encode().to_vec()));
                 self.control.set_targets(targets_of(credentials.trust().manifest()));
+                self.control.set_bundle(credentials.bundle().encode());
                 self.phase = Phase::Member { credentials: Box::new(credentials), me: Box::new(me) };
                 self.welcomed = true;
+                self.joined_at = Some(now.mono);
+                self.arm_renewal(now);
                 let at_first =
                     self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
                 self.homing.joined(at_first, &mut self.rng, now.mono);
@@ -559,6 +572,10 @@ impl MembershipAgent {
     /// A refusal ends an enrolment; a member that is refused keeps what it has and tries again.
     fn on_denied(&mut self, code: u16, text: String, now: Now) {
         let duplicate = DeniedCode::from_u16(code) == Some(DeniedCode::Duplicate);
+        let was_replaced = DeniedCode::from_u16(code) == Some(DeniedCode::NotProven);
+        if !duplicate && self.is_about_keys(was_replaced, now) {
+            return;
+        }
         if duplicate {
             self.on_duplicate();
         }
@@ -601,28 +618,6 @@ impl MembershipAgent {
     pub(super) fn set_most(&mut self, most: usize) {
         self.roster.most = most.min(MAX_MEMBERS);
     }
-
-    /// What has an end is renewed at half its life: the key binding by joining again with a newer one (which also brings
-    /// a fresh receipt and ticket), the record by publishing it again. Members past theirs are forgotten.
-    fn renew(&mut self, now: Now) {
-        for key in self.directory.expire(now.unix) {
-            self.events.push_back(MembershipEvent::Gone(key));
-        }
-        let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        if !self.control.is_joined() {
-            return;
-        }
-        let record = credentials.bundle().record.as_ref().map(|r| r.unverified().not_after.0);
-        if self.unpublished || record.is_some_and(|end| now.unix.0 + RECORD_LIFETIME / 2 >= end) {
-            let (endpoints, relays) = core::mem::take(&mut self.published);
-            return self.publish(endpoints, relays, now);
-        }
-        if binding_is_old(credentials, now.unix) && credentials.renew_binding(now.unix).is_ok() {
-            let bundle = credentials.bundle().encode();
-            self.control.join(bundle, now.mono);
-            self.drain_control(now);
-        }
-    }
 }
 
 /// Why a node cannot be what its credentials say. The chain's errors speak of "the peer", which here is the node itself.
@@ -654,9 +649,4 @@ fn targets_of(manifest: &Manifest) -> Vec<ControlTarget> {
 fn boot_epoch(rng: &mut Rng, now: Now) -> BootEpoch {
     let started_ms = now.unix.0.saturating_mul(1_000).saturating_add(u64::from(now.unix_nanos / 1_000_000));
     BootEpoch { started_ms, nonce: rng.next_u64() }
-}
-
-fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {
-    let binding = credentials.bundle().binding.unverified();
-    now.0 >= binding.not_before.0.midpoint(binding.not_after.0)
 }

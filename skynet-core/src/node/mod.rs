@@ -10,6 +10,7 @@
 //! order, then read [`Node::poll_timeout`]. `now` never goes back.
 
 mod carrier;
+mod comparison;
 mod config;
 pub mod directory;
 mod event;
@@ -40,6 +41,7 @@ mod relays;
 mod remembered;
 mod roster;
 mod roster_view;
+mod rotation;
 mod serving;
 mod sessions;
 pub mod staging;
@@ -55,6 +57,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use comparison::SplitView;
 pub use config::{Membership, NodeConfig, StockConfig, StockPeer};
 pub use event::{Addresses, ControlStreamEvent, Floors, NodeEvent, NodeTimer, Transmit};
 pub use load::{LoadSample, PortLoad};
@@ -71,6 +74,7 @@ use crate::drop::{DropCounters, DropReason};
 use crate::flows::FlowTable;
 use crate::id::{MAX_PORTS, PeerSlot, PortNo};
 use crate::key::PublicKey;
+use crate::node::comparison::Comparison;
 use crate::node::directory::lookup_for;
 use crate::node::guess_sockets::GuessSockets;
 use crate::node::member_relays::MemberRelays;
@@ -112,6 +116,7 @@ pub struct Node {
     punches: PunchRate,
     probe_start: u32,
     membership: Option<MembershipAgent>,
+    comparison: Comparison,
     ports: Ports,
     guess_sockets: GuessSockets,
     /// Relaying: by this node for members, and by members for this node.
@@ -190,6 +195,7 @@ impl Node {
             punches: PunchRate::new(now.mono),
             probe_start,
             membership,
+            comparison: Comparison::default(),
             ports: Ports::new(relays),
             guess_sockets: GuessSockets::default(),
             serving: Serving::new(config.relay_for_members),
@@ -220,7 +226,12 @@ impl Node {
             last_now: now.mono,
             rng,
         };
+        let previous = node.membership.as_ref().and_then(|m| m.credentials()?.previous_key());
+        if let Some(previous) = previous.map(|(secret, _)| secret.clone()) {
+            node.resume_keys(previous);
+        }
         if let Some(stock) = config.stock {
+            node.membership.iter_mut().for_each(MembershipAgent::fix_key);
             node.stock_addresses = stock.addresses;
             stock.peers.into_iter().for_each(|peer| node.add_stock(peer));
         }
@@ -324,6 +335,8 @@ impl Node {
         self.drain_observer(now);
         self.handle_serving_timeout(now);
         self.tend_member_relays(now);
+        self.forget_old_keys(now);
+        self.handle_comparison_timeout(now);
         self.lanes_changed |= self.ports.handle_timeout(&mut self.rng, now.mono);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
         for slot in self.peers.slots() {
@@ -488,6 +501,8 @@ impl Node {
         let relaying = earliest(self.serving.poll_timeout(), self.member_relays.poll_timeout());
         first = earliest(first, tagged(earliest(self.ports.poll_timeout(), relaying), NodeTimer::Relay));
         first = earliest(first, tagged(self.observer.poll_timeout(), NodeTimer::Nat));
+        let documents = earliest(self.next_key_end(), self.comparison.poll_timeout());
+        first = earliest(first, tagged(documents, NodeTimer::Control));
         for peer in self.peers.iter() {
             first =
                 earliest(first, tagged(peer.session.poll_timeout().map(|(at, _)| at), NodeTimer::Session));

@@ -28,7 +28,7 @@ impl Node {
         let membership = self.membership.as_ref()?;
         let (me, credentials) = (membership.me()?, membership.credentials()?);
         let root_pin = credentials.trust().root_pin().0;
-        let keys = PairKeys::new(&root_pin, &credentials.node().static_secret, &key, PortNo(0))?;
+        let keys = PairKeys::new(&root_pin, self.local.secret(), &key, PortNo(0))?;
         let psk = PeerPsk::bound(&root_pin, &me.identity(), &member.identity(), None);
         let config = SessionConfig {
             peer: key,
@@ -58,9 +58,7 @@ impl Node {
             Ok(())
         });
         // There is room for a tag where there was room for a peer: both caps are the same.
-        if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
-            let _room = self.tags.add(slot, PortNo(0), path.keys());
-        }
+        self.renew_rings(slot);
         self.dirty = true;
         self.drain_path(slot, now);
         Some(slot)
@@ -208,6 +206,7 @@ impl Node {
         self.events.push_back(NodeEvent::PathChanged { peer: peer.name(), path });
         self.flush_staged(slot, now);
         self.want_session(slot, now);
+        self.greet_between_keys(slot, now);
         self.tend_trains(slot, now);
     }
 

@@ -9,9 +9,11 @@ use crate::forwarding::PathActivity;
 use crate::id::{Generation, NodeNo, PeerSlot};
 use crate::key::PublicKey;
 use crate::member::Member;
+use crate::member::document::Kind as DocumentKind;
 use crate::node::lane_paths::LanePaths;
 use crate::node::lanes::LaneSet;
 use crate::node::load::Load;
+use crate::node::rotation::PreviousKey;
 use crate::node::sessions::Source;
 use crate::node::staging::Staged;
 use crate::node::train_check::TrainCheck;
@@ -30,10 +32,14 @@ pub(super) struct Peer {
     pub(super) slot: PeerSlot,
     pub(super) generation: Generation,
     pub(super) key: PublicKey,
+    /// The one before, while its binding lasts.
+    pub(super) previous_key: Option<PreviousKey>,
     pub(super) kind: Kind,
     pub(super) session: Session,
     pub(super) sealing: Option<Arc<SealingKey>>,
     pub(super) staged: Staged,
+    /// Of the run before, and told of this one.
+    pub(super) is_greeted: bool,
     /// Where its last authentic handshake message came from: where to answer while no path is selected.
     pub(super) heard_from: Option<Source>,
     /// Which relay its data takes where it takes one.
@@ -50,6 +56,8 @@ pub(super) struct Peer {
     pub(super) trains: TrainCheck,
     /// What the two ends told each other of what they see.
     pub(super) views: Views,
+    /// When it was last shown which document of the network; at most one of each kind.
+    pub(super) shown: Vec<(DocumentKind, Instant)>,
     /// When it last asked to relay by us.
     pub(super) applied_at: Option<Instant>,
     /// What may pass, under the policy in force.
@@ -129,9 +137,12 @@ impl Peers {
             slot,
             generation: Generation(self.generations[at]),
             key: session.peer(),
+            previous_key: None,
+            is_greeted: false,
             lanes: LaneSet::new(session.peer()),
             trains: TrainCheck::new(),
             views: Views::default(),
+            shown: Vec::new(),
             applied_at: None,
             policy: None,
             kind,
@@ -155,10 +166,29 @@ impl Peers {
 
     /// Takes a peer out. Its slot's next use has another generation.
     pub(super) fn remove(&mut self, slot: PeerSlot) -> Option<Peer> {
+        self.forget_previous_key(slot);
         let peer = self.slots.get_mut(slot.0 as usize)?.take()?;
         self.by_key.remove(&peer.key);
         self.index_prefixes();
         Some(peer)
+    }
+
+    /// A peer has another key; it is found by the one before as well.
+    pub(super) fn rekey(&mut self, slot: PeerSlot, key: PublicKey, previous: PreviousKey) {
+        self.forget_previous_key(slot);
+        if let Some(peer) = self.get_mut(slot) {
+            (peer.key, peer.previous_key) = (key, Some(previous));
+            self.by_key.insert(key, slot);
+        }
+    }
+
+    /// The key that a peer had before is over.
+    pub(super) fn forget_previous_key(&mut self, slot: PeerSlot) {
+        let Some(peer) = self.slots.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
+        if let Some(previous) = peer.previous_key.take() {
+            peer.session.forget_previous_peer();
+            self.by_key.remove(&previous.key);
+        }
     }
 
     /// Builds the table of prefixes anew, after a peer has gone or has others.

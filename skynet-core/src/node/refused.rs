@@ -66,6 +66,8 @@ refusals! {
     OlderDocument = "older_document", "an older document of the network than was known", false;
     /// Two of one epoch, or one that nobody entitled has signed.
     FalseDocument = "false_document", "a document of the network that does not hold", true;
+    /// A newer document of the network that another member holds, and the relay has not shown.
+    Withheld = "withheld", "less than it knows or should: a member had a newer document of the network", false;
     /// A member that the operator has taken back.
     Revoked = "revoked", "a member that was revoked", false;
     /// An admission receipt that is not for us.

@@ -73,10 +73,14 @@ impl Node {
     }
 
     fn greet(&mut self, slot: PeerSlot, now: Now) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.is_greeted = true;
+        }
         if let Some(path) = self.peers.get_mut(slot).and_then(Peer::path_mut) {
             path.announce(now);
         }
         self.drain_path(slot, now);
+        self.greet_between_keys(slot, now);
     }
 }
 

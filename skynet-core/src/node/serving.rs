@@ -84,11 +84,11 @@ impl Node {
 
     fn begin_serving(&mut self, no: Option<RelayNo>, now: Now) {
         self.leave_member_relays();
-        let secret = self.membership.as_ref().and_then(|m| m.static_secret());
-        self.serving.running = no.zip(secret).map(|(no, secret)| Running {
+        let seed = self.membership.as_ref().and_then(|m| Some(m.credentials()?.node().identity.seed()));
+        self.serving.running = no.zip(seed).map(|(no, seed)| Running {
             no,
-            // The same after a restart: tickets stay good.
-            key: Secret::from_bytes(crypto::mac32(secret.expose(), &[b"skynet member relay 1"])),
+            // The same after a restart and under another session key: tickets stay good.
+            key: Secret::from_bytes(crypto::mac32(seed.expose(), &[b"skynet member relay 1"])),
             time: RelayTime::new(now),
             served: Arc::default(),
             gone: Vec::new(),

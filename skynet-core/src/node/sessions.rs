@@ -8,6 +8,8 @@ use crate::control::message::Lookup;
 use crate::drop::DropReason;
 use crate::forwarding::DataPath;
 use crate::id::{LaneNo, PeerSlot, PortNo, RelayNo};
+use crate::member::document::Kind as DocumentKind;
+use crate::node::comparison;
 use crate::node::lanes::{LaneEvent, LaneSet};
 use crate::node::peers::{Kind, Peer};
 use crate::node::{Node, NodeEvent, Transmit};
@@ -17,7 +19,7 @@ use crate::session::{
     Context, PathSource, PendingInitiation, SealingKey, SessionEvent, Verdict, consume_initiation, sealed_len,
 };
 use crate::time::{Duration, Instant, Now};
-use crate::wire::record::{FEATURE_CHUNKS, FEATURE_RELAY, FEATURE_VIEW, Hello, Record};
+use crate::wire::record::{FEATURE_CHUNKS, FEATURE_DOCUMENTS, FEATURE_RELAY, FEATURE_VIEW, Hello, Record};
 use crate::wire::relay::{Class, DataHeader};
 use crate::wire::wireguard::{Message, ReceiverIndex, TRANSPORT_HEADER_LEN, TRANSPORT_OVERHEAD};
 use crate::worker::InboundCommand;
@@ -88,11 +90,13 @@ impl Node {
         }
         match (parsed, named) {
             (Message::Initiation(initiation), _) => {
-                let pending = consume_initiation(&self.local, &initiation, &mut self.rng)?;
+                let local = self.local.addressee(message);
+                let pending = consume_initiation(local, &initiation, &mut self.rng)?;
                 self.on_initiation(source, pending, now)
             }
             (Message::Response(response), Some(slot)) => {
                 self.with_session(slot, |peer, cx| peer.session.handle_response(&response, now, cx))?;
+                self.follow_known_key(slot);
                 self.note_handshake_source(slot, source);
                 self.drain_session(slot, now);
                 Ok(())
@@ -140,6 +144,7 @@ impl Node {
             return Err(DropReason::Martian);
         }
         self.with_session(slot, |peer, cx| peer.session.handle_initiation(pending, now, cx))?;
+        self.follow_known_key(slot);
         self.note_handshake_source(slot, source);
         self.drain_session(slot, now);
         Ok(())
@@ -255,14 +260,18 @@ impl Node {
 
     /// HELLO as we would say it now; a keypair keeps what was said under it.
     fn our_hello(&self) -> Option<Hello> {
-        let manifest = self.membership.as_ref()?.credentials()?.trust().manifest();
+        let trust = self.membership.as_ref()?.credentials()?.trust();
         Some(Hello {
             suites: self.suites,
             max_lanes: self.max_lanes,
             max_packet: self.mtu.most,
-            manifest_epoch: manifest.epoch,
-            manifest_hash: crate::crypto::hash(&[manifest.bytes()]),
+            manifest: comparison::holding(trust, DocumentKind::Manifest),
+            documents: Some(
+                [DocumentKind::Revocations, DocumentKind::Policy]
+                    .map(|kind| comparison::holding(trust, kind)),
+            ),
             features: FEATURE_VIEW
+                | FEATURE_DOCUMENTS
                 | if self.chunks { FEATURE_CHUNKS } else { 0 }
                 | if self.serving.is_running() { FEATURE_RELAY } else { 0 },
         })
@@ -288,12 +297,16 @@ impl Node {
         if Record::is_of_view(record) {
             return self.on_view_record(slot, record, now);
         }
+        if Record::is_of_documents(record) {
+            return self.on_document_record(slot, record, now);
+        }
         if Record::is_of_relay(record) {
             return self.on_relay_record(slot, record, now);
         }
         self.with_lanes(slot, now, |lanes, cx| lanes.handle_record(index, record, now.mono, cx))?;
         if Record::is_hello(record) {
             self.judge_offer(slot);
+            self.compare_documents(slot, now);
         }
         self.tend_trains(slot, now);
         Ok(())

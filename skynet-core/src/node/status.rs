@@ -10,7 +10,7 @@ use crate::node::event::Addresses;
 use crate::node::peers::{Kind, Peer};
 use crate::node::refused::Refused;
 use crate::node::relay_set::Relay;
-use crate::node::{Documents, Node};
+use crate::node::{Documents, Node, SplitView};
 use crate::path::{Candidate, HistoryEntry, Path};
 use crate::relay::RelayClient;
 use crate::session::{Suite, Traffic};
@@ -41,6 +41,8 @@ pub struct Status {
     pub relaying: Option<RelayingStatus>,
     /// Which documents of the network hold here, once joined.
     pub documents: Option<Documents>,
+    /// Documents of which a peer holds another, of the same epoch.
+    pub splits: Vec<SplitView>,
 }
 
 /// What this node does for members as a relay, since it began.
@@ -197,6 +199,7 @@ impl Node {
                 dropped: served.dropped(),
             }),
             documents: membership.and_then(|m| m.documents()),
+            splits: self.comparison.splits().to_vec(),
         }
     }
 

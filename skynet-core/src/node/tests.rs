@@ -467,8 +467,8 @@ fn a_record_under_a_key_of_another_peer_is_not_taken_for_this_one() {
         suites: 1,
         max_lanes: 1,
         max_packet: 1360,
-        manifest_epoch: 1,
-        manifest_hash: [0; 32],
+        manifest: crate::wire::record::Holding { epoch: 1, hash: [0; 32] },
+        documents: None,
         features: 0,
     };
     let record = ToControl::Record { slot: PeerSlot(0), index: ReceiverIndex(7), bytes: hello.encode() };

@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::candidate::{Candidate, CandidateKind, canonical, is_probe_target, select_candidates};
 use super::check::PingBudget;
 use super::history::{History, HistoryEntry, Path};
-use super::keys::{NonceSource, PairKeys, ReplayWindow};
+use super::keys::{NonceSource, ReplayWindow};
 use super::link::{Link, Origin, Pair};
+use super::ring::KeyRing;
 use crate::chunk::LossGuard;
 use crate::id::{PortNo, RelayNo};
 use crate::rng::{Rng, RngCore as _};
@@ -55,7 +56,7 @@ const EVENT_CAP: usize = 16;
 #[derive(Debug)]
 pub struct PathAgent {
     config: PathConfig,
-    keys: PairKeys,
+    keys: KeyRing,
     nonces: NonceSource,
     replay: ReplayWindow,
     rng: Rng,
@@ -112,11 +113,11 @@ impl PathAgent {
     pub const EDGE: Duration = Duration::from_secs(10);
 
     /// An agent for one peer. `start` as in [`NonceSource::new`].
-    pub fn new(config: PathConfig, keys: PairKeys, start: u32, mut rng: Rng, now: Now) -> Self {
+    pub fn new(config: PathConfig, keys: impl Into<KeyRing>, start: u32, mut rng: Rng, now: Now) -> Self {
         let nonces = NonceSource::new(start, &mut rng);
         Self {
             config,
-            keys,
+            keys: keys.into(),
             nonces,
             replay: ReplayWindow::default(),
             rng,
@@ -260,8 +261,13 @@ impl PathAgent {
     }
 
     /// The keys, for the table of tags.
-    pub fn keys(&self) -> &PairKeys {
+    pub fn keys(&self) -> &KeyRing {
         &self.keys
+    }
+
+    /// Other keys, with some of those before among them: an end of the pair changes its static key.
+    pub fn set_keys(&mut self, keys: KeyRing) {
+        self.keys = keys;
     }
 
     /// Opens a probe whose tag named this peer. Changes nothing but counters, unless the probe is authentic and new.
@@ -269,7 +275,7 @@ impl PathAgent {
     /// may have come from somebody who only wanted to be first: a PONG still waited for, and, once, a PING.
     /// `datagram` is garbage afterwards.
     pub fn open(&mut self, datagram: &mut [u8]) -> Result<Opened, ProbeError> {
-        let opened = self.keys.open(datagram).inspect_err(|_| self.counters.unauthentic += 1);
+        let opened = self.keys.open(self.now.unix, datagram).inspect_err(|_| self.counters.unauthentic += 1);
         let (head, body) = opened?;
         let restarted = self.replay.is_restart(head.nonce);
         let mut repeated = false;
@@ -570,7 +576,7 @@ impl PathAgent {
             return false;
         }
         let Some(nonce) = self.nonces.next_nonce() else { return false };
-        let bytes = self.keys.seal(flags, self.now.unix, nonce, body, size);
+        let bytes = self.keys.sealing().seal(flags, self.now.unix, nonce, body, size);
         self.transmits.push_back(ProbeTransmit { socket, to, bytes, punch: false });
         true
     }

@@ -29,7 +29,8 @@ type Owner = (PeerSlot, PortNo);
 pub struct ProbeTags {
     day: u64,
     owners: BTreeMap<Tag, Owner>,
-    secrets: BTreeMap<Owner, Secret>,
+    /// More than one while an end of the pair changes its static key.
+    secrets: BTreeMap<Owner, Vec<Secret>>,
 }
 
 impl ProbeTags {
@@ -39,22 +40,27 @@ impl ProbeTags {
     }
 
     /// Makes the probes of a peer on `port` known under `slot`, replacing what these two meant before.
-    pub fn add(&mut self, slot: PeerSlot, port: PortNo, keys: &PairKeys) -> Result<(), TagsFull> {
+    pub fn add<'k>(
+        &mut self,
+        slot: PeerSlot,
+        port: PortNo,
+        keys: impl IntoIterator<Item = &'k PairKeys>,
+    ) -> Result<(), TagsFull> {
         self.remove(slot, port);
         if self.secrets.len() >= MAX_KEYS {
             return Err(TagsFull);
         }
-        let secret = keys.receive_secret().clone();
-        for tag in tags_around(&secret, self.day) {
+        let secrets: Vec<Secret> = keys.into_iter().map(|keys| keys.receive_secret().clone()).collect();
+        for tag in secrets.iter().flat_map(|secret| tags_around(secret, self.day)) {
             self.owners.insert(tag, (slot, port));
         }
-        self.secrets.insert((slot, port), secret);
+        self.secrets.insert((slot, port), secrets);
         Ok(())
     }
 
     /// Forgets one port of a peer.
     pub fn remove(&mut self, slot: PeerSlot, port: PortNo) {
-        if let Some(secret) = self.secrets.remove(&(slot, port)) {
+        for secret in self.secrets.remove(&(slot, port)).unwrap_or_default() {
             for tag in tags_around(&secret, self.day) {
                 self.owners.remove(&tag);
             }
@@ -82,8 +88,8 @@ impl ProbeTags {
         }
         self.day = day;
         self.owners.clear();
-        for (owner, secret) in &self.secrets {
-            for tag in tags_around(secret, day) {
+        for (owner, secrets) in &self.secrets {
+            for tag in secrets.iter().flat_map(|secret| tags_around(secret, day)) {
                 self.owners.insert(tag, *owner);
             }
         }
@@ -94,7 +100,7 @@ impl ProbeTags {
         UnixTime((self.day + 1) * 86_400)
     }
 
-    /// Keys known: one of each peer and port.
+    /// Peers and ports whose keys are known.
     pub fn len(&self) -> usize {
         self.secrets.len()
     }
@@ -131,8 +137,8 @@ mod tests {
         let now = UnixTime(1_700_000_000);
         let mut tags = ProbeTags::new(now);
         for port in [0, 3, 7].map(PortNo) {
-            tags.add(PeerSlot(7), port, &keys_on(1, 2, port)).unwrap();
-            tags.add(PeerSlot(8), port, &keys_on(1, 3, port)).unwrap();
+            tags.add(PeerSlot(7), port, [&keys_on(1, 2, port)]).unwrap();
+            tags.add(PeerSlot(8), port, [&keys_on(1, 3, port)]).unwrap();
         }
         let tag = |peer, port| keys_on(peer, 1, PortNo(port)).send_tag(now);
         assert_eq!(tags.lookup(&tag(2, 3)), Some((PeerSlot(7), PortNo(3))));
@@ -149,7 +155,7 @@ mod tests {
     fn a_peer_is_found_by_its_tag_of_three_days() {
         let now = UnixTime(1_700_000_000);
         let mut tags = ProbeTags::new(now);
-        tags.add(PeerSlot(7), P0, &keys(1, 2)).unwrap();
+        tags.add(PeerSlot(7), P0, [&keys(1, 2)]).unwrap();
         let peer = keys(2, 1);
         for at in [now.0 - 86_400, now.0, now.0 + 86_400] {
             assert_eq!(tags.lookup(&peer.send_tag(UnixTime(at))), Some((PeerSlot(7), P0)));
@@ -162,7 +168,7 @@ mod tests {
     fn midnight_moves_the_three_days() {
         let now = UnixTime(1_700_000_000);
         let mut tags = ProbeTags::new(now);
-        tags.add(PeerSlot(7), P0, &keys(1, 2)).unwrap();
+        tags.add(PeerSlot(7), P0, [&keys(1, 2)]).unwrap();
         let tomorrow = tags.next_roll_over();
         tags.roll_over(tomorrow);
         let peer = keys(2, 1);
@@ -177,9 +183,9 @@ mod tests {
         let mut tags = ProbeTags::new(UnixTime(0));
         let k = keys(1, 2);
         for slot in 0..MAX_KEYS as u32 {
-            tags.secrets.insert((PeerSlot(slot), P0), k.receive_secret().clone());
+            tags.secrets.insert((PeerSlot(slot), P0), vec![k.receive_secret().clone()]);
         }
-        assert_eq!(tags.add(PeerSlot(99_999), P0, &k), Err(TagsFull));
-        assert_eq!(tags.add(PeerSlot(5), P0, &k), Ok(()), "a slot may be replaced when full");
+        assert_eq!(tags.add(PeerSlot(99_999), P0, [&k]), Err(TagsFull));
+        assert_eq!(tags.add(PeerSlot(5), P0, [&k]), Ok(()), "a slot may be replaced when full");
     }
 }

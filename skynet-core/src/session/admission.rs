@@ -122,6 +122,11 @@ impl Admission {
         Self { checker, anyone: 0, proven: 0, responses: 0, sources }
     }
 
+    /// From now on for handshakes with `ours`, and with the key before it.
+    pub fn set_keys(&mut self, ours: &PublicKey, previous: Option<&PublicKey>) {
+        self.checker.set_keys(ours, previous);
+    }
+
     /// Judges an initiation or a response before any Diffie-Hellman. For a response the owner has already found its
     /// receiver index among its own.
     pub fn check(&mut self, now: Instant, source: PathSource, message: &[u8]) -> Verdict {
@@ -142,7 +147,9 @@ impl Admission {
             return Verdict::Pass;
         }
         if !self.checker.mac2_is_valid(now, &source, message) {
-            let reply = self.checker.reply(now, &source, initiation.sender(), &initiation.mac1());
+            let to_previous = self.checker.is_to_previous(message);
+            let (sender, mac1) = (initiation.sender(), initiation.mac1());
+            let reply = self.checker.reply(now, &source, sender, &mac1, to_previous);
             return Verdict::CookieReply(reply);
         }
         if !self.sources.take(&source, now) {

@@ -98,19 +98,36 @@ pub fn seal_macs(message: &mut [u8], responder: &PublicKey, cookie: Option<&Cook
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mac1Check {
     key: [u8; 32],
+    /// Of the key before ours, while that still answers.
+    previous: Option<[u8; 32]>,
 }
 
 impl Mac1Check {
     /// For messages to `ours`.
     pub fn new(ours: &PublicKey) -> Self {
-        Self { key: mac1_key(ours) }
+        Self { key: mac1_key(ours), previous: None }
+    }
+
+    /// For messages to this key as well.
+    pub fn or(mut self, previous: Option<&PublicKey>) -> Self {
+        self.previous = previous.map(mac1_key);
+        self
+    }
+
+    /// Whether the message is to the key before ours.
+    pub(super) fn is_to_previous(&self, message: &[u8]) -> bool {
+        self.previous.is_some_and(|key| is_made_with(&key, message))
     }
 
     /// For an initiation or a response; false for anything too short to be one.
     pub fn is_valid(&self, message: &[u8]) -> bool {
-        let Some((body, macs)) = message.split_last_chunk::<{ 2 * MAC_LEN }>() else { return false };
-        mac_eq(&mac16(&self.key, &[body]), &macs[..MAC_LEN])
+        is_made_with(&self.key, message) || self.is_to_previous(message)
     }
+}
+
+fn is_made_with(key: &[u8; 32], message: &[u8]) -> bool {
+    let Some((body, macs)) = message.split_last_chunk::<{ 2 * MAC_LEN }>() else { return false };
+    mac_eq(&mac16(key, &[body]), &macs[..MAC_LEN])
 }
 
 /// The responder's side: checks MACs, makes cookies. The secret behind them changes every 120 s; the previous one
@@ -119,6 +136,7 @@ impl Mac1Check {
 pub struct CookieChecker {
     mac1: Mac1Check,
     reply_key: [u8; 32],
+    previous_reply_key: [u8; 32],
     rng: Rng,
     secret: Secret,
     previous: Option<Secret>,
@@ -132,6 +150,7 @@ impl CookieChecker {
         Self {
             mac1: Mac1Check::new(ours),
             reply_key: cookie_key(ours),
+            previous_reply_key: [0; 32],
             rng,
             secret,
             previous: None,
@@ -139,9 +158,21 @@ impl CookieChecker {
         }
     }
 
+    /// From now on for messages to `ours`, and to the key before it. Cookies that are out stay good.
+    pub fn set_keys(&mut self, ours: &PublicKey, previous: Option<&PublicKey>) {
+        self.mac1 = Mac1Check::new(ours).or(previous);
+        self.reply_key = cookie_key(ours);
+        self.previous_reply_key = previous.map_or([0; 32], cookie_key);
+    }
+
     /// Whether the sender knew whom it talks to.
     pub fn mac1_is_valid(&self, message: &[u8]) -> bool {
         self.mac1.is_valid(message)
+    }
+
+    /// Whether the message is to the key before ours.
+    pub(super) fn is_to_previous(&self, message: &[u8]) -> bool {
+        self.mac1.is_to_previous(message)
     }
 
     /// Whether the sender got our cookie at `source`.
@@ -152,20 +183,23 @@ impl CookieChecker {
         valid(&self.secret) || self.previous.as_ref().is_some_and(valid)
     }
 
-    /// A reply that carries the cookie of `source`, sealed so that only the sender of `message` reads it.
+    /// A reply that carries the cookie of `source`, sealed so that only the sender of the message with this `mac1` reads it:
+    /// under the key that the message was to.
     pub fn reply(
         &mut self,
         now: Instant,
         source: &PathSource,
         sender: ReceiverIndex,
         mac1: &[u8; MAC_LEN],
+        to_previous: bool,
     ) -> [u8; COOKIE_REPLY_LEN] {
         self.rotate(now);
+        let key = if to_previous { &self.previous_reply_key } else { &self.reply_key };
         let mut sealed = [0; 32];
         let (body, tag) = sealed.split_at_mut(16);
         body.copy_from_slice(&cookie(&self.secret, source));
         let nonce: [u8; 24] = self.rng.array();
-        let made = XChaCha20Poly1305::new(&self.reply_key.into())
+        let made = XChaCha20Poly1305::new(key.into())
             .encrypt_in_place_detached(&nonce.into(), mac1, body)
             .expect("16 bytes are not too long");
         tag.copy_from_slice(&made);
@@ -232,7 +266,7 @@ mod tests {
     fn obtain(ours: &PublicKey, checker: &mut CookieChecker, now: Instant, source: &PathSource) -> Cookie {
         let first = message(ours, None);
         let Ok(Message::Initiation(parsed)) = Message::parse(&first) else { panic!() };
-        let reply = checker.reply(now, source, parsed.sender(), &parsed.mac1());
+        let reply = checker.reply(now, source, parsed.sender(), &parsed.mac1(), false);
         let Ok(Message::CookieReply(reply)) = Message::parse(&reply) else { panic!() };
         assert_eq!(reply.receiver(), ReceiverIndex(7));
         open_reply(ours, &parsed.mac1(), &reply).unwrap()
@@ -283,7 +317,8 @@ mod tests {
         let (ours, mut checker) = setup();
         let first = message(&ours, None);
         let Ok(Message::Initiation(parsed)) = Message::parse(&first) else { panic!() };
-        let reply = checker.reply(Instant::ZERO, &direct("192.0.2.1:9"), parsed.sender(), &parsed.mac1());
+        let reply =
+            checker.reply(Instant::ZERO, &direct("192.0.2.1:9"), parsed.sender(), &parsed.mac1(), false);
         for bit in 64..reply.len() * 8 {
             let mut bad = reply;
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use snow::HandshakeState;
 use zeroize::Zeroize;
 
+use super::cookie::Mac1Check;
 use super::keys::{SessionSecrets, Suite};
 #[cfg(any(test, feature = "sim"))]
 use super::null;
@@ -52,21 +53,61 @@ impl Engine {
     }
 }
 
-/// Our static key with what is computed from it once. Cheap to clone; all clones share the cache of static-static
-/// Diffie-Hellman results.
+/// Our static key with what is computed from it once, and the one before it while that still answers. Cheap to clone; all
+/// clones share the cache of static-static Diffie-Hellman results.
 #[derive(Clone, Debug)]
 pub struct LocalKey {
     secret: StaticSecret,
     public: PublicKey,
     engine: Engine,
     shared: Arc<SharedSecrets>,
+    previous: Option<Box<LocalKey>>,
 }
 
 impl LocalKey {
     /// The local end with static key `secret`.
     pub fn new(secret: StaticSecret, engine: Engine) -> Self {
         let public = secret.public();
-        Self { secret, public, engine, shared: Arc::default() }
+        Self { secret, public, engine, shared: Arc::default(), previous: None }
+    }
+
+    /// `secret` in the place of this key, which goes on answering until [`LocalKey::retire`].
+    #[must_use]
+    pub fn succeed(mut self, secret: StaticSecret) -> Self {
+        self.previous = None;
+        Self { previous: Some(Box::new(self.clone())), ..Self::new(secret, self.engine) }
+    }
+
+    /// Erases the key before this one; which it was.
+    pub fn retire(&mut self) -> Option<PublicKey> {
+        self.previous.take().map(|previous| previous.public)
+    }
+
+    /// The key before this one, while it answers.
+    pub fn previous(&self) -> Option<&Self> {
+        self.previous.as_deref()
+    }
+
+    /// Which of the two a handshake message is to.
+    pub fn addressee(&self, message: &[u8]) -> &Self {
+        let is_to = |previous: &&Self| Mac1Check::new(&previous.public).is_valid(message);
+        self.previous().filter(is_to).unwrap_or(self)
+    }
+
+    /// Our secret half, for what else is agreed with it.
+    pub fn secret(&self) -> &StaticSecret {
+        &self.secret
+    }
+
+    /// This key alone.
+    fn alone(&self) -> Self {
+        Self {
+            secret: self.secret.clone(),
+            public: self.public,
+            engine: self.engine,
+            shared: Arc::clone(&self.shared),
+            previous: None,
+        }
     }
 
     /// Our static public key.
@@ -152,6 +193,8 @@ fn split(mut state: HandshakeState, trace: &SharedTrace) -> SessionSecrets {
 /// An initiation that waits for its response: what is needed to build the same Noise state again.
 #[derive(Debug)]
 pub struct SentInitiation {
+    /// The key of ours it was made with.
+    local: LocalKey,
     peer: PublicKey,
     index: ReceiverIndex,
     timestamp: Tai64n,
@@ -171,7 +214,7 @@ impl SentInitiation {
         timestamp: Tai64n,
         rng: &mut Rng,
     ) -> Result<(Self, [u8; INITIATION_LEN]), DropReason> {
-        let this = Self { peer, index, timestamp, seed: Secret::random(rng) };
+        let this = Self { local: local.alone(), peer, index, timestamp, seed: Secret::random(rng) };
         let noise = match local.engine {
             Engine::Noise => {
                 let (mut state, trace) = local.noise(Some(&peer), None, this.seed.clone());
@@ -183,6 +226,11 @@ impl SentInitiation {
             Engine::Null => null::write_initiation(&local.public, timestamp, &this.seed),
         };
         Ok((this, Initiation::encode(index, &noise)))
+    }
+
+    /// The key of ours it was made with.
+    pub fn local(&self) -> PublicKey {
+        self.local.public
     }
 
     /// The index the response must name.
@@ -204,10 +252,10 @@ impl SentInitiation {
     /// [`DropReason::UnexpectedHandshake`] for another index, [`DropReason::BadHandshake`].
     pub fn consume_response(
         &self,
-        local: &LocalKey,
         message: &Response<'_>,
         psk: &Secret,
     ) -> Result<SessionSecrets, DropReason> {
+        let local = &self.local;
         if message.receiver() != self.index {
             return Err(DropReason::UnexpectedHandshake);
         }
@@ -237,6 +285,7 @@ enum PendingState {
 ///
 /// It proves possession of the static key and is not fresh by itself: compare [`PendingInitiation::timestamp`].
 pub struct PendingInitiation {
+    local: PublicKey,
     peer_static: PublicKey,
     timestamp: Tai64n,
     sender: ReceiverIndex,
@@ -275,14 +324,14 @@ pub fn consume_initiation(
             let peer_static = PublicKey(*key.expect("message 1 carries the static key"));
             local.remember(&peer_static, &trace);
             let state = PendingState::Noise(Box::new(state), trace);
-            Ok(PendingInitiation { peer_static, timestamp, sender, state })
+            Ok(PendingInitiation { local: local.public, peer_static, timestamp, sender, state })
         }
         #[cfg(any(test, feature = "sim"))]
         Engine::Null => {
             let (peer_static, timestamp) = null::read_initiation(message)?;
             let noise = message.noise().try_into().expect("an initiation's Noise part has 108 bytes");
             let state = PendingState::Null(Box::new(noise), rng.fork());
-            Ok(PendingInitiation { peer_static, timestamp, sender, state })
+            Ok(PendingInitiation { local: local.public, peer_static, timestamp, sender, state })
         }
     }
 }
@@ -291,6 +340,11 @@ impl PendingInitiation {
     /// Who sent it, proven.
     pub fn peer_static(&self) -> PublicKey {
         self.peer_static
+    }
+
+    /// The key of ours it is to.
+    pub fn local(&self) -> PublicKey {
+        self.local
     }
 
     /// When, by the sender's clock; must be greater than any accepted from this key before.

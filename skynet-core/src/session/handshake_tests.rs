@@ -44,7 +44,7 @@ fn handshake(
     let pending = consume_initiation(b, &initiation(&message), &mut rng)?;
     assert_eq!((pending.peer_static(), pending.sender()), (a.public(), ReceiverIndex(11)));
     let (message, theirs) = pending.respond(&psk_b, ReceiverIndex(22))?;
-    let ours = sent.consume_response(a, &response(&message), &psk_a)?;
+    let ours = sent.consume_response(&response(&message), &psk_a)?;
     Ok((ours, theirs))
 }
 
@@ -101,7 +101,7 @@ fn a_point_of_small_order_ends_the_handshake() {
         let read = consume_initiation(&b, &initiation(&message), &mut rng);
         assert_eq!(read.err(), Some(DropReason::BadHandshake), "as ephemeral key of message 1");
         answer[12..44].copy_from_slice(&point);
-        let read = sent.consume_response(&a, &response(&answer), &Secret::from_bytes([0; 32]));
+        let read = sent.consume_response(&response(&answer), &Secret::from_bytes([0; 32]));
         assert_eq!(read.err(), Some(DropReason::BadHandshake), "as ephemeral key of message 2");
     }
 }
@@ -165,14 +165,14 @@ fn no_damaged_response_is_accepted_and_the_true_one_still_is() {
         let now = Instant::from_nanos(bit as u64 * 1_000_000_000);
         assert_eq!(gate.check(now, source, &bad) == Verdict::Pass, bit / 8 >= 76, "bit {bit} at the gate");
         if (8..60).contains(&(bit / 8)) {
-            assert!(sent.consume_response(&a, &response(&bad), &psk).is_err(), "bit {bit}");
+            assert!(sent.consume_response(&response(&bad), &psk).is_err(), "bit {bit}");
         }
     }
     for len in 0..good.len() {
         assert!(Message::parse(&good[..len]).is_err());
     }
     assert!(Message::parse(&[&good[..], &[0]].concat()).is_err());
-    let ours = sent.consume_response(&a, &response(&good), &psk).expect("forgeries left no trace");
+    let ours = sent.consume_response(&response(&good), &psk).expect("forgeries left no trace");
     assert!(ours.send.ct_eq(&theirs.receive));
 }
 

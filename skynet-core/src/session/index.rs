@@ -39,6 +39,11 @@ impl IndexAllocator {
         }
     }
 
+    /// The peer has another static key.
+    pub fn rename(&mut self, old: &PublicKey, new: PublicKey) {
+        self.taken.values_mut().filter(|key| **key == *old).for_each(|key| *key = new);
+    }
+
     /// Gives `index` back.
     pub fn free(&mut self, index: ReceiverIndex) {
         self.taken.remove(&index);

@@ -142,6 +142,10 @@ struct Attempt {
 #[derive(Debug)]
 pub struct Session {
     peer: PublicKey,
+    /// The key that the peer had before, while its binding lasts.
+    previous_peer: Option<PublicKey>,
+    /// The key of ours by which the peer knew us last.
+    known_as: Option<PublicKey>,
     psk: PeerPsk,
     persistent_keepalive: Option<Duration>,
     certified: bool,
@@ -168,6 +172,8 @@ impl Session {
     pub fn new(config: SessionConfig) -> Self {
         Self {
             peer: config.peer,
+            previous_peer: None,
+            known_as: None,
             psk: config.psk,
             persistent_keepalive: config.persistent_keepalive,
             certified: config.certified,
@@ -191,6 +197,11 @@ impl Session {
     /// The peer's static key.
     pub fn peer(&self) -> PublicKey {
         self.peer
+    }
+
+    /// The key of ours that the peer is known to know: by which the last handshake was.
+    pub fn known_as(&self) -> Option<PublicKey> {
+        self.known_as
     }
 
     /// What the data plane notes its packets in.
@@ -266,6 +277,26 @@ impl Session {
         self.serve_wish(now, cx);
     }
 
+    /// The peer has another static key. What was agreed under the one before goes on, an initiation to it may still be answered,
+    /// and its own are until [`Session::forget_previous_peer`].
+    pub fn set_peer(&mut self, peer: PublicKey) {
+        self.cookie = None;
+        self.previous_peer = Some(core::mem::replace(&mut self.peer, peer));
+    }
+
+    /// The key that the peer had before is over.
+    pub fn forget_previous_peer(&mut self) {
+        self.previous_peer = None;
+    }
+
+    /// A static key of ours is over: what waits for an answer to it does so no more.
+    pub fn retire_local(&mut self, key: &PublicKey, cx: &mut Context<'_>) {
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.sent.local() == *key) {
+            self.cancel_attempt(cx);
+            self.wanted = true;
+        }
+    }
+
     /// Ends everything at once: keys, handshakes, cookies. For a peer that was removed or revoked, and for all peers
     /// after a suspend or a clone of this machine. The session can begin anew.
     pub fn close(&mut self, cx: &mut Context<'_>) {
@@ -291,7 +322,8 @@ impl Session {
         now: Now,
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        if pending.peer_static() != self.peer {
+        let from = pending.peer_static();
+        if from != self.peer && self.previous_peer != Some(from) {
             return Err(DropReason::NotMember);
         }
         let timestamp = pending.timestamp();
@@ -303,6 +335,7 @@ impl Session {
             return Err(DropReason::RateLimited);
         }
         let (remote, local) = (pending.sender(), cx.indices.allocate(self.peer, cx.rng));
+        let known_as = pending.local();
         let (response, secrets) = match pending.respond(&self.psk.responding, local) {
             Ok(made) => made,
             Err(reason) => {
@@ -311,6 +344,7 @@ impl Session {
             }
         };
         self.greatest_timestamp = timestamp;
+        self.known_as = Some(known_as);
         self.last_initiation_rx = Some(now.mono);
         if self.certified && self.attempt.is_some() && cx.local.public() < self.peer {
             // Two initiations crossed. Both ends know which one lives on; if it dies, we begin again in 5 s.
@@ -335,8 +369,9 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
         let attempt = self.attempt.as_ref().ok_or(DropReason::UnexpectedHandshake)?;
-        let secrets = attempt.sent.consume_response(cx.local, message, &self.psk.initiating)?;
+        let secrets = attempt.sent.consume_response(message, &self.psk.initiating)?;
         let local = attempt.sent.index();
+        self.known_as = Some(attempt.sent.local());
         self.attempt = None;
         self.wanted = false;
         self.last_handshake = Some(now.mono);
@@ -434,10 +469,11 @@ impl Session {
 
     /// Sends an initiation with a fresh ephemeral key and timestamp; `started` is that of the first in a row.
     fn send_initiation(&mut self, started: Instant, now: Now, cx: &mut Context<'_>) {
+        let from = self.choose_local(cx.local);
         self.cancel_attempt(cx);
         let index = cx.indices.allocate(self.peer, cx.rng);
         let timestamp = cx.timestamps.next(now);
-        let Ok((sent, bytes)) = SentInitiation::create(cx.local, self.peer, index, timestamp, cx.rng) else {
+        let Ok((sent, bytes)) = SentInitiation::create(from, self.peer, index, timestamp, cx.rng) else {
             // The peer's key is a point of small order: nobody can ever answer.
             cx.indices.free(index);
             self.events.push_back(SessionEvent::HandshakeFailed);
@@ -449,6 +485,14 @@ impl Session {
         self.last_initiation_tx = Some(now.mono);
         let retransmit_at = now.mono + timers::retransmit_after(cx.rng);
         self.attempt = Some(Box::new(Attempt { sent, message, started, retransmit_at }));
+    }
+
+    /// A peer that is not known to know our key is asked by it and, if it does not answer, by the one before in turn: it may
+    /// have no way to hear of the new one.
+    fn choose_local<'k>(&self, local: &'k LocalKey) -> &'k LocalKey {
+        let tried = self.attempt.as_ref().map(|attempt| attempt.sent.local());
+        let is_turn = self.known_as != Some(local.public()) && tried == Some(local.public());
+        local.previous().filter(|_| is_turn).unwrap_or(local)
     }
 
     fn cancel_attempt(&mut self, cx: &mut Context<'_>) {

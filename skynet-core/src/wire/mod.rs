@@ -3,6 +3,7 @@
 pub mod address;
 pub mod binding;
 pub mod ip;
+pub mod passed_on;
 pub mod probe;
 pub mod record;
 pub mod relay;

@@ -3,12 +3,15 @@
 //! ```text
 //! 0  0x10 control record   1  type   2  u16 length of body   4  body (TLV)   …  padding
 //!    type: 1 HELLO   2 OPEN   3 ACCEPT   4 PATTERN   5 REPORT   6 APPLY   7 TICKET   8 ASK   9 VIEW
+//!          10 WANT   11 DOCUMENT
 //! ```
 
 use crate::id::LaneNo;
 use crate::key::Secret;
-use crate::member::tlv::{Reader, TlvError, Writer};
+use crate::member::document::Kind;
+use crate::member::tlv::{Cursor, Reader, TlvError, Writer};
 use crate::session::Suite;
+use crate::wire::passed_on::{self, Part};
 use crate::wire::relay::TICKET_LEN;
 use crate::wire::view::View;
 use crate::wire::wireguard::ReceiverIndex;
@@ -24,6 +27,8 @@ const TYPE_APPLY: u8 = 6;
 const TYPE_TICKET: u8 = 7;
 const TYPE_ASK: u8 = 8;
 const TYPE_VIEW: u8 = 9;
+const TYPE_WANT: u8 = 10;
+const TYPE_DOCUMENT: u8 = 11;
 /// PATTERN records of one train: a bit each in REPORT.
 pub const PATTERNS: u8 = 8;
 /// Bytes of a PATTERN beside its fill: record header and three fields.
@@ -41,6 +46,9 @@ pub const FEATURE_CHUNKS: u8 = 1;
 pub const FEATURE_VIEW: u8 = 16;
 /// The node relays for members and answers APPLY, in [`Hello::features`]. Believed of members with the tag `relay` alone.
 pub const FEATURE_RELAY: u8 = 32;
+
+/// The node answers WANT, in [`Hello::features`].
+pub const FEATURE_DOCUMENTS: u8 = 64;
 
 /// A control record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,12 +71,21 @@ pub enum Record {
     Ask(u32),
     /// The answer to ASK.
     View(Box<View>),
+    /// Show me your document of this kind.
+    Want(Kind),
+    /// A part of it.
+    Document(Part),
 }
 
 impl Record {
     /// Whether these bytes claim to be an ASK or a VIEW.
     pub fn is_of_view(record: &[u8]) -> bool {
         matches!(record, [CONTROL_RECORD, TYPE_ASK | TYPE_VIEW, ..])
+    }
+
+    /// Whether these bytes claim to be a WANT or a DOCUMENT.
+    pub fn is_of_documents(record: &[u8]) -> bool {
+        matches!(record, [CONTROL_RECORD, TYPE_WANT | TYPE_DOCUMENT, ..])
     }
 
     /// Whether these bytes claim to be a HELLO.
@@ -139,12 +156,38 @@ pub struct Hello {
     pub max_lanes: u8,
     /// The largest inner packet accepted, in bytes.
     pub max_packet: u16,
-    /// Epoch of the manifest held.
-    pub manifest_epoch: u64,
-    /// HASH of the manifest held: the same epoch with another hash is an alarm.
-    pub manifest_hash: [u8; 32],
-    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`], [`FEATURE_VIEW`], [`FEATURE_RELAY`].
+    /// The manifest held: the same epoch with another hash is an alarm.
+    pub manifest: Holding,
+    /// What else the node understands, a bit each: [`FEATURE_CHUNKS`], [`FEATURE_VIEW`], [`FEATURE_RELAY`],
+    /// [`FEATURE_DOCUMENTS`].
     pub features: u8,
+    /// The revocations and the policy held, if the node says.
+    pub documents: Option<[Holding; 2]>,
+}
+
+/// Which document of its kind a node holds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Holding {
+    /// Its epoch; 0: none.
+    pub epoch: u64,
+    /// HASH of it.
+    pub hash: [u8; 32],
+}
+
+impl Holding {
+    const LEN: usize = 40;
+
+    fn encode(self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        out[..8].copy_from_slice(&self.epoch.to_be_bytes());
+        out[8..].copy_from_slice(&self.hash);
+        out
+    }
+
+    fn decode(bytes: &[u8; Self::LEN]) -> Option<Self> {
+        let mut c = Cursor::new(bytes);
+        Some(Self { epoch: c.u64()?, hash: c.array()? })
+    }
 }
 
 /// OPEN and ACCEPT: the sender's opening key of this lane is installed, the recipient may seal to it.
@@ -189,6 +232,8 @@ impl Record {
             TYPE_TICKET => Ok(Self::Ticket(Box::new(Grant::parse_body(body)?))),
             TYPE_ASK => parse_id(body).map(Self::Ask),
             TYPE_VIEW => Ok(Self::View(Box::new(View::parse_body(body)?))),
+            TYPE_WANT => Ok(Self::Want(passed_on::parse_want(body)?)),
+            TYPE_DOCUMENT => Ok(Self::Document(Part::parse_body(body)?)),
             _ => Err(RecordError::Unknown),
         }
     }
@@ -205,6 +250,8 @@ impl Record {
             Self::Ticket(grant) => joined(TYPE_TICKET, &grant.body()),
             Self::Ask(id) => joined(TYPE_ASK, &id_body(*id)),
             Self::View(view) => joined(TYPE_VIEW, &view.body()),
+            Self::Want(kind) => joined(TYPE_WANT, &passed_on::want_body(*kind)),
+            Self::Document(part) => joined(TYPE_DOCUMENT, &part.body()),
         }
     }
 
@@ -254,15 +301,16 @@ fn joined(kind: u8, body: &[u8]) -> Vec<u8> {
 impl Hello {
     /// The record.
     pub fn encode(&self) -> Vec<u8> {
-        let mut manifest = self.manifest_epoch.to_be_bytes().to_vec();
-        manifest.extend(self.manifest_hash);
         let mut w = Writer::new();
         w.bytes(0x81, &[HELLO_VERSION]);
         w.bytes(0x02, &self.suites.to_be_bytes());
         w.bytes(0x03, &[self.max_lanes]);
         w.bytes(0x04, &self.max_packet.to_be_bytes());
-        w.bytes(0x05, &manifest);
+        w.bytes(0x05, &self.manifest.encode());
         w.bytes(0x06, &[self.features]);
+        if let Some(documents) = self.documents {
+            w.bytes(0x07, documents.map(Holding::encode).as_flattened());
+        }
         joined(TYPE_HELLO, &w.finish())
     }
 
@@ -275,18 +323,14 @@ impl Hello {
             u32::from_be_bytes(r.optional_array(0x02)?.unwrap_or(SUITE_CHACHA20_POLY1305.to_be_bytes()));
         let [max_lanes] = r.optional_array(0x03)?.unwrap_or([0]);
         let max_packet = u16::from_be_bytes(r.optional_array(0x04)?.unwrap_or(1280u16.to_be_bytes()));
-        let manifest: [u8; 40] = r.optional_array(0x05)?.unwrap_or([0; 40]);
+        let manifest = Holding::decode(&r.optional_array(0x05)?.unwrap_or([0; 40])).unwrap_or_default();
         let [features] = r.optional_array(0x06)?.unwrap_or([0]);
+        let documents = r.optional_array::<80>(0x07)?.map(|bytes| {
+            let (revocations, policy) = bytes.split_at(40);
+            [revocations, policy].map(|held| held.first_chunk().and_then(Holding::decode).unwrap_or_default())
+        });
         r.finish()?;
-        let (epoch, hash) = manifest.split_at(8);
-        Ok(Self {
-            suites,
-            max_lanes,
-            max_packet,
-            manifest_epoch: u64::from_be_bytes(epoch.try_into().expect("8 of 40 bytes")),
-            manifest_hash: hash.try_into().expect("32 of 40 bytes"),
-            features,
-        })
+        Ok(Self { suites, max_lanes, max_packet, manifest, features, documents })
     }
 }
 
@@ -380,14 +424,14 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn samples() -> [Record; 9] {
+    fn samples() -> [Record; 11] {
         let hello = Hello {
             suites: 3,
             max_lanes: 4,
             max_packet: 1360,
-            manifest_epoch: 7,
-            manifest_hash: [9; 32],
+            manifest: Holding { epoch: 7, hash: [9; 32] },
             features: 1,
+            documents: Some([Holding { epoch: 3, hash: [8; 32] }, Holding::default()]),
         };
         let offer =
             LaneOffer { lane: LaneNo(1), suite: Suite::Aes256Gcm, receiver: ReceiverIndex(0xa1b2_c3d4) };
@@ -405,6 +449,8 @@ mod tests {
             Record::Ticket(Box::new(grant)),
             Record::Ask(0x0102_0304),
             Record::View(Box::new(View { id: 5, end: crate::diagnosis::sample_end() })),
+            Record::Want(Kind::Policy),
+            Record::Document(Part { kind: Kind::Policy, total: 410, at: 400, bytes: vec![7; 10] }),
         ]
     }
 

@@ -107,7 +107,8 @@ fn entry(all: &Value, who: &str) -> Result<RevokedNode, Failure> {
     }
     let node = find(all, who)?;
     let identity = node["identity"].as_str().and_then(parse_hex);
-    let until = node["not_after"].as_u64();
+    // As long as its documents could be prolonged.
+    let until = node["not_after"].as_u64().max(node["renew_until"].as_u64());
     let (Some(identity), Some(until)) = (identity, until) else {
         return Err(Failure::Failed(anyhow::anyhow!("the relay does not say who {who} is")));
     };

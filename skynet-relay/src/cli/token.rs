@@ -55,10 +55,19 @@ pub(crate) struct TokenArgs {
     /// (/32), is a place: whoever joins with the token later takes it over.
     #[arg(long, value_name = "PATTERN")]
     token_name: Option<NamePattern>,
+    /// How long the registrar goes on prolonging the membership of machines that joined with it, unless they are revoked
+    /// (s, m, h, d); `never`: it ends with their certificates, after a year.
+    #[arg(long, value_parser = renewal, default_value = "3650d", value_name = "TIME")]
+    token_renew: Duration,
     /// A tag of the machines that join with it: `relay` for such as relay for the others, one that names a rate class …;
     /// can be given several times.
     #[arg(long = "token-tag", visible_alias = "tag", value_name = "TAG")]
     token_tags: Vec<String>,
+}
+
+/// How long certificates are prolonged; zero: never.
+fn renewal(text: &str) -> Result<Duration, String> {
+    if text == "never" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 impl TokenArgs {
@@ -70,6 +79,7 @@ impl TokenArgs {
             pool: self.token_pool,
             tags: Tags::new(&self.token_tags)?,
             names: self.token_name.clone(),
+            renew_for: self.token_renew,
             ..TokenOptions::default()
         })
     }
@@ -115,6 +125,7 @@ fn list(common: &Common) -> Result<(), Failure> {
             "used": used,
             "max_uses": allowed.max_uses,
             "not_after": allowed.not_after.0,
+            "renew_until": allowed.renew_until.map(|until| until.0),
             "tags": allowed.tags.iter().collect::<Vec<_>>(),
             "ephemeral": allowed.ephemeral,
             "pool": allowed.pool.to_string(),

@@ -54,6 +54,8 @@ fn node(bundle: &[u8]) -> Option<Value> {
         "token_use": receipt.map(|receipt| receipt.use_number),
         "joined": certificate.not_before.0,
         "not_after": certificate.not_after.0,
+        "prolonged_until": receipt.and_then(|receipt| receipt.certificate_until).map(|until| until.0),
+        "renew_until": bundle.delegation.unverified().renew_until.map(|until| until.0),
         "key_not_after": binding.not_after.0,
         "receipt_not_after": receipt.map(|receipt| receipt.not_after.0),
     }))

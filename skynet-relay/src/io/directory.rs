@@ -13,8 +13,8 @@ use skynet_core::time::UnixTime;
 use tracing::{debug, info, warn};
 
 use crate::io::control::Directory;
-use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, find, list};
-use crate::server::{InForce, Joined, Listed, StoreOp, StoreReply};
+use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, each_node, find, list};
+use crate::server::{Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply};
 use crate::store::{Store, StoreError};
 
 /// Bytes of bundles in one answer to LIST: what fits a frame with their headers.
@@ -89,6 +89,28 @@ impl<S: Store> LocalDirectory<S> {
             genesis: trust.genesis().bytes().to_vec(),
             manifest: trust.manifest().bytes().to_vec(),
         }))
+    }
+
+    /// Who is to be forgotten when it is gone, where that is this relay's to say.
+    fn ephemeral(&self, store: &dyn Store) -> Result<Vec<Ephemeral>, StoreError> {
+        if !self.registrar.admits() {
+            return Ok(Vec::new());
+        }
+        let network_id = self.network_id();
+        let of = |bundle: Bundle| {
+            let (certificate, key) = (bundle.certificate.unverified(), bundle.binding.unverified().x25519);
+            certificate.ephemeral.then(|| Ephemeral {
+                network_id,
+                identity: certificate.identity,
+                node_no: certificate.v4.to_bits(),
+                key,
+                tags: certificate.tags.clone(),
+                mark: roll::mark(bundle.certificate.bytes()),
+            })
+        };
+        let mut members = Vec::new();
+        each_node(store, |bundle| members.extend(of(bundle)))?;
+        Ok(members)
     }
 
     fn get(store: &dyn Store, lookup: &Lookup) -> Result<StoreReply, StoreError> {
@@ -171,6 +193,7 @@ impl<S: Store + 'static> LocalDirectory<S> {
             }
             // `adopt_of` has taken it over.
             StoreOp::Adopt { .. } | StoreOp::InForce => self.in_force(store, now).unwrap_or_else(refused),
+            StoreOp::Ephemeral => self.ephemeral(store).map_or_else(failed, StoreReply::Ephemeral),
         }
     }
 }

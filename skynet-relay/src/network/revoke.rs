@@ -74,6 +74,10 @@ pub fn token_entry(token: &tokens::Issued, extent: Extent, now: UnixTime) -> Rev
         token_id: token.delegation.token_id,
         extent,
         since: now,
-        until: token.delegation.not_after.plus_secs(lifetime),
+        until: token
+            .delegation
+            .not_after
+            .plus_secs(lifetime)
+            .max(token.delegation.renew_until.unwrap_or_default()),
     }
 }

@@ -251,6 +251,13 @@ fn a_token_carries_what_was_asked_for_and_impossible_wishes_are_refused() {
     assert!(d.tags.contains("web"));
     assert_eq!(d.names, o.names);
     assert_eq!(d.not_after, NOW.plus_secs(86_400));
+    assert_eq!(d.renew_until, None, "an ephemeral node's certificate is not prolonged");
+    for (renew_for, until) in [(0, None), (60, Some(d.not_after.plus_secs(60)))] {
+        let renew_for = std::time::Duration::from_secs(renew_for);
+        let lasting = TokenOptions { renew_for, ephemeral: false, ..o.clone() };
+        let token = create_token(&dir, &lasting, &mut rng(), NOW).unwrap();
+        assert_eq!(JoinToken::parse(&token.text).unwrap().delegation().unverified().renew_until, until);
+    }
     assert!(load_network(&dir).unwrap().trust.verify_delegation(parsed.delegation()).is_ok());
 
     o.pool = Some("192.168.0.0/24".parse().unwrap());

@@ -22,6 +22,9 @@ use super::{NetworkError, OPERATOR};
 const MAX_RECORDS: usize = 10_000;
 const RECORDS: &str = "tokens";
 
+/// Longer than machines live, shorter than for ever.
+const RENEW_FOR: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// What a token is to allow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenOptions {
@@ -39,13 +42,15 @@ pub struct TokenOptions {
     pub names: Option<NamePattern>,
     /// How long a node's certificate lives at most.
     pub node_lifetime: Duration,
+    /// How long after the token's end the registrar may prolong certificates; zero: never. Not those of ephemeral nodes.
+    pub renew_for: Duration,
     /// The relays it names; `None` is the first address of each relay of the manifest and its first of the
     /// other family, four in all at most.
     pub relays: Option<Vec<TokenRelay>>,
 }
 
 impl Default for TokenOptions {
-    /// Good for a day and any number of nodes, whose certificates live a year.
+    /// Good for a day and any number of nodes, whose certificates live a year and are prolonged for ten.
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(86_400),
@@ -55,6 +60,7 @@ impl Default for TokenOptions {
             pool: None,
             names: None,
             node_lifetime: Duration::from_secs(365 * 86_400),
+            renew_for: RENEW_FOR,
             relays: None,
         }
     }
@@ -124,6 +130,8 @@ pub fn create_token(
         tags: options.tags.clone(),
         pool: options.pool.unwrap_or(manifest.v4),
         names: options.names.clone(),
+        renew_until: (!options.ephemeral && !options.renew_for.is_zero())
+            .then(|| not_after.plus_secs(options.renew_for.as_secs())),
     };
     let delegation = delegation.sign(&root)?.into_signed();
     record(dir, &delegation)?;

@@ -48,12 +48,21 @@ impl Registrar {
         if let Some(proven) = proven {
             check_proven(&bundle, proven)?;
         }
+        // A node whose new key the registrar has admitted may have missed the answer.
+        let known = stored_node(view, &bundle.certificate.unverified().identity)?;
+        if let (None, Some((_, old))) = (&bundle.receipt, &known)
+            && old.binding.bytes() == bundle.binding.bytes()
+        {
+            bundle.receipt.clone_from(&old.receipt);
+        }
         let member = self.trust.verify_member(&bundle, now).map_err(|error| match error {
             ChainError::NoReceipt => needs_registrar("joining for the first time"),
             ChainError::Expired(Kind::Receipt) => needs_registrar("joining after a long time"),
+            ChainError::Expired(Kind::Certificate) if self.trust.verify_candidate(&bundle, now).is_ok() => {
+                needs_registrar("prolonging a certificate")
+            }
             error => error.into(),
         })?;
-        let known = stored_node(view, &member.identity())?;
         if let Some((_, old)) = &known {
             keep_the_newest(&mut bundle, old)?;
             keep_newer_receipt(&mut bundle, old);

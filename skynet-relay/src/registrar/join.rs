@@ -239,6 +239,7 @@ impl Registrar {
             issued: now,
             not_after: now.plus_secs(RECEIPT_LIFETIME),
             registrar: signer.identity(),
+            certificate_until: prolonged(candidate, now),
         };
         Ok(receipt.sign(signer)?.into_signed())
     }
@@ -257,6 +258,14 @@ pub(super) fn keep_the_newest(bundle: &mut Bundle, old: &Bundle) -> Result<(), R
         bundle.record = old.record.clone();
     }
     Ok(())
+}
+
+/// From half of its life on a certificate is prolonged by as much as its token gave it at first, as far as that lets it.
+fn prolonged(candidate: &Candidate, now: UnixTime) -> Option<UnixTime> {
+    let (delegation, certificate) = (candidate.delegation(), candidate.certificate());
+    let last = delegation.renew_until.filter(|last| *last > certificate.not_after)?;
+    let half = UnixTime(certificate.not_before.0.midpoint(certificate.not_after.0));
+    (now >= half).then(|| last.min(now.plus_secs(u64::from(delegation.max_node_lifetime))))
 }
 
 fn token_key(token_id: &TokenId) -> String {

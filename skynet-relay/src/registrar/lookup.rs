@@ -3,13 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use skynet_core::key::{Identity, PublicKey};
-use skynet_core::member::Name;
+use skynet_core::member::{Bundle, Name};
 
 use super::{identity_at, name_key, node_key, session_key, v4_key, v6_key};
 use crate::store::{StoreError, View};
 
 /// Most members in one answer to LIST.
 pub const MAX_LIST: usize = 64;
+
+/// Nodes read at once.
+const PAGE: usize = 256;
 
 /// How GET names a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,4 +83,18 @@ pub fn list(view: &dyn View, after: u32, limit: usize, max_bytes: usize) -> Resu
         page.push((node_no, stored.value));
     }
     Ok((page, more))
+}
+
+/// Shows every node's documents, a page of the store at a time. What is no bundle is left out.
+///
+/// # Errors
+/// The store does not answer.
+pub fn each_node(view: &dyn View, mut show: impl FnMut(Bundle)) -> Result<(), StoreError> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = view.range("nodes/", after.as_deref(), PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        page.iter().filter_map(|(_, stored)| Bundle::parse(&stored.value).ok()).for_each(&mut show);
+    }
 }

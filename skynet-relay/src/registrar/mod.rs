@@ -23,7 +23,7 @@ mod oust;
 
 pub use join::{JoinPlan, RECEIPT_LIFETIME};
 use join::{is_news, keep_the_newest};
-pub use lookup::{GetBy, MAX_LIST, Page, find, list};
+pub use lookup::{GetBy, MAX_LIST, Page, each_node, find, list};
 pub use oust::Ousted;
 
 use skynet_core::key::{Identity, PublicKey, SigningKey};

@@ -63,7 +63,7 @@ fn a_token_revoked_for_new_ones_lets_nobody_in_and_throws_nobody_out() {
     assert_eq!(code(world.join(stranger.bundle(), NOW)), DenyCode::Revoked, "though its clock says before");
     assert!(world.join(member.bundle(), NOW.plus_secs(8 * DAY)).is_err(), "its key binding is over");
     let mut member = member;
-    member.renew_binding(NOW.plus_secs(8 * DAY)).unwrap();
+    member.renew_binding(None, NOW.plus_secs(8 * DAY)).unwrap();
     let renewed = world.join(member.bundle(), NOW.plus_secs(8 * DAY)).unwrap();
     assert!(!renewed.new, "a member of before goes on and gets its receipt anew");
 }

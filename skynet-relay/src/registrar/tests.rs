@@ -63,6 +63,7 @@ impl World {
             token_key: key.identity(),
             signer: self.root.identity(),
             not_after: NOW.plus_secs(DAY),
+            renew_until: None,
             max_node_lifetime: 365 * DAY as u32,
             max_uses: 0,
             ephemeral: false,
@@ -168,7 +169,7 @@ fn a_second_join_keeps_address_receipt_and_use_count() {
 
     // After the token's end, with a renewed binding and past half of the receipt's life.
     let later = NOW.plus_secs(8 * DAY);
-    node.renew_binding(later).unwrap();
+    node.renew_binding(None, later).unwrap();
     let renewed = world.join(node.bundle(), later).unwrap();
     assert!(!renewed.new);
     node.accept_receipt(&renewed.receipt, later).unwrap();
@@ -178,8 +179,58 @@ fn a_second_join_keeps_address_receipt_and_use_count() {
 
     // A month off: the receipt is over, the directory still knows the node.
     let month = NOW.plus_secs(40 * DAY);
-    node.renew_binding(month).unwrap();
+    node.renew_binding(None, month).unwrap();
     assert!(world.join(node.bundle(), month).is_ok());
+}
+
+#[test]
+fn a_certificate_is_prolonged_from_half_of_its_life_on_as_far_as_its_token_lets_it() {
+    const YEAR: u64 = 365 * DAY;
+    let mut world = World::new();
+    let token = world.token(|d| d.renew_until = Some(NOW.plus_secs(3 * YEAR)));
+    let mut node = world.joined(&token, "web");
+    let mut at = |world: &World, years_tenths: u64| {
+        let now = NOW.plus_secs(YEAR / 10 * years_tenths);
+        node.renew_binding(None, now).unwrap();
+        let plan = world.join(node.bundle(), now)?;
+        assert!(!plan.new);
+        node.accept_receipt(&plan.receipt, now).unwrap();
+        let member = node.member(now).unwrap();
+        Ok::<_, Refusal>((member.candidate().certificate_end(member.receipt()).0 - NOW.0) * 10 / YEAR)
+    };
+    assert_eq!(at(&world, 4), Ok(10), "not yet");
+    assert_eq!(at(&world, 6), Ok(16));
+    assert_eq!(at(&world, 14), Ok(24));
+    // Off for two of its lives, and in the directory: it gets back in, for as long as the issuer said.
+    assert_eq!(at(&world, 29), Ok(30));
+    let late = at(&world, 31).unwrap_err();
+    assert!(matches!(late, Refusal::Denied { code: DenyCode::Expired, .. }), "{late}");
+
+    // Whom the directory has forgotten needs a receipt that is valid, or a token that is.
+    let mut other = world.joined(&token, "other");
+    world.store = MemoryStore::new();
+    let now = NOW.plus_secs(YEAR / 10 * 15);
+    other.renew_binding(None, now).unwrap();
+    assert_eq!(code(world.join(other.bundle(), now)), DenyCode::Expired);
+}
+
+#[test]
+fn a_follower_lets_a_node_in_that_missed_the_answer_about_its_new_key() {
+    let mut world = World::new();
+    let token = world.token(|_| ());
+    let mut node = world.joined(&token, "web");
+    let (follower, store) = (follower(&world), MemoryStore::new());
+    let later = NOW.plus_secs(4 * DAY);
+    node.prepare_key(7 * DAY, later, &mut world.rng).unwrap();
+    let (next, key) = (node.next_bundle().unwrap(), node.next_key().unwrap().public());
+    assert_eq!(code(follower.join(&next.encode(), &key, &store, later)), DenyCode::TryLater, "not yet");
+    let plan = world.join(&next, later).unwrap();
+    follower.learn(&plan.bundle, &store, later).unwrap();
+    let old = node.bundle().encode();
+    assert_eq!(code(follower.join(&old, &session_key_of(&node), &store, later)), DenyCode::NotProven);
+    let let_in = follower.join(&next.encode(), &key, &store, later).unwrap();
+    node.adopt_key(&let_in.receipt, 3 * DAY, later).unwrap();
+    assert_eq!(session_key_of(&node), key);
 }
 
 #[test]
@@ -251,7 +302,7 @@ fn an_older_key_binding_is_refused() {
     let token = world.token(|_| ());
     let mut node = world.joined(&token, "web");
     let old = node.bundle().clone();
-    node.renew_binding(NOW.plus_secs(10)).unwrap();
+    node.renew_binding(None, NOW.plus_secs(10)).unwrap();
     world.join(node.bundle(), NOW.plus_secs(10)).unwrap();
     assert_eq!(code(world.join(&old, NOW.plus_secs(10))), DenyCode::NotProven);
 }

@@ -13,6 +13,7 @@ mod requests;
 mod roll;
 mod room;
 mod store;
+mod unheard;
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,7 +33,8 @@ use bulletin::Bulletin;
 use fence::Fences;
 use roll::Rolls;
 use room::release;
-pub use store::{InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest};
+pub use store::{Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest};
+use unheard::Unheard;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -110,6 +112,7 @@ pub struct ControlServer {
     unsent: usize,
     online: BTreeMap<MemberKey, ConnId>,
     rolls: Rolls,
+    unheard: Unheard,
     fences: Fences,
     asked: BTreeMap<u64, Asked>,
     next_id: u64,
@@ -136,6 +139,7 @@ impl ControlServer {
             unsent: 0,
             online: BTreeMap::new(),
             rolls: Rolls::default(),
+            unheard: Unheard::default(),
             fences: Fences::default(),
             asked: BTreeMap::new(),
             next_id: 1,
@@ -251,6 +255,7 @@ impl ControlServer {
             }
         }
         self.settle_fences(now);
+        self.forget_unheard(now.mono);
         self.tell_rolls(now.mono);
     }
 
@@ -269,7 +274,12 @@ impl ControlServer {
         }
         let drain = self.drain_next.map(|(at, _)| at).filter(|_| !self.online.is_empty());
         let deadline = earliest(self.deadlines.first().map(|&(at, _)| at), drain);
-        let others = [self.bulletin.poll_timeout(), self.rolls.poll_timeout(), self.fences.poll_timeout()];
+        let others = [
+            self.bulletin.poll_timeout(),
+            self.rolls.poll_timeout(),
+            self.unheard.poll_timeout(),
+            self.fences.poll_timeout(),
+        ];
         others.into_iter().fold(deadline, earliest)
     }
 

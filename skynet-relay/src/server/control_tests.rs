@@ -37,6 +37,8 @@ impl World {
         server.handle_timeout(now);
         let asked = server.poll_store_request().expect("what is in force is asked first");
         assert_eq!(asked, StoreRequest { id: 0, op: StoreOp::InForce });
+        let asked = server.poll_store_request().expect("then who may have gone unseen");
+        assert_eq!(asked, StoreRequest { id: 0, op: StoreOp::Ephemeral });
         Self { now, server, relay_key, rng, next_conn: 1 }
     }
     fn open(&mut self, from: &str) -> Option<ConnId> {

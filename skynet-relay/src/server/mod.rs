@@ -12,8 +12,8 @@ pub mod seats;
 mod stun;
 
 pub use control::{
-    ConnId, ControlServer, ControlServerConfig, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest,
-    StreamOutput,
+    ConnId, ControlServer, ControlServerConfig, Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply,
+    StoreRequest, StreamOutput,
 };
 pub use measure::Measure;
 pub use methods::{Method, Standing};

@@ -29,7 +29,7 @@ use skynet_core::path::{Guessing, MtuConfig};
 use skynet_core::receive::{Deliver, Inbound};
 use skynet_core::send::{Outbound, Sent};
 use skynet_core::session::Engine;
-use skynet_core::time::{Instant, Now, earliest};
+use skynet_core::time::{Duration, Instant, Now, earliest};
 use skynet_core::worker::LocalQueues;
 
 use super::application::Application;
@@ -96,6 +96,8 @@ pub struct AgentConfig {
     pub guessing: Guessing,
     /// Whether it talks to nobody once what it knows of revocations is stale.
     pub fail_closed: bool,
+    /// When its session keys are replaced, if sooner than usual.
+    pub key_lifetime: Option<Duration>,
     /// What a start before left.
     pub persisted: Persisted,
 }
@@ -373,6 +375,9 @@ impl AgentHost {
         node.watch(self.watched.clone(), now);
         if self.config.fail_closed {
             node.fail_closed(now);
+        }
+        if let Some(lifetime) = self.config.key_lifetime {
+            node.set_key_lifetime(lifetime, now);
         }
         node.set_local_addresses(&self.locals(PortNo(0)), now);
         Ok(node)

@@ -134,6 +134,7 @@ impl MemberNetwork {
             tags,
             pool,
             names,
+            renew_until: Some(UnixTime(UNIX_START.0 + 10 * LIFETIME_SECS)),
         };
         let delegation = delegation.sign(&self.root).expect(sound).into_signed();
         let relays = self.token_relays.clone();

@@ -1,6 +1,7 @@
 //! One `skynet-relay` on the lab's relay host.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -197,6 +198,7 @@ impl Relay {
             command.arg("--invitation").arg(format!("file:{}", file.display()));
         }
         command.arg("--listen").arg(self.listen.to_string());
+        command.arg("--metrics").arg(self.metrics_address().to_string());
         for address in &self.public {
             command.arg("--public-address").arg(address.to_string());
         }
@@ -234,6 +236,27 @@ impl Relay {
     pub fn create_token(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let stdout = self.command(&[&["token", "create"], arguments].concat())?;
         find_token(&stdout).with_context(|| format!("no token in {stdout}"))
+    }
+
+    /// Where it serves its metrics, in its namespace: another port for each relay there.
+    fn metrics_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 9_400 + u16::from(self.address.ip().octets()[3])).into()
+    }
+
+    /// All its metrics, as it serves them.
+    ///
+    /// # Errors
+    /// If it does not run, or does not answer.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        let address = self.metrics_address();
+        self.namespace.run(move || -> anyhow::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said)?;
+            Ok(said)
+        })?
     }
 
     /// What it has printed since it was started.

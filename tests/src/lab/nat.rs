@@ -185,7 +185,8 @@ fn source_nat(statement: &str) -> String {
 
 fn one_to_one(cloud: &CloudPlan, second_set: bool, admit: bool) -> String {
     let pairs = |swap: bool| {
-        (0..cloud.hosts)
+        cloud
+            .translated()
             .map(|k| (cloud.host_address(k), cloud.uplink_address(second_set, k)))
             .map(|(inside, outside)| if swap { (outside, inside) } else { (inside, outside) })
             .map(|(key, value)| format!("{key} : {value}"))

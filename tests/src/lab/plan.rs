@@ -19,6 +19,8 @@ use super::NatKind;
 pub(crate) const MAX_CLOUDS: usize = 8;
 /// A NAT has two sets of public addresses in its /27, each with one per host.
 pub(crate) const MAX_HOSTS: usize = 13;
+/// Behind one public address there is room for more; as many as interface numbers leave.
+const MAX_HOSTS_BEHIND_ONE: usize = 40;
 /// The internet's address on the relay's network.
 pub(crate) const RELAY_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The relay's IPv6 address, if a cloud has IPv6, and the internet's on its network.
@@ -60,7 +62,9 @@ impl CloudPlan {
     /// A cloud with checked name and size, in its default private range.
     pub(crate) fn new(name: &str, index: usize, kind: NatKind, hosts: usize) -> anyhow::Result<Self> {
         ensure!(index < MAX_CLOUDS, "a lab has at most {MAX_CLOUDS} clouds");
-        ensure!((1..=MAX_HOSTS).contains(&hosts), "cloud {name}: 1 to {MAX_HOSTS} hosts, not {hosts}");
+        let one_each = matches!(kind, NatKind::Public | NatKind::SecurityGroup);
+        let most = if one_each { MAX_HOSTS } else { MAX_HOSTS_BEHIND_ONE };
+        ensure!((1..=most).contains(&hosts), "cloud {name}: 1 to {most} hosts, not {hosts}");
         // Letters only, so that host 1 of cloud `a` and a cloud called `a1` cannot clash; short, for `to-NAME`.
         let named_well = (1..=8).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase());
         ensure!(named_well, "cloud name {name:?}: 1 to 8 lower-case letters");
@@ -84,6 +88,11 @@ impl CloudPlan {
     /// Whether hosts carry public addresses themselves.
     pub(crate) fn has_public_hosts(&self) -> bool {
         self.kind == NatKind::Public
+    }
+
+    /// Hosts that can have a public address of their own.
+    pub(crate) fn translated(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.hosts).take(MAX_HOSTS)
     }
 
     /// `a1`, `a2`, …: `k` counts from 0.
@@ -206,5 +215,7 @@ mod tests {
         assert!(CloudPlan::new("a", MAX_CLOUDS, NatKind::Public, 1).is_err());
         assert!(CloudPlan::new("a", 0, NatKind::Public, 0).is_err());
         assert!(CloudPlan::new("a", 0, NatKind::Public, MAX_HOSTS + 1).is_err());
+        assert!(CloudPlan::new("a", 0, NatKind::Symmetric, MAX_HOSTS + 1).is_ok());
+        assert!(CloudPlan::new("a", 0, NatKind::Symmetric, MAX_HOSTS_BEHIND_ONE + 1).is_err());
     }
 }

@@ -195,7 +195,7 @@ pub(super) fn internet_side(cloud: &CloudPlan) -> String {
 pub(super) fn router_side(cloud: &CloudPlan, second_set: bool) -> String {
     let mut lines = "addr flush dev wan\n".to_owned();
     // One per host: what a 1:1 NAT answers ARP for.
-    for k in 0..cloud.hosts {
+    for k in cloud.translated() {
         let (address, length) = (cloud.uplink_address(second_set, k), cloud.uplink_prefix_length());
         writeln!(lines, "addr add {address}/{length} dev wan").expect("writing to a string");
     }

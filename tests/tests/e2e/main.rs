@@ -15,6 +15,7 @@ mod candidates;
 mod changes;
 mod clones;
 mod ecn;
+mod elastic;
 mod evil;
 mod hog;
 mod idle;
@@ -36,6 +37,7 @@ mod resolved;
 mod restart;
 mod revoke;
 mod roster;
+mod rotation;
 mod sinks;
 mod tls;
 mod tokens;
@@ -87,7 +89,7 @@ impl Story {
         if let Some(sniffer) = &self.sniffer {
             sniffer.assert_clean();
         }
-        let places = self.fleet.scan_for_secrets().unwrap();
+        let places = self.fleet.scan_for_secrets(&self.lab).unwrap();
         println!("no secret in {places} places");
         drop(self.fleet);
         self.lab.remove().unwrap();

@@ -113,7 +113,7 @@ fn a_node_renews_its_record_and_binding_upwards() {
     let before = credentials.member(NOW).unwrap();
     let endpoint = Endpoint { kind: 0, address: "192.0.2.7:51820".parse().unwrap() };
     credentials.sign_record(vec![endpoint], vec![], NOW).unwrap();
-    credentials.renew_binding(NOW).unwrap();
+    credentials.renew_binding(None, NOW).unwrap();
     let after = credentials.member(NOW).unwrap();
     assert!(after.supersedes(&before));
     assert_eq!(after.endpoints(), [endpoint]);

@@ -4,3 +4,4 @@ mod chain;
 mod enrol;
 mod parse;
 mod revoke;
+mod rotation;

@@ -233,6 +233,7 @@ proptest! {
         tags in proptest::collection::vec("[a-z0-9-]{1,32}", 0..=16),
         base: u32, length in prop_oneof![0u8..=30, Just(32u8)],
         names in proptest::option::of("[a-z0-9]{1,20}\\*?"),
+        renew_until: Option<u64>,
     ) {
         let network = Network::new();
         let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
@@ -241,6 +242,7 @@ proptest! {
             tags: Tags::new(tags).unwrap(),
             pool: Ipv4Prefix::new((base & mask).into(), length).unwrap(),
             names: names.map(|n| n.parse().unwrap()),
+            renew_until: renew_until.map(UnixTime),
             ..network.delegation.clone()
         };
         let signed = delegation.sign(&network.root).unwrap();

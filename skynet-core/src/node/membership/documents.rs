@@ -5,6 +5,8 @@ use crate::member::document::Kind;
 use crate::node::refused::Refusal;
 use crate::time::{Duration, Instant, Now, UnixTime};
 
+/// A relay that has let a node in has shown it what is in force by then.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// A word on what is in force is written to the disk this often at most.
 const KEEP_WORD: Duration = Duration::from_secs(1_800);
 /// What a node whose credentials were taken back says.
@@ -49,11 +51,42 @@ impl MembershipAgent {
     /// A document that holds for the whole network. One that is not newer, or not by who may sign it, changes nothing.
     pub(super) fn on_document(&mut self, document: &[u8], now: Now) {
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        let kind = match credentials.trust_mut().take_at(document, now.unix) {
-            Ok(Some(kind)) => kind,
-            Ok(None) => return,
-            Err(error) => return self.refuse(Refusal::from(&error), &error, now.mono),
-        };
+        match credentials.trust_mut().take_at(document, now.unix) {
+            Ok(Some(kind)) => self.in_force(kind, now),
+            Ok(None) => {}
+            Err(error) => self.refuse(Refusal::from(&error), &error, now.mono),
+        }
+    }
+
+    /// The same, from a member: newer than what the relay has shown. True if it is another of one epoch, signed by who may.
+    pub(in crate::node) fn on_document_of(&mut self, peer: &str, document: &[u8], now: Now) -> bool {
+        let Phase::Member { credentials, .. } = &mut self.phase else { return false };
+        match credentials.trust_mut().take_at(document, now.unix) {
+            Ok(Some(kind)) => {
+                if self.control.is_joined() && self.joined_at.is_some_and(|at| now.mono >= at + SHOWN_WITHIN)
+                {
+                    let detail = format!("{peer} has passed on a newer {kind}");
+                    self.refuse(Refusal::Withheld, detail, now.mono);
+                }
+                self.in_force(kind, now);
+                false
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(peer, %error, "a document that a member has passed on");
+                error.is_alarm()
+            }
+        }
+    }
+
+    pub(in crate::node) fn alarm(&mut self, text: String, now: Now) {
+        self.events.push_back(MembershipEvent::Alarm(text));
+        self.drain_control(now);
+    }
+
+    /// A newer document holds.
+    fn in_force(&mut self, kind: Kind, now: Now) {
+        let Phase::Member { credentials, .. } = &mut self.phase else { return };
         tracing::debug!(%kind, "a newer document of the network");
         // A word comes every hour, or as often as a relay likes: it is written seldom.
         let is_word = kind == Kind::Freshness;

@@ -20,9 +20,11 @@ impl ControlServer {
     /// The answer to a [`StoreRequest`](super::StoreRequest).
     pub fn handle_store_reply(&mut self, id: u64, reply: StoreReply, now: Now) {
         self.last_now = self.last_now.max(now.mono);
-        if let StoreReply::InForce(in_force) = reply {
-            return self.on_in_force(*in_force, now.mono);
-        }
+        let reply = match reply {
+            StoreReply::InForce(in_force) => return self.on_in_force(*in_force, now.mono),
+            StoreReply::Ephemeral(members) => return self.on_ephemeral(members, now.mono),
+            reply => reply,
+        };
         let Some(asked) = self.asked.remove(&id) else { return };
         let Some(connection) = self.connections.get_mut(&asked.conn) else { return };
         connection.pending -= 1;
@@ -39,7 +41,7 @@ impl ControlServer {
             StoreReply::Found(found) => Message::Peer(self.describe(asked.conn, found)),
             StoreReply::Listed(more, members) => self.members(asked.conn, more, members),
             StoreReply::Manifest(bytes) => Message::Manifest(bytes),
-            StoreReply::InForce(_) => return,
+            StoreReply::InForce(_) | StoreReply::Ephemeral(_) => return,
         };
         if asked.leaves && matches!(message, Message::Ack(_)) {
             self.set_offline(asked.conn, now.mono);

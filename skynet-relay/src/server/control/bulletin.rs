@@ -95,8 +95,11 @@ impl ControlServer {
 
     /// Asks what is in force: at the start, once in a while, and when the shell knows that it has changed.
     pub fn ask_in_force(&mut self, now: Instant) {
-        self.bulletin.ask = Some(now + ASK_EVERY);
+        let is_first = self.bulletin.ask.replace(now + ASK_EVERY).is_none();
         self.requests.push_back(StoreRequest { id: 0, op: StoreOp::InForce });
+        if is_first {
+            self.ask_ephemeral();
+        }
     }
 
     pub(super) fn on_in_force(&mut self, in_force: InForce, now: Instant) {

@@ -27,6 +27,7 @@ impl ControlServer {
             connection.ephemeral = true;
         }
         self.set_online(conn, member, now.mono);
+        self.unheard.heard(&member);
         self.rolls.arrived(member, &joined, now.mono);
         if let Some(bundle) = joined.announce {
             self.announce(member, bundle, now.mono);

@@ -31,14 +31,21 @@ const SNAPSHOT_COST: u64 = 10;
 
 /// A member that is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Present {
+pub(super) struct Present {
     node_no: u32,
-    key: PublicKey,
+    pub(super) key: PublicKey,
     tags: Tags,
     mark: u32,
     ephemeral: bool,
     /// When it is taken for away, if its connection is closed.
     away_at: Option<Instant>,
+}
+
+impl Present {
+    /// One that the directory has, and that is to be forgotten when it is gone.
+    pub(super) fn ephemeral(node_no: u32, key: PublicKey, tags: Tags, mark: u32) -> Self {
+        Self { node_no, key, tags, mark, ephemeral: true, away_at: None }
+    }
 }
 
 /// What is to be told of a member, and to whom: those who watch what it is, or was.
@@ -114,6 +121,11 @@ impl Rolls {
         if let Some(present) = self.take(&member) {
             self.note(&member, &present, presence, Tags::default(), now);
         }
+    }
+
+    /// It was not here, and is no member any more.
+    pub(super) fn left(&mut self, member: &MemberKey, present: &Present, now: Instant) {
+        self.note(member, present, Presence::Left, Tags::default(), now);
     }
 
     /// The next who did not come back in time.

@@ -68,6 +68,8 @@ pub enum StoreOp {
     },
     /// Which documents are in force, and who was put out by them.
     InForce,
+    /// Which ephemeral members there are, if this relay's registrar is who forgets them.
+    Ephemeral,
     /// The member leaves for good.
     Leave {
         /// The member's network.
@@ -136,6 +138,25 @@ pub enum StoreReply {
     Manifest(Vec<u8>),
     /// What is in force, whoever asked.
     InForce(Box<InForce>),
+    /// The ephemeral members of the directory.
+    Ephemeral(Vec<Ephemeral>),
+}
+
+/// A member that is forgotten when it is gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ephemeral {
+    /// The network.
+    pub network_id: [u8; 8],
+    /// The member.
+    pub identity: Identity,
+    /// Its overlay IPv4 address as a number.
+    pub node_no: u32,
+    /// Its session key.
+    pub key: PublicKey,
+    /// Its certificate's tags,
+    pub tags: Tags,
+    /// and what tells that certificate from others.
+    pub mark: u32,
 }
 
 /// What holds in the network now.
