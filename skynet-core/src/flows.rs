@@ -9,9 +9,9 @@
 //! ```
 //!
 //! When a lane opens, or one carries too much while another has room (`lane_policy`), each flow may move once, from a
-//! lane with more than its share to one with less. Packets of a moved flow may overtake those that are still on the old lane, once; that costs a TCP connection at worst one
-//! duplicate-ACK episode, which the next second of twice the rate is worth. When a lane dies, its flows leave with
-//! their next packet.
+//! lane with more than its share to one with less. Packets of a moved flow may overtake those that are still on the old
+//! lane, once; that costs a TCP connection at worst one duplicate-ACK episode, which the next second of twice the rate
+//! is worth. When a lane dies, its flows leave with their next packet.
 //!
 //! Races are harmless: two halves that meet in one entry leave one of two lanes that were both right a moment ago.
 

@@ -48,16 +48,12 @@ const IDLE_BITS: u64 = 1_000_000;
 pub const IDLE_AFTER: Duration = Duration::from_secs(30);
 /// After a step its effect is waited for: punching, and most of a second of traffic.
 const SETTLE: Duration = Duration::from_millis(1200);
-/// How long a step that was of no use keeps further ones away, doubled each time,
-const BACK_OFF: Duration = Duration::from_secs(30);
-/// up to this.
-const MAX_BACK_OFF: Duration = Duration::from_secs(600);
+/// How long a step that was of no use keeps further ones away, doubled each time up to the second.
+const STEP_WAITS: Waits = [Duration::from_secs(30), Duration::from_secs(600)];
 /// One lane carries too much and another too little for so many samples in a row: flows may move.
 const UNEVEN_SAMPLES: u32 = 3;
-/// Then they stay where they are for so long, doubled while it does not help,
-const SPREAD_WAIT: Duration = Duration::from_secs(1);
-/// up to this.
-const MAX_SPREAD_WAIT: Duration = Duration::from_secs(32);
+/// Then they stay where they are for so long, doubled while it does not help up to the second.
+const SPREAD_WAITS: Waits = [Duration::from_secs(1), Duration::from_secs(32)];
 /// Points of comparison kept per lane: two and a half seconds of PONGs 150 ms apart.
 const SAMPLES: usize = 16;
 
@@ -127,22 +123,30 @@ struct Step {
     rate: u64,
 }
 
-/// How long one cause is no reason for a step.
+/// The first wait and the longest.
+type Waits = [Duration; 2];
+
+/// How long something that did not help is not tried again.
 #[derive(Clone, Copy, Debug, Default)]
 struct BackOff {
     until: Instant,
-    /// The last wait; none if the last step was of use.
+    /// The last wait; none if it helped last, or is not needed.
     waited: Option<Duration>,
 }
 
 impl BackOff {
+    fn begin(&mut self, [first, longest]: Waits, now: Instant) {
+        let wait = self.waited.map_or(first, |before| (before * 2).min(longest));
+        *self = Self { until: now + wait, waited: Some(wait) };
+    }
+
+    /// A step has been judged.
     fn note(&mut self, was_of_use: bool, now: Instant) {
         if was_of_use {
             *self = Self::default();
-            return;
+        } else {
+            self.begin(STEP_WAITS, now);
         }
-        let wait = self.waited.map_or(BACK_OFF, |before| (before * 2).min(MAX_BACK_OFF));
-        *self = Self { until: now + wait, waited: Some(wait) };
     }
 
     fn holds(&self, now: Instant) -> bool {
@@ -171,28 +175,26 @@ pub struct LanePolicy {
 struct Spreading {
     /// Samples in a row that were uneven.
     uneven: u32,
-    /// They stay until then,
-    until: Instant,
-    /// which was so long after they moved.
-    waited: Option<Duration>,
+    /// For so long they stay.
+    stay: BackOff,
 }
 
 impl Spreading {
     /// Whether flows may move now.
     fn take(&mut self, uneven: bool, now: Instant) -> bool {
         self.uneven = if uneven { self.uneven + 1 } else { 0 };
-        if now < self.until {
+        if self.stay.holds(now) {
             return false;
         }
         if !uneven {
-            self.waited = None;
+            self.stay = BackOff::default();
         }
-        if self.uneven < UNEVEN_SAMPLES {
-            return false;
+        let spreads = self.uneven >= UNEVEN_SAMPLES;
+        if spreads {
+            self.uneven = 0;
+            self.stay.begin(SPREAD_WAITS, now);
         }
-        let wait = self.waited.map_or(SPREAD_WAIT, |before| (before * 2).min(MAX_SPREAD_WAIT));
-        *self = Self { uneven: 0, until: now + wait, waited: Some(wait) };
-        true
+        spreads
     }
 }
 

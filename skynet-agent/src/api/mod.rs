@@ -5,7 +5,8 @@
 //! ← {"ok":{"schema":"status/1", …}}   or   ← {"error":{"code":4,"message":"…"}}
 //! ```
 //! Who may do what is decided by the kernel's word about the other end (SO_PEERCRED): reading for root and the
-//! group `skynet`, changing for root. There is no other way to talk to a running agent; it listens on no TCP port but that of DNS (`crate::dns`), where that is on.
+//! group `skynet`, changing for root. There is no other way to talk to a running agent; it listens on no TCP port but
+//! that of DNS (`crate::dns`), where that is on.
 
 mod client;
 mod report;

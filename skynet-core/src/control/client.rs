@@ -215,6 +215,11 @@ impl ControlClient {
         self.config.targets.first().copied()
     }
 
+    /// Whether the one in use is that.
+    pub fn is_at_first(&self) -> bool {
+        self.target().map(|t| t.relay_no) == self.first().map(|t| t.relay_no)
+    }
+
     /// The connection is there.
     pub fn handle_connected(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);

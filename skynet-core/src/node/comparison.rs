@@ -110,17 +110,25 @@ impl Comparison {
     }
 }
 
+/// The document of this kind that holds, and its epoch.
+fn in_force(trust: &NetworkTrust, kind: Kind) -> Option<(u64, &[u8])> {
+    match kind {
+        Kind::Manifest => Some((trust.manifest().epoch, trust.manifest().bytes())),
+        Kind::Revocations => trust.revocations().map(|d| (d.epoch, d.bytes())),
+        Kind::Policy => trust.policy().map(|d| (d.epoch, d.bytes())),
+        _ => None,
+    }
+}
+
 /// What is held of this kind.
 pub(super) fn holding(trust: &NetworkTrust, kind: Kind) -> Holding {
-    let (epoch, bytes) = match kind {
-        Kind::Manifest => (trust.manifest().epoch, Some(trust.manifest().bytes())),
-        Kind::Revocations => {
-            (trust.revocations().map_or(0, |d| d.epoch), trust.revocations().map(|d| d.bytes()))
-        }
-        Kind::Policy => (trust.policy().map_or(0, |d| d.epoch), trust.policy().map(|d| d.bytes())),
-        _ => (0, None),
-    };
-    Holding { epoch, hash: bytes.map_or([0; 32], |bytes| hash(&[bytes])) }
+    let held = in_force(trust, kind);
+    held.map_or_else(Holding::default, |(epoch, bytes)| Holding { epoch, hash: hash(&[bytes]) })
+}
+
+/// Two contents of one epoch.
+fn is_split(ours: Holding, theirs: Holding) -> bool {
+    ours.epoch == theirs.epoch && ours.epoch > 0 && ours.hash != theirs.hash
 }
 
 impl Node {
@@ -132,12 +140,10 @@ impl Node {
         let answers = hello.features & FEATURE_DOCUMENTS != 0;
         let [revocations, policy] = hello.documents.unwrap_or_default();
         let theirs = [hello.manifest, revocations, policy];
-        let Some(trust) = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust()) else {
-            return;
-        };
+        let Some(trust) = self.trust() else { return };
         let ours = COMPARED.map(|kind| holding(trust, kind));
         for ((kind, ours), theirs) in COMPARED.into_iter().zip(ours).zip(theirs) {
-            let is_split = ours.epoch == theirs.epoch && ours.epoch > 0 && ours.hash != theirs.hash;
+            let is_split = is_split(ours, theirs);
             if is_split {
                 self.tell_split(
                     SplitView { peer: name.clone(), kind, epoch: ours.epoch, is_proven: false },
@@ -182,11 +188,9 @@ impl Node {
     fn fetch(&mut self, difference: Difference, now: Now) {
         let Difference { peer: (slot, generation), kind, theirs, .. } = difference;
         let is_same = self.peers.get(slot).is_some_and(|p| p.generation == generation);
-        let Some(trust) = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust()) else {
-            return;
-        };
+        let Some(trust) = self.trust() else { return };
         let ours = holding(trust, kind);
-        let is_news = theirs.epoch > ours.epoch || (theirs.epoch == ours.epoch && theirs.hash != ours.hash);
+        let is_news = theirs.epoch > ours.epoch || is_split(ours, theirs);
         if is_same && is_news {
             let of = Difference { tries: difference.tries + 1, ..difference };
             let until = now.mono + SHOWN_WITHIN;
@@ -202,11 +206,7 @@ impl Node {
         record: &[u8],
         now: Now,
     ) -> Result<(), DropReason> {
-        let record = Record::parse(record).map_err(|_| DropReason::UnknownType)?;
-        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
-        if peer.member().is_none() {
-            return Err(DropReason::UnexpectedRecord);
-        }
+        let (record, peer) = self.record_of_member(slot, record)?;
         match record {
             Record::Want(kind) => {
                 let shown = peer.shown.iter().find(|(shown, _)| *shown == kind).map(|(_, at)| *at);
@@ -225,16 +225,8 @@ impl Node {
     }
 
     fn show(&mut self, slot: PeerSlot, kind: Kind, now: Now) {
-        let Some(trust) = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust()) else {
-            return;
-        };
-        let bytes = match kind {
-            Kind::Manifest => Some(trust.manifest().bytes()),
-            Kind::Revocations => trust.revocations().map(|d| d.bytes()),
-            Kind::Policy => trust.policy().map(|d| d.bytes()),
-            _ => None,
-        };
-        for part in bytes.map(|bytes| Part::of(kind, bytes)).unwrap_or_default() {
+        let Some(trust) = self.trust() else { return };
+        for part in in_force(trust, kind).map(|(_, bytes)| Part::of(kind, bytes)).unwrap_or_default() {
             self.send_record(slot, &Record::Document(part), now);
         }
     }

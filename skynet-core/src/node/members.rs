@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::drop::DropReason;
 use crate::id::PeerSlot;
+use crate::member::NetworkTrust;
 use crate::node::config::StockPeer;
 use crate::node::directory::Inserted;
 use crate::node::membership::{MembershipAgent, MembershipEvent};
@@ -15,6 +16,11 @@ use crate::session::{PeerPsk, Session, SessionConfig, Tai64n};
 use crate::time::Now;
 
 impl Node {
+    /// What is known of the network, once joined.
+    pub(super) fn trust(&self) -> Option<&NetworkTrust> {
+        Some(self.membership.as_ref()?.credentials()?.trust())
+    }
+
     /// Talks to nobody any more as soon as no registrar has said for a day what is in force, until one says it.
     pub fn fail_closed(&mut self, now: Now) {
         if let Some(membership) = &mut self.membership {

@@ -338,9 +338,7 @@ impl MembershipAgent {
         if self.age.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.look_at_age(now);
         }
-        if self.homing.take_due(now.mono)
-            && self.control.target().map(|t| t.relay_no) != self.control.first().map(|t| t.relay_no)
-        {
+        if self.homing.take_due(now.mono) && !self.control.is_at_first() {
             self.control.return_to_first(now.mono);
         }
         self.handle_renewal_timeout(now);
@@ -441,8 +439,7 @@ impl MembershipAgent {
 
     /// No relay answered this, or none that has the directory: what was kept may.
     fn not_found(&mut self, lookup: Lookup, now: Now) {
-        let is_first = self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
-        let authoritative = self.control.is_joined() && is_first;
+        let authoritative = self.control.is_joined() && self.control.is_at_first();
         let bundle = self.kept.find(&lookup).filter(|_| !authoritative).map(<[u8]>::to_vec);
         let holds = |b: &Vec<u8>| {
             let parsed = Bundle::parse(b).ok();
@@ -538,9 +535,7 @@ impl MembershipAgent {
                 self.welcomed = true;
                 self.joined_at = Some(now.mono);
                 self.arm_renewal(now);
-                let at_first =
-                    self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
-                self.homing.joined(at_first, &mut self.rng, now.mono);
+                self.homing.joined(self.control.is_at_first(), &mut self.rng, now.mono);
                 self.events.push_back(MembershipEvent::Joined(welcome));
                 self.published = Default::default();
                 let first = self.roster.begin(!self.directory.is_empty(), now.mono);

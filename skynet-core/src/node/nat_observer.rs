@@ -113,8 +113,8 @@ impl Node {
     /// The relay's next port, and an address of a relay that is not the one we use.
     fn other_servers(&self) -> Vec<SocketAddr> {
         let Some(relay) = self.ports.relay().map(|r| r.address) else { return Vec::new() };
-        let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
-        let all = manifest.into_iter().flat_map(|m| &m.relays).flat_map(|r| &r.addresses);
+        let all =
+            self.trust().into_iter().flat_map(|trust| &trust.manifest().relays).flat_map(|r| &r.addresses);
         let same_kind = |a: &&SocketAddr| a.ip() != relay.ip() && a.is_ipv4() == relay.is_ipv4();
         [next_port(relay)].into_iter().chain(all.copied().find(|a| same_kind(&a))).collect()
     }

@@ -50,8 +50,7 @@ impl Node {
         let overlay = self.overlay();
         let outside = |a: &SocketAddr| !overlay.iter().any(|p| p.contains(a.ip().to_canonical()));
         let control = self.control_address.filter(outside);
-        let manifest = self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().manifest());
-        let listed = manifest.into_iter().flat_map(|m| &m.relays);
+        let listed = self.trust().into_iter().flat_map(|trust| &trust.manifest().relays);
         let relays = listed.filter_map(|r| {
             let addresses: Vec<_> = r.addresses.iter().copied().filter(outside).collect();
             Some((RelayNo(r.relay_no), reachable(&addresses, control)?, r.key))

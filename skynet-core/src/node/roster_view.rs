@@ -74,8 +74,7 @@ impl Node {
 
     /// The network's name, once joined.
     pub fn network_name(&self) -> Option<&str> {
-        let credentials = self.membership.as_ref().and_then(|m| m.credentials());
-        credentials.map(|c| c.trust().genesis().name.as_str())
+        self.trust().map(|trust| trust.genesis().name.as_str())
     }
 
     /// Revision and completeness of [`Node::roster`], without making one.

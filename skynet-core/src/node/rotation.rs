@@ -145,7 +145,7 @@ impl Node {
 
     /// The keys of a peer's probes on a port, as they are to be now.
     pub(super) fn ring(&self, peer: &Peer, port: PortNo) -> Option<KeyRing> {
-        let root_pin = self.membership.as_ref()?.credentials()?.trust().root_pin().0;
+        let root_pin = self.trust()?.root_pin().0;
         let previous = self.local.previous();
         let knows_old = |key: &&crate::session::LocalKey| peer.session.known_as() == Some(key.public());
         let sealing = previous.filter(knows_old).unwrap_or(&self.local);

@@ -138,8 +138,7 @@ impl Node {
     }
 
     fn tell_gone(&mut self) {
-        let network_id =
-            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().network_id().0);
+        let network_id = self.trust().map(|trust| trust.network_id().0);
         if let Some((running, network_id)) = self.serving.running.as_ref().zip(network_id) {
             let gone = Arc::new(Revoked::new(network_id, running.gone.iter().copied()));
             let command = InboundCommand::RefuseRelay(gone);
@@ -150,8 +149,7 @@ impl Node {
     /// A member asks for a ticket.
     pub(super) fn on_apply(&mut self, slot: PeerSlot, id: u32, now: Now) -> Result<(), DropReason> {
         let running = self.serving.running.as_ref().ok_or(DropReason::UnexpectedRecord)?;
-        let network_id =
-            self.membership.as_ref().and_then(|m| m.credentials()).map(|c| c.trust().network_id().0);
+        let network_id = self.trust().map(|trust| trust.network_id().0);
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
         if peer.applied_at.is_some_and(|at| now.mono - at < ANSWER_EVERY) {
             return Err(DropReason::RateLimited);

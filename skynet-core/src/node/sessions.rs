@@ -260,7 +260,7 @@ impl Node {
 
     /// HELLO as we would say it now; a keypair keeps what was said under it.
     fn our_hello(&self) -> Option<Hello> {
-        let trust = self.membership.as_ref()?.credentials()?.trust();
+        let trust = self.trust()?;
         Some(Hello {
             suites: self.suites,
             max_lanes: self.max_lanes,
@@ -310,6 +310,18 @@ impl Node {
         }
         self.tend_trains(slot, now);
         Ok(())
+    }
+
+    /// A record of a member, and the member: a stock peer's plaintext is its own business.
+    pub(super) fn record_of_member(
+        &mut self,
+        slot: PeerSlot,
+        record: &[u8],
+    ) -> Result<(Record, &mut Peer), DropReason> {
+        let record = Record::parse(record).map_err(|_| DropReason::UnknownType)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
+        let is_member = peer.member().is_some();
+        is_member.then_some((record, peer)).ok_or(DropReason::UnexpectedRecord)
     }
 
     /// A record by lane 0 that is to be answered.

@@ -129,12 +129,7 @@ impl Node {
         record: &[u8],
         now: Now,
     ) -> Result<(), DropReason> {
-        let record = Record::parse(record).map_err(|_| DropReason::UnknownType)?;
-        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
-        // A stock peer's plaintext is its own business.
-        if peer.member().is_none() {
-            return Err(DropReason::UnexpectedRecord);
-        }
+        let (record, peer) = self.record_of_member(slot, record)?;
         match record {
             Record::Ask(id) => {
                 if peer.views.heard.is_some_and(|(_, at)| now.mono - at < ANSWER_EVERY) {

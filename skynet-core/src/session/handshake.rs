@@ -73,9 +73,9 @@ impl LocalKey {
 
     /// `secret` in the place of this key, which goes on answering until [`LocalKey::retire`].
     #[must_use]
-    pub fn succeed(mut self, secret: StaticSecret) -> Self {
-        self.previous = None;
-        Self { previous: Some(Box::new(self.clone())), ..Self::new(secret, self.engine) }
+    pub fn succeed(self, secret: StaticSecret) -> Self {
+        let engine = self.engine;
+        Self { previous: Some(Box::new(Self { previous: None, ..self })), ..Self::new(secret, engine) }
     }
 
     /// Erases the key before this one; which it was.

@@ -66,7 +66,7 @@ pub struct TlsStats {
     pub carriers: usize,
     /// Frames from and to them.
     pub frames: (u64, u64),
-    /// StreamDrops by reason.
+    /// Drops by reason.
     pub drops: StreamDrops,
 }
 

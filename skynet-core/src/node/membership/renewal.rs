@@ -13,9 +13,10 @@
 //! goes on with the next, and one that has none binds its own anew. So it gets back in whatever instant it died at.
 
 use super::{MembershipAgent, MembershipEvent, Phase};
+use crate::key::StaticSecret;
+use crate::member::Credentials;
 use crate::member::enrol::RECORD_LIFETIME;
 use crate::member::rotation::key_lifetime;
-use crate::member::{Credentials, NodeIdentity};
 use crate::node::refused::Refusal;
 use crate::node::rotation;
 use crate::time::{Duration, Instant, Now, UnixTime, earliest};
@@ -105,13 +106,12 @@ impl MembershipAgent {
 
     /// The next session key, if the registrar can be asked.
     fn begin_change(&mut self, now: Now) {
-        let is_first = self.control.target().map(|t| t.relay_no) == self.control.first().map(|t| t.relay_no);
-        if !self.control.is_joined() || !is_first || self.renewal.changing.is_some() || self.is_closed() {
+        let can_ask = self.control.is_joined() && self.control.is_at_first();
+        if !can_ask || self.renewal.changing.is_some() || self.is_closed() {
             return;
         }
-        let lifetime = self.renewal.lifetime;
+        let Some(life) = self.credentials().map(|credentials| self.life_of(credentials)) else { return };
         let Phase::Member { credentials, .. } = &mut self.phase else { return };
-        let life = key_lifetime(credentials.bundle().certificate.unverified(), lifetime);
         if credentials.prepare_key(life, now.unix, &mut self.rng).is_ok() {
             self.keep();
             self.join_under_next(now);
@@ -119,26 +119,22 @@ impl MembershipAgent {
     }
 
     fn join_under_next(&mut self, now: Now) {
-        let Some(credentials) = self.credentials() else { return };
-        let (Some(secret), Some(bundle)) = (credentials.next_key().cloned(), credentials.next_bundle())
-        else {
-            return;
-        };
+        let Some(next) = self.credentials().and_then(with_next) else { return };
         self.renewal.changing = Some(now.mono + CHANGE_WITHIN);
-        self.join_as(secret, bundle.encode(), now);
+        self.join_as(next, now);
     }
 
     fn give_up_change(&mut self, now: Now) {
         self.renewal.changing = None;
         let Some(credentials) = self.credentials() else { return };
         let again = TRY_AGAIN.min(Duration::from_secs(self.life_of(credentials) / 8));
-        let (secret, bundle) = (credentials.node().static_secret.clone(), credentials.bundle().encode());
+        let present = with_present(credentials);
         self.renewal.due = (!self.renewal.is_fixed).then_some(now.mono + again);
-        self.join_as(secret, bundle, now);
+        self.join_as(present, now);
     }
 
     /// Joins anew by this key. What was asked on the channel is asked again there.
-    fn join_as(&mut self, secret: crate::key::StaticSecret, bundle: Vec<u8>, now: Now) {
+    fn join_as(&mut self, (secret, bundle): (StaticSecret, Vec<u8>), now: Now) {
         self.control.set_local(secret);
         self.control.set_bundle(bundle);
         self.roster.down();
@@ -237,11 +233,16 @@ pub(super) fn binding_is_old(credentials: &Credentials, now: UnixTime) -> bool {
 }
 
 /// By which key, and with which documents, a later start joins.
-pub(super) fn joins_with(credentials: &Credentials) -> (crate::key::StaticSecret, Vec<u8>) {
-    let NodeIdentity { static_secret, .. } = credentials.node();
-    let next = credentials.next_key().zip(credentials.next_bundle());
-    match next {
-        Some((secret, bundle)) => (secret.clone(), bundle.encode()),
-        None => (static_secret.clone(), credentials.bundle().encode()),
-    }
+pub(super) fn joins_with(credentials: &Credentials) -> (StaticSecret, Vec<u8>) {
+    with_next(credentials).unwrap_or_else(|| with_present(credentials))
+}
+
+/// The next key, and the documents that name it.
+fn with_next(credentials: &Credentials) -> Option<(StaticSecret, Vec<u8>)> {
+    Some((credentials.next_key()?.clone(), credentials.next_bundle()?.encode()))
+}
+
+/// The key in use.
+fn with_present(credentials: &Credentials) -> (StaticSecret, Vec<u8>) {
+    (credentials.node().static_secret.clone(), credentials.bundle().encode())
 }
