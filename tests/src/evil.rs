@@ -306,7 +306,7 @@ impl<D: Directory> EvilDirectory<D> {
                         joined.receipt = bytes;
                     }
                 }
-                Trick::FalseTicket => joined.node_no ^= 1,
+                Trick::FalseTicket => joined.who.node_no ^= 1,
                 _ => {}
             }
         }
@@ -330,7 +330,7 @@ impl<D: Directory> EvilDirectory<D> {
 
     fn receipt_under_another_address(&self, joined: &Joined, now: UnixTime) -> Option<Vec<u8>> {
         let mut receipt = Signed::<Receipt>::parse(&joined.receipt).ok()?.unverified().clone();
-        receipt.v4 = (joined.node_no ^ 1).into();
+        receipt.v4 = (joined.who.node_no ^ 1).into();
         receipt.issued = now;
         Some(receipt.sign(self.loot.registrar.as_ref()?).ok()?.bytes().to_vec())
     }

@@ -38,7 +38,6 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     args.agent.load()?;
     let own = args.agent.overrides();
     let first = if own.network.is_some() { own.places_only() } else { own.clone() };
-    Config::load(first.clone())?;
     let missing = privileges::missing();
     if !missing.is_empty() {
         return Err(Failure::new(Exit::Failed, missing.join("\n")));

@@ -108,8 +108,8 @@ impl DataPlane {
             WorkerThreads::One => format!("skynet-io-{}", port.0),
             WorkerThreads::Two => format!("skynet-in-{}", port.0),
         };
-        let inbound =
-            Thread::spawn(name, &self.shared, move |shared, bell| run_inbound(io, &commands, shared, bell))?;
+        let run = move |shared: &Shared, bell: &Bell| run_inbound(io, &commands, shared, bell);
+        let inbound = Thread::spawn(name, Bell::new()?, &self.shared, run)?;
         let worker =
             Worker { to_inbound, inbound: Some(inbound), outbound: None, meters: Default::default() };
         self.workers[usize::from(port.0)] = Some(worker);
@@ -190,12 +190,12 @@ impl DataPlane {
         if self.threading.per_worker == WorkerThreads::Two
             && let Some(inbound) = &worker.inbound
         {
-            let (offer, seat) = seat(worker.to_inbound.clone(), Arc::clone(inbound.bell()));
+            let bell = Bell::new()?;
+            let (way, seat) = seat(Arc::clone(&bell), Arc::clone(inbound.bell()), worker.to_inbound.clone());
             let name = format!("skynet-out-{}", port.0);
             let run = move |shared: &Shared, bell: &Bell| run_outbound(&seat, shared, bell);
-            let thread = Thread::spawn(name, &self.shared, run)?;
-            worker.tell_inbound(ToInbound::OutboundThread(Some(offer.to(Arc::clone(thread.bell())))));
-            worker.outbound = Some(thread);
+            worker.outbound = Some(Thread::spawn(name, bell, &self.shared, run)?);
+            worker.tell_inbound(ToInbound::OutboundThread(Some(way)));
         }
         worker.tell_inbound(ToInbound::Tun(Some(queue)));
         Ok(())

@@ -57,25 +57,16 @@ pub(super) struct Seat {
     inbound: Arc<Bell>,
 }
 
-/// Both ends' beginnings. The outbound thread's bell is there once it runs: see [`Offer::to`].
-pub(super) struct Offer {
-    halves: SyncSender<Box<OutboundIo>>,
-    last_busy: Arc<LastBusy>,
-}
-
-/// For an outbound thread beside an inbound one that is reached by `back` and woken by `inbound`.
-pub(super) fn seat(back: SyncSender<ToInbound>, inbound: Arc<Bell>) -> (Offer, Seat) {
+/// For an outbound thread that is woken by `outbound`, beside an inbound one that is reached by `back` and woken by `inbound`.
+pub(super) fn seat(
+    outbound: Arc<Bell>,
+    inbound: Arc<Bell>,
+    back: SyncSender<ToInbound>,
+) -> (ToOutbound, Seat) {
     let (sender, halves) = sync_channel(1);
     let last_busy = Arc::<LastBusy>::default();
-    let offer = Offer { halves: sender, last_busy: Arc::clone(&last_busy) };
-    (offer, Seat { halves, last_busy, back, inbound })
-}
-
-impl Offer {
-    /// The outbound thread runs and is woken by `bell`.
-    pub(super) fn to(self, bell: Arc<Bell>) -> ToOutbound {
-        ToOutbound { halves: self.halves, last_busy: self.last_busy, bell }
-    }
+    let way = ToOutbound { halves: sender, last_busy: Arc::clone(&last_busy), bell: outbound };
+    (way, Seat { halves, last_busy, back, inbound })
 }
 
 impl ToOutbound {

@@ -38,9 +38,12 @@ pub(super) const FOREIGN_DISK: &str = "the identity on this disk was made on ano
 impl Agent {
     /// Whether the disk has an identity that was made elsewhere.
     pub(super) fn is_copy(&self) -> bool {
-        let blob = self.state.load_credentials().ok().flatten();
-        let credentials = blob.and_then(|blob| Credentials::decode(&blob).ok());
-        credentials.is_some_and(|c| self.is_foreign(&c))
+        self.kept_credentials().is_some_and(|c| self.is_foreign(&c))
+    }
+
+    /// Those on the disk, if they are whole.
+    fn kept_credentials(&self) -> Option<Credentials> {
+        Credentials::decode(&self.state.load_credentials().ok()??).ok()
     }
 
     /// Whether this identity was made on another machine. What the cloud calls the machine is not known everywhere, and
@@ -54,8 +57,7 @@ impl Agent {
     /// Keeps what the cloud calls this machine, which a copy of its disk is not.
     fn note_instance(&self) {
         let Some(instance) = fingerprint::instance() else { return };
-        let blob = self.state.load_credentials().ok().flatten();
-        let Some(credentials) = blob.and_then(|blob| Credentials::decode(&blob).ok()) else { return };
+        let Some(credentials) = self.kept_credentials() else { return };
         let identity = identity_of(&credentials);
         if self.state.load_instance(&identity).is_none()
             && let Err(e) = self.state.save_instance(&identity, &instance)
@@ -237,11 +239,7 @@ impl Agent {
 
     /// Makes the interface for these addresses, or leaves the one that has them already.
     pub(super) async fn make_interface(&mut self, overlay: Option<Addresses>) -> anyhow::Result<()> {
-        let mut addresses = Vec::new();
-        if let Some(overlay) = &overlay {
-            addresses.push((overlay.ipv4.into(), overlay.ipv4_prefix_len));
-            addresses.push((overlay.ipv6.into(), 48));
-        }
+        let mut addresses: Vec<_> = overlay.iter().flat_map(Addresses::on_link).collect();
         addresses.extend(self.config.wireguard.iter().flat_map(|w| &w.addresses));
         let routes: Vec<Prefix> = self.config.peers.iter().flat_map(|p| p.allowed_ips.clone()).collect();
         let plan = Plan { name: self.config.interface.clone(), mtu: self.tun_mtu, addresses, routes };

@@ -1,7 +1,7 @@
 //! Names of members for programs of this machine, from one place: the roster. In DNS, answered from what is known at the
 //! moment of the question; and in a block of the hosts file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ impl Agent {
         if !serves {
             return;
         }
-        let own = [(IpAddr::V4(overlay.ipv4), overlay.ipv4_prefix_len), (IpAddr::V6(overlay.ipv6), 48)];
+        let own = overlay.on_link();
         self.names.prefixes = own.iter().filter_map(|(ip, len)| Prefix::new(*ip, *len)).collect();
         let (sender, figures) = (self.names.sender.clone(), Arc::clone(&self.names.figures));
         let addresses = own.map(|(ip, _)| ip);

@@ -66,13 +66,13 @@ pub(super) struct Bell {
 }
 
 impl Thread {
+    /// Runs `run` on a thread of its own, woken by `bell`, which is no other thread's.
     pub(super) fn spawn(
         name: String,
+        bell: Arc<Bell>,
         shared: &Arc<Shared>,
         run: impl FnOnce(&Shared, &Bell) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
-        let bell =
-            Arc::new(Bell { waker: Waker::new()?, stop: AtomicBool::new(false), cpu: CpuClock::default() });
         let (shared, mine, what) = (Arc::clone(shared), Arc::clone(&bell), name.clone());
         let handle = std::thread::Builder::new().name(name).spawn(move || {
             mine.cpu.start();
@@ -107,6 +107,11 @@ impl Thread {
 }
 
 impl Bell {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
+        let (stop, cpu) = (AtomicBool::new(false), CpuClock::default());
+        Ok(Arc::new(Self { waker: Waker::new()?, stop, cpu }))
+    }
+
     pub(super) fn wake(&self) {
         self.waker.wake();
     }

@@ -124,6 +124,13 @@ pub struct Addresses {
     pub ipv6: Ipv6Addr,
 }
 
+impl Addresses {
+    /// Both, each with the length of its on-link prefix.
+    pub fn on_link(&self) -> [(IpAddr, u8); 2] {
+        [(self.ipv4.into(), self.ipv4_prefix_len), (self.ipv6.into(), 48)]
+    }
+}
+
 /// What the shell tells about the control stream it was asked to open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlStreamEvent {

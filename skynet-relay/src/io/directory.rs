@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::io::control::Directory;
 use crate::registrar::{GetBy, JoinPlan, Refusal, Registrar, each_node, find, list};
-use crate::server::{Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply};
+use crate::server::{Enrolled, InForce, Joined, Listed, StoreOp, StoreReply};
 use crate::store::{Store, StoreError};
 
 /// Bytes of bundles in one answer to LIST: what fits a frame with their headers.
@@ -76,15 +76,18 @@ impl<S: Store> LocalDirectory<S> {
         let key = bundle.as_ref().map_or(PublicKey([0; 32]), |b| b.binding.unverified().x25519);
         let certificate = bundle.map(|bundle| bundle.certificate);
         let announce = plan.is_news && plan.tags.contains(RELAY_TAG);
-        StoreReply::Joined(Box::new(Joined {
-            announce: announce.then_some(plan.bundle),
-            key,
-            mark: certificate.as_ref().map_or(0, |c| roll::mark(c.bytes())),
-            ephemeral: certificate.is_some_and(|c| c.unverified().ephemeral),
+        let who = Enrolled {
             network_id: self.network_id(),
             identity: plan.identity,
             node_no: plan.node_no,
+            key,
             tags: plan.tags,
+            mark: certificate.as_ref().map_or(0, |c| roll::mark(c.bytes())),
+            ephemeral: certificate.is_some_and(|c| c.unverified().ephemeral),
+        };
+        StoreReply::Joined(Box::new(Joined {
+            who,
+            announce: announce.then_some(plan.bundle),
             receipt: plan.receipt,
             genesis: trust.genesis().bytes().to_vec(),
             manifest: trust.manifest().bytes().to_vec(),
@@ -92,24 +95,28 @@ impl<S: Store> LocalDirectory<S> {
     }
 
     /// Who is to be forgotten when it is gone, where that is this relay's to say.
-    fn ephemeral(&self, store: &dyn Store) -> Result<Vec<Ephemeral>, StoreError> {
+    fn ephemeral(&self, store: &dyn Store) -> Result<Vec<Enrolled>, StoreError> {
         if !self.registrar.admits() {
             return Ok(Vec::new());
         }
         let network_id = self.network_id();
         let of = |bundle: Bundle| {
             let (certificate, key) = (bundle.certificate.unverified(), bundle.binding.unverified().x25519);
-            certificate.ephemeral.then(|| Ephemeral {
+            certificate.ephemeral.then(|| Enrolled {
                 network_id,
                 identity: certificate.identity,
                 node_no: certificate.v4.to_bits(),
                 key,
                 tags: certificate.tags.clone(),
                 mark: roll::mark(bundle.certificate.bytes()),
+                ephemeral: true,
             })
         };
         let mut members = Vec::new();
-        each_node(store, |bundle| members.extend(of(bundle)))?;
+        each_node(store, |_, bundle| {
+            members.extend(of(bundle));
+            Ok::<_, StoreError>(())
+        })?;
         Ok(members)
     }
 

@@ -85,16 +85,23 @@ pub fn list(view: &dyn View, after: u32, limit: usize, max_bytes: usize) -> Resu
     Ok((page, more))
 }
 
-/// Shows every node's documents, a page of the store at a time. What is no bundle is left out.
+/// Shows every node's documents with the key they are under, a page of the store at a time. What is no bundle is left out.
 ///
 /// # Errors
-/// The store does not answer.
-pub fn each_node(view: &dyn View, mut show: impl FnMut(Bundle)) -> Result<(), StoreError> {
+/// The store does not answer; or what `show` says, which ends it.
+pub fn each_node<E: From<StoreError>>(
+    view: &dyn View,
+    mut show: impl FnMut(&str, Bundle) -> Result<(), E>,
+) -> Result<(), E> {
     let mut after: Option<String> = None;
     loop {
         let page = view.range("nodes/", after.as_deref(), PAGE)?;
         let Some((last, _)) = page.last() else { return Ok(()) };
         after = Some(last.clone());
-        page.iter().filter_map(|(_, stored)| Bundle::parse(&stored.value).ok()).for_each(&mut show);
+        for (key, stored) in &page {
+            if let Ok(bundle) = Bundle::parse(&stored.value) {
+                show(key, bundle)?;
+            }
+        }
     }
 }

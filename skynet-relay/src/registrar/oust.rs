@@ -2,11 +2,11 @@
 //! may be shown to a relay.
 
 use skynet_core::key::Identity;
+use skynet_core::member::Freshness;
 use skynet_core::member::document::Content as _;
-use skynet_core::member::{Bundle, Freshness};
 use skynet_core::time::UnixTime;
 
-use super::{Refusal, Registrar, claims, hex, node_key, retry};
+use super::{Refusal, Registrar, claims, each_node, hex, node_key, retry};
 use crate::store::{Store, StoreError, Transaction, View};
 
 const OUSTED: &str = "revoked/";
@@ -15,8 +15,8 @@ const REVOCATIONS_KEY: &str = "doc/8";
 const REMEMBERED: u64 = 15 * 86_400;
 /// A word on what is in force is renewed at this age, in seconds: it is an assurance for a day.
 const WORD_AGE: u64 = 3_600;
-/// Nodes read at once.
-const PAGE: usize = 256;
+/// Ousted nodes that are forgotten at once.
+const MOST_FORGOTTEN: usize = 64;
 
 /// A node that was in the directory and was revoked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,19 +35,13 @@ impl Registrar {
         if store.get(REVOCATIONS_KEY)?.is_some_and(|done| done.value == revocations.bytes()) {
             return Ok(());
         }
-        let mut after: Option<String> = None;
-        loop {
-            let page = store.range("nodes/", after.as_deref(), PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (key, stored) in &page {
-                let parsed = Bundle::parse(&stored.value).ok();
-                let identity = parsed.map(|bundle| bundle.certificate.unverified().identity);
-                if let Some(identity) = identity.filter(|identity| *key == node_key(identity)) {
-                    retry(store, || self.prepare_oust(&identity, store, now).map(|t| (t, ())))?;
-                }
+        each_node(store, |key, bundle| {
+            let identity = bundle.certificate.unverified().identity;
+            if key != node_key(&identity) {
+                return Ok(());
             }
-        }
+            retry(store, || self.prepare_oust(&identity, store, now).map(|t| (t, ())))
+        })?;
         // Last: with it the list counts as gone through.
         retry(store, || {
             let mut transaction = Transaction::default();
@@ -87,7 +81,7 @@ impl Registrar {
         for (key, stored) in store.range(OUSTED, None, usize::MAX)? {
             match decode(&key, &stored.value) {
                 Some((at, one)) if at.plus_secs(REMEMBERED) > now => ousted.push(one),
-                _ if forgotten.writes.len() < PAGE / 4 => forgotten.delete(key),
+                _ if forgotten.writes.len() < MOST_FORGOTTEN => forgotten.delete(key),
                 _ => {}
             }
         }

@@ -7,8 +7,8 @@ use skynet_core::control::{Channel, DeniedCode, Message};
 use skynet_core::key::Identity;
 use skynet_core::time::{Duration, Instant};
 
-use super::StreamDrop;
 use super::limit::Bucket;
+use super::{Enrolled, StreamDrop};
 
 /// How long a connection may be without handshake and JOIN, also between two JOINs.
 pub(super) const JOIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,6 +34,12 @@ pub(super) const REQUEST_RATE: (u64, u64) = (50, 200);
 pub(super) struct MemberKey {
     pub(super) network_id: [u8; 8],
     pub(super) identity: Identity,
+}
+
+impl MemberKey {
+    pub(super) fn of(who: &Enrolled) -> Self {
+        Self { network_id: who.network_id, identity: who.identity }
+    }
 }
 
 pub(super) struct Connection {

@@ -33,7 +33,7 @@ use bulletin::Bulletin;
 use fence::Fences;
 use roll::Rolls;
 use room::release;
-pub use store::{Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest};
+pub use store::{Enrolled, InForce, Joined, Listed, StoreOp, StoreReply, StoreRequest};
 use unheard::Unheard;
 
 /// A connection, numbered by the shell and never reused while a reply may be under way.

@@ -72,7 +72,8 @@ impl World {
         let request = self.server.poll_store_request().expect("JOIN at the registrar");
         let StoreOp::Join { bundle, .. } = &request.op else { panic!("{request:?}") };
         assert_eq!(bundle, &[identity; 30]);
-        let joined = Joined { tags: tags.clone(), ..joined(identity) };
+        let who = Enrolled { tags: tags.clone(), ..enrolled(identity) };
+        let joined = Joined { who, ..joined(identity) };
         self.reply(&mut node, request.id, StoreReply::Joined(Box::new(joined)));
         assert!(node.client.is_joined());
         node
@@ -115,9 +116,8 @@ impl World {
     }
 }
 
-pub(super) fn joined(identity: u8) -> Joined {
-    Joined {
-        announce: None,
+pub(super) fn enrolled(identity: u8) -> Enrolled {
+    Enrolled {
         network_id: NET,
         identity: Identity([identity; 32]),
         node_no: 0x0a00_0000 + u32::from(identity),
@@ -125,6 +125,13 @@ pub(super) fn joined(identity: u8) -> Joined {
         tags: Tags::default(),
         mark: u32::from(identity),
         ephemeral: false,
+    }
+}
+
+pub(super) fn joined(identity: u8) -> Joined {
+    Joined {
+        who: enrolled(identity),
+        announce: None,
         receipt: vec![1; 200],
         genesis: vec![2; 100],
         manifest: vec![3; 900],

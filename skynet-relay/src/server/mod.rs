@@ -12,7 +12,7 @@ pub mod seats;
 mod stun;
 
 pub use control::{
-    ConnId, ControlServer, ControlServerConfig, Ephemeral, InForce, Joined, Listed, StoreOp, StoreReply,
+    ConnId, ControlServer, ControlServerConfig, Enrolled, InForce, Joined, Listed, StoreOp, StoreReply,
     StoreRequest, StreamOutput,
 };
 pub use measure::Measure;

@@ -8,7 +8,7 @@ use skynet_core::key::Identity;
 use skynet_core::member::Tags;
 use skynet_core::time::Duration;
 
-use super::tests::{NET, Node, World, joined};
+use super::tests::{NET, Node, World, enrolled};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -155,7 +155,7 @@ fn a_snapshot_above_a_message_takes_several_and_costs_of_the_rate() {
         let mut identity = [9; 32];
         identity[..4].copy_from_slice(&n.to_be_bytes());
         let key = MemberKey { network_id: NET, identity: Identity(identity) };
-        let arrived = Joined { node_no: 0x0a01_0000 + n, ..joined(9) };
+        let arrived = Enrolled { node_no: 0x0a01_0000 + n, ..enrolled(9) };
         w.server.rolls.arrived(key, &arrived, w.now.mono);
     }
     watch(&mut w, &mut head, &[]);

@@ -161,7 +161,8 @@ fn thousands_are_told_within_two_seconds_and_not_at_once() {
             let request = w.server.poll_store_request().unwrap();
             let mut identity = [0; 32];
             identity[..4].copy_from_slice(&n.to_be_bytes());
-            let joined = Joined { identity: Identity(identity), node_no: n, ..joined(1) };
+            let who = Enrolled { identity: Identity(identity), node_no: n, ..enrolled(1) };
+            let joined = Joined { who, ..joined(1) };
             w.reply(&mut node, request.id, StoreReply::Joined(Box::new(joined)));
             node
         })

@@ -61,7 +61,7 @@ impl ControlServer {
     /// A JOIN that the registrar admits: given back to be answered now, unless another connection has this member, and has
     /// said which process it is, as this one has.
     pub(super) fn fence(&mut self, conn: ConnId, request: u32, joined: Joined, now: Now) -> Option<Joined> {
-        let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
+        let member = MemberKey::of(&joined.who);
         let holder = self.online.get(&member).copied().filter(|holder| *holder != conn);
         let Some((holder, theirs)) = holder.and_then(|holder| Some((holder, self.epoch(holder)?))) else {
             return Some(joined);

@@ -22,25 +22,26 @@ impl ControlServer {
 
     /// Enters the member as online and mints its ticket.
     pub(super) fn welcome(&mut self, conn: ConnId, joined: Joined, now: Now) -> Message {
-        let member = MemberKey { network_id: joined.network_id, identity: joined.identity };
-        if let (Some(connection), true) = (self.connections.get_mut(&conn), joined.ephemeral) {
+        let Joined { who, announce, receipt, genesis, manifest } = joined;
+        let member = MemberKey::of(&who);
+        if let (Some(connection), true) = (self.connections.get_mut(&conn), who.ephemeral) {
             connection.ephemeral = true;
         }
         self.set_online(conn, member, now.mono);
         self.unheard.heard(&member);
-        self.rolls.arrived(member, &joined, now.mono);
-        if let Some(bundle) = joined.announce {
+        self.rolls.arrived(member, &who, now.mono);
+        if let Some(bundle) = announce {
             self.announce(member, bundle, now.mono);
         }
         let (kid, cluster_key) = self.keys.current();
         let ticket = Ticket {
             kid,
-            rate_class: self.config.rate_class(&joined.tags),
-            node_no: joined.node_no,
-            network_id: joined.network_id,
+            rate_class: self.config.rate_class(&who.tags),
+            node_no: who.node_no,
+            network_id: who.network_id,
             not_after: now.unix.0.saturating_add(self.config.ticket_lifetime_s),
             issue_nonce: self.rng.next_u64(),
-            identity_hash: Ticket::hash_identity(&joined.identity),
+            identity_hash: Ticket::hash_identity(&who.identity),
         }
         .mint(cluster_key);
         let observed = self.connections[&conn].peer;
@@ -50,9 +51,9 @@ impl ControlServer {
             ticket,
             bind_key: bind_key(cluster_key, &ticket),
             relay_no: self.config.relay_no,
-            receipt: joined.receipt,
-            genesis: joined.genesis,
-            manifest: joined.manifest,
+            receipt,
+            genesis,
+            manifest,
         }))
     }
 

@@ -16,7 +16,7 @@ use skynet_core::key::PublicKey;
 use skynet_core::member::Tags;
 use skynet_core::time::{Duration, Instant, earliest};
 
-use super::{ConnId, ControlServer, Joined, StoreOp, StoreRequest};
+use super::{ConnId, ControlServer, Enrolled, StoreOp, StoreRequest};
 use crate::server::StreamDrop;
 use crate::server::connection::{MemberKey, REQUEST_RATE};
 
@@ -42,9 +42,9 @@ pub(super) struct Present {
 }
 
 impl Present {
-    /// One that the directory has, and that is to be forgotten when it is gone.
-    pub(super) fn ephemeral(node_no: u32, key: PublicKey, tags: Tags, mark: u32) -> Self {
-        Self { node_no, key, tags, mark, ephemeral: true, away_at: None }
+    pub(super) fn of(who: &Enrolled) -> Self {
+        let Enrolled { node_no, key, mark, ephemeral, .. } = *who;
+        Self { node_no, key, tags: who.tags.clone(), mark, ephemeral, away_at: None }
     }
 }
 
@@ -84,15 +84,8 @@ impl Rolls {
     }
 
     /// It has joined, at first or again.
-    pub(super) fn arrived(&mut self, member: MemberKey, joined: &Joined, now: Instant) {
-        let here = Present {
-            node_no: joined.node_no,
-            key: joined.key,
-            tags: joined.tags.clone(),
-            mark: joined.mark,
-            ephemeral: joined.ephemeral,
-            away_at: None,
-        };
+    pub(super) fn arrived(&mut self, member: MemberKey, who: &Enrolled, now: Instant) {
+        let here = Present::of(who);
         let before = self.take(&member);
         let before = before.map(|before| Present { away_at: None, key: here.key, ..before });
         if before.as_ref() != Some(&here) {

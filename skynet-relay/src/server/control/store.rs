@@ -81,9 +81,9 @@ pub enum StoreOp {
     },
 }
 
-/// What the registrar made of a JOIN.
+/// A member, as the directory has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Joined {
+pub struct Enrolled {
     /// The network.
     pub network_id: [u8; 8],
     /// The member.
@@ -98,6 +98,13 @@ pub struct Joined {
     pub mark: u32,
     /// and whether it is forgotten when it is gone.
     pub ephemeral: bool,
+}
+
+/// What the registrar made of a JOIN.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Joined {
+    /// Who has joined.
+    pub who: Enrolled,
     /// Its documents, if everybody is to have them at once: those of a member that relays, and was not known to.
     pub announce: Option<Vec<u8>>,
     /// The admission receipt.
@@ -139,24 +146,7 @@ pub enum StoreReply {
     /// What is in force, whoever asked.
     InForce(Box<InForce>),
     /// The ephemeral members of the directory.
-    Ephemeral(Vec<Ephemeral>),
-}
-
-/// A member that is forgotten when it is gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ephemeral {
-    /// The network.
-    pub network_id: [u8; 8],
-    /// The member.
-    pub identity: Identity,
-    /// Its overlay IPv4 address as a number.
-    pub node_no: u32,
-    /// Its session key.
-    pub key: PublicKey,
-    /// Its certificate's tags,
-    pub tags: Tags,
-    /// and what tells that certificate from others.
-    pub mark: u32,
+    Ephemeral(Vec<Enrolled>),
 }
 
 /// What holds in the network now.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use skynet_core::time::{Duration, Instant};
 
 use super::roll::Present;
-use super::{ControlServer, Ephemeral, StoreOp, StoreRequest};
+use super::{ControlServer, Enrolled, StoreOp, StoreRequest};
 use crate::server::connection::MemberKey;
 
 /// A node tries again within five seconds, and an attempt takes five; with the twenty seconds of a list the dead are out of
@@ -40,12 +40,9 @@ impl ControlServer {
         self.requests.push_back(StoreRequest { id: 0, op: StoreOp::Ephemeral });
     }
 
-    pub(super) fn on_ephemeral(&mut self, members: Vec<Ephemeral>, now: Instant) {
+    pub(super) fn on_ephemeral(&mut self, members: Vec<Enrolled>, now: Instant) {
         let within = if self.config.relays.len() > 1 { HEARD_WITHIN_OF_SEVERAL } else { HEARD_WITHIN };
-        let unheard = members.into_iter().map(|m| {
-            let member = MemberKey { network_id: m.network_id, identity: m.identity };
-            (member, Present::ephemeral(m.node_no, m.key, m.tags, m.mark))
-        });
+        let unheard = members.iter().map(|who| (MemberKey::of(who), Present::of(who)));
         let unheard = unheard.filter(|(member, _)| !self.online.contains_key(member));
         self.unheard = Unheard { members: unheard.collect(), until: Some(now + within) };
     }
